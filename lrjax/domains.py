@@ -1,0 +1,265 @@
+"""What an argument may be, as a type: its range, its unit, its check and the form in which a value keeps it.
+
+``init_value: Rate`` is an `ArrayLike` to a type checker; at run time it carries a `Domain`, which checks the
+argument when a value is made, writes the error message, and writes the argument's line in the docs.
+"""
+
+import dataclasses
+import math
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from lrjax.numerics import split
+
+MAX_STEPS = 2**31 - 1  # the largest int32: the last step of a count, and of every schedule
+
+
+class NotInDomain(ValueError):
+    """Raised by `Domain.accept`; the value being made turns it into an error that names the argument."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """What an argument may be, and how it is kept and used. A static one is part of a value's structure, the others are its leaves."""
+
+    words: str  # completes "must be ..."
+    accept: Callable[[Any], Any]  # the argument in the form that a value keeps, or raises NotInDomain
+    enter: Callable[[Any], Any] = lambda x: x  # and in the form in which it enters a formula
+    static: bool = False
+    whole: bool = False  # counts steps
+    rank: int = 0  # dimensions of an array that is one argument; more make a batch
+
+
+def is_tracer(x: Any) -> bool:
+    return isinstance(x, jax.core.Tracer)
+
+
+def _number(holds: Callable[[Any], Any], whole: bool = False, rank: int = 0) -> Callable[[Any], Any]:
+    """Accepts real numbers, and arrays of them, that `holds` is true of.
+
+    A concrete scalar array becomes a Python number, so that values stay hashable. The check also sees the number
+    as a formula will, in float32: a decay of 1 - 1e-9 is 1 there.
+    """
+
+    def holds_everywhere(x: Any) -> bool:
+        with np.errstate(over="ignore"):
+            rounded = np.asarray(x).astype(jnp.result_type(float))
+        return bool(np.all(np.isfinite(x)) and np.all(holds(x)) and np.all(np.isfinite(rounded) & holds(rounded)))
+
+    def accept(x: Any) -> Any:
+        if is_tracer(x):
+            if not (jnp.issubdtype(x.dtype, jnp.integer) or jnp.issubdtype(x.dtype, jnp.floating)):
+                raise NotInDomain
+            return x
+        if isinstance(x, (np.ndarray, np.generic, jax.Array)):
+            x = x.item() if x.ndim == 0 else x
+        if isinstance(x, (bool, complex)) or not isinstance(x, (int, float, np.ndarray, jax.Array)):
+            raise NotInDomain
+        if isinstance(x, (int, float)):
+            if isinstance(x, int) and abs(x) >= 2**127 or not math.isfinite(x) or not holds_everywhere(x):
+                raise NotInDomain
+            return int(x) if whole else x
+        if np.asarray(x).dtype.kind not in "iuf" and not jnp.issubdtype(x.dtype, jnp.floating):
+            raise NotInDomain
+        if x.ndim < rank or not holds_everywhere(np.asarray(x)):
+            raise NotInDomain
+        return x
+
+    return accept
+
+
+def as_scalar(x: Any) -> jax.Array:
+    """A number as a strong float32 scalar (float64 under x64), whether it is constant or traced."""
+    return jnp.asarray(x, jnp.result_type(float))
+
+
+def _entering(number: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda x: jax.tree.map(number, x)
+
+
+def _number_domain(words: str, holds: Callable[[Any], Any]) -> Domain:
+    return Domain(words, _number(holds), _entering(as_scalar))
+
+
+def _steps_domain(words: str, least: int) -> Domain:
+    accept = _number(lambda x: (x >= least) & (x <= 2.0**31) & (x == np.floor(x)), whole=True)
+    return Domain(words, accept, _entering(split), whole=True)
+
+
+Number = Annotated[ArrayLike, _number_domain("a finite number", lambda x: True)]
+Rate = Annotated[ArrayLike, _number_domain("a finite number >= 0", lambda x: x >= 0)]
+NonNegative = Annotated[ArrayLike, _number_domain("a finite number >= 0", lambda x: x >= 0)]
+Positive = Annotated[ArrayLike, _number_domain("a finite number > 0", lambda x: x > 0)]
+Negative = Annotated[ArrayLike, _number_domain("a finite number < 0", lambda x: x < 0)]
+Fraction = Annotated[ArrayLike, _number_domain("a number in [0, 1]", lambda x: (x >= 0) & (x <= 1))]
+OpenFraction = Annotated[ArrayLike, _number_domain("a number in (0, 1)", lambda x: (x > 0) & (x < 1))]
+Decay = Annotated[ArrayLike, _number_domain("a number in [0, 1)", lambda x: (x >= 0) & (x < 1))]
+AtLeastOne = Annotated[ArrayLike, _number_domain("a finite number >= 1", lambda x: x >= 1)]
+Steps = Annotated[ArrayLike, _steps_domain("a whole number of steps, 1 to 2³¹−1", 1)]
+Count = Annotated[ArrayLike, _steps_domain("a whole number of steps, 0 to 2³¹−1", 0)]
+Curve = Annotated[
+    ArrayLike,
+    Domain(
+        "an array of one or more finite numbers >= 0, one for each step",
+        lambda x: _curve(x),
+        as_scalar,
+        rank=1,
+    ),
+]
+
+
+def _curve(x: Any) -> Any:
+    if isinstance(x, (list, tuple)):
+        x = np.asarray(x, np.float32)
+    x = _number(lambda v: v >= 0, rank=1)(x)
+    if jnp.ndim(x) < 1 or jnp.shape(x)[-1] == 0:
+        raise NotInDomain
+    return x
+
+
+def _accept_numbers(domain: Domain, increasing: bool = False) -> Callable[[Any], Any]:
+    def accept(xs: Any) -> tuple[Any, ...]:
+        if isinstance(xs, (str, bytes, Mapping)) or not np.iterable(xs):
+            raise NotInDomain
+        accepted = tuple(domain.accept(x) for x in xs)
+        if increasing and not _is_increasing(accepted):
+            raise NotInDomain
+        return accepted
+
+    return accept
+
+
+def _is_increasing(xs: Sequence[Any]) -> bool:
+    numbers = [x for x in xs if isinstance(x, (int, float))]
+    return all(a < b for a, b in zip(numbers, numbers[1:], strict=False))
+
+
+def domain_of(annotation: Any) -> Domain | None:
+    """The domain that an annotation carries: `Annotated[..., domain]`, a flag, a choice, a function, or one of
+    these `| None`."""
+    if get_origin(annotation) is Annotated:
+        return next((m for m in annotation.__metadata__ if isinstance(m, Domain)), None)
+    if get_origin(annotation) in (Union, types.UnionType):
+        inner = [a for a in get_args(annotation) if a is not type(None)]
+        domain = domain_of(inner[0]) if len(inner) == 1 else None
+        return domain and _or_none(domain)
+    if get_origin(annotation) is Literal:
+        return choice(*get_args(annotation))
+    if annotation is bool:
+        return Domain("True or False", _flag, static=True)
+    if annotation is str:
+        return Domain("a string", _instance(str), static=True)
+    if annotation is Callable or get_origin(annotation) is Callable:
+        return Domain("a function", _function, static=True)
+    return None
+
+
+def _or_none(domain: Domain) -> Domain:
+    return dataclasses.replace(
+        domain, words=f"{domain.words}, or None", accept=lambda x: None if x is None else domain.accept(x)
+    )
+
+
+def _flag(x: Any) -> bool:
+    if not isinstance(x, (bool, np.bool_)):
+        raise NotInDomain
+    return bool(x)
+
+
+def _function(x: Any) -> Any:
+    if not callable(x):
+        raise NotInDomain
+    return x
+
+
+def _instance(kind: type) -> Callable[[Any], Any]:
+    def accept(x: Any) -> Any:
+        if not isinstance(x, kind):
+            raise NotInDomain
+        return x
+
+    return accept
+
+
+def choice(*options: str) -> Domain:
+    def accept(x: Any) -> str:
+        if not isinstance(x, str) or x not in options:
+            raise NotInDomain
+        return x
+
+    return Domain("one of " + ", ".join(map(repr, options)), accept, static=True)
+
+
+def _dtype(x: Any) -> str:
+    try:
+        dtype = jnp.dtype(x)
+    except TypeError:
+        raise NotInDomain from None
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.complexfloating)):
+        raise NotInDomain
+    return dtype.name
+
+
+def _pairs(scale: Domain) -> Callable[[Any], Any]:
+    """Accepts `{boundary: scale, ...}` or `((boundary, scale), ...)`; kept as pairs, in the order of the boundaries."""
+    step = domain_of(Steps)
+    assert step is not None
+
+    def accept(x: Any) -> tuple[tuple[Any, Any], ...]:
+        if x is None:
+            return ()
+        items = x.items() if isinstance(x, Mapping) else x
+        try:
+            pairs = tuple((step.accept(boundary), scale.accept(value)) for boundary, value in items)
+        except TypeError:
+            raise NotInDomain from None
+        if all(isinstance(boundary, int) for boundary, _ in pairs):
+            pairs = tuple(sorted(pairs, key=lambda pair: pair[0]))
+        if not _is_increasing([boundary for boundary, _ in pairs]):
+            raise NotInDomain
+        return pairs
+
+    return accept
+
+
+_RATE, _STEPS = domain_of(Rate), domain_of(Steps)
+assert _RATE is not None and _STEPS is not None
+Rates = Annotated[Sequence[ArrayLike], Domain("a sequence of finite numbers >= 0", _accept_numbers(_RATE), _RATE.enter)]
+Boundaries = Annotated[
+    Sequence[ArrayLike],
+    Domain(
+        "an increasing sequence of whole numbers of steps, 1 to 2³¹−1",
+        _accept_numbers(_STEPS, increasing=True),
+        _STEPS.enter,
+        whole=True,
+    ),
+]
+BoundariesAndScales = Annotated[
+    Mapping[int, ArrayLike] | Sequence[tuple[ArrayLike, ArrayLike]] | None,
+    Domain(
+        "a dict from steps (whole, >= 1) to finite scales >= 0",
+        _pairs(_RATE),
+        lambda pairs: tuple((split(boundary), as_scalar(scale)) for boundary, scale in pairs),
+    ),
+]
+DType = Annotated[Any, Domain("a floating dtype", _dtype, static=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Requirement:
+    """A condition that joins several arguments: `holds` names them by its own parameters."""
+
+    argument: str
+    words: str
+    holds: Callable[..., bool]
+
+
+def require(argument: str, words: str, holds: Callable[..., bool]) -> Requirement:
+    """A condition on `argument` that depends on other arguments, checked where all of them are Python numbers."""
+    return Requirement(argument, words, holds)

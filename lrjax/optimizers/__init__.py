@@ -1,0 +1,1 @@
+"""Optimizers: chains of transformations under the names that the field uses."""

@@ -1,0 +1,1 @@
+"""Schedules: pure functions from a step to a rate, one family a file."""

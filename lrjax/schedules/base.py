@@ -1,0 +1,199 @@
+"""What a schedule is: a value that maps a step to a rate."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Concatenate, ParamSpec, cast, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from lrjax.domains import MAX_STEPS, Domain, Rate, Requirement, as_scalar, domain_of
+from lrjax.numerics import Time, split
+from lrjax.value import Value, enter, value_class, value_classes
+
+P = ParamSpec("P")
+
+
+class Schedule(Value):
+    """A pure function from a step to a rate, as a value.
+
+    Call it with a step or an array of steps: `schedule(jnp.arange(n))` is the curve. The result is float32 (float64
+    under x64), of the shape of the step. A step before 0 counts as 0. Schedules add and multiply, with each other and
+    with numbers, and have the methods `clip`, `delay`, `stretch`, `repeat` and `warmup` (`schedules/compose.py`).
+    """
+
+    _formula: ClassVar[Callable[..., Any]]
+    _compiled: ClassVar[Callable[..., Any]]
+
+    def __call__(self, step: "ArrayLike | Time") -> jax.Array:
+        if isinstance(step, Time):  # inside another schedule's formula
+            return self._formula(step, **enter(self))
+        return self._compiled(self, _as_step(step))
+
+    def __mul__(self, other: "ScalarOrSchedule") -> "Schedule":
+        return _composed("product_schedule", self, other)
+
+    def __rmul__(self, other: "ScalarOrSchedule") -> "Schedule":
+        return _composed("product_schedule", other, self)
+
+    def __add__(self, other: "ScalarOrSchedule") -> "Schedule":
+        return _composed("sum_schedule", self, other)
+
+    def __radd__(self, other: "ScalarOrSchedule") -> "Schedule":
+        return _composed("sum_schedule", other, self)
+
+    def clip(self, low: ArrayLike | None = None, high: ArrayLike | None = None) -> "Schedule":
+        """The rate, but not below `low` and not above `high`."""
+        return _composed("clip_schedule", self, low, high)
+
+    def delay(self, steps: ArrayLike) -> "Schedule":
+        """The same, `steps` later; until then its first rate."""
+        return _composed("delay_schedule", self, steps)
+
+    def stretch(self, factor: ArrayLike) -> "Schedule":
+        """The same, `factor` times as long."""
+        return _composed("stretch_schedule", self, factor)
+
+    def repeat(self, period: ArrayLike) -> "Schedule":
+        """The same from step 0, anew every `period` steps."""
+        return _composed("repeat_schedule", self, period)
+
+    def warmup(self, steps: ArrayLike, init_value: ArrayLike = 0.0) -> "Schedule":
+        """A line from `init_value` up to the first rate over `steps`, then the schedule from its step 0."""
+        return _composed("warmup_schedule", self, steps, init_value)
+
+    def plot(self, steps: int, ax: Any = None) -> Any:
+        """Draws the rates of the first `steps` steps with matplotlib (extra `plot`), and returns the axes."""
+        if ax is None:
+            try:
+                import matplotlib.pyplot as plt
+            except ImportError:
+                raise ImportError("Schedule.plot needs matplotlib: pip install 'lrjax[plot]'.") from None
+            _, ax = plt.subplots()
+        at = np.unique(np.linspace(0, steps, 2001).astype(np.int64)) if steps > 2000 else np.arange(steps + 1)
+        ax.plot(at, np.asarray(self(at)))
+        ax.set(xlabel="step", ylabel="learning rate")
+        return ax
+
+
+def _composed(name: str, *arguments: Any) -> Schedule:
+    """A schedule of `schedules/compose.py`, which builds upon this module."""
+    return cast(Schedule, value_classes[name](*arguments))
+
+
+def _as_step(step: Any) -> Any:
+    """The step in a form that `jit` takes without a wrapped or truncated number."""
+    if type(step) is int:
+        return min(max(step, 0), MAX_STEPS)
+    if isinstance(step, jax.Array):
+        if not (jnp.issubdtype(step.dtype, jnp.integer) or jnp.issubdtype(step.dtype, jnp.floating)):
+            raise TypeError(f"`step` must be a number of steps, got {step!r}.")
+        return step
+    array = np.asarray(step)
+    if array.dtype.kind in "iu":
+        return np.clip(array, 0, MAX_STEPS).astype(np.int32)
+    if isinstance(step, (str, bytes)) or not jnp.issubdtype(array.dtype, jnp.floating) or np.isnan(array).any():
+        raise TypeError(f"`step` must be a number of steps, got {step!r}.")
+    return array.astype(np.float64).clip(0, MAX_STEPS)
+
+
+@overload
+def schedule(formula: Callable[Concatenate[Any, P], Any], /) -> Callable[P, Schedule]: ...
+@overload
+def schedule(
+    *requirements: Requirement,
+) -> Callable[[Callable[Concatenate[Any, P], Any]], Callable[P, Schedule]]: ...
+def schedule(*arguments: Any) -> Any:
+    """Makes a schedule of its formula, a function of the step and the hyperparameters.
+
+    Numbers enter the formula as float32 scalars, steps (the first argument, and hyperparameters annotated `Steps` or
+    `Count`) as exact `Time`s that subtract and divide like numbers. No Python `if` may depend on a number.
+
+    >>> from lrjax import schedule
+    >>> from lrjax.domains import Rate, Steps
+    >>> @schedule
+    ... def halving_schedule(step, init_value: Rate, half_life: Steps):
+    ...     return init_value * 0.5 ** (step / half_life)
+    >>> halving_schedule(0.1, half_life=1000)
+    halving_schedule(init_value=0.1, half_life=1000)
+    >>> float(halving_schedule(0.1, half_life=1000)(2000))
+    0.02500000037252903
+    """
+    if len(arguments) == 1 and not isinstance(arguments[0], Requirement):
+        return _schedule(arguments[0], ())
+    return lambda formula: _schedule(formula, arguments)
+
+
+def _schedule(formula: Callable[..., Any], requirements: tuple[Requirement, ...]) -> type[Schedule]:
+    def evaluate(value: Schedule, step: jax.Array) -> jax.Array:
+        time = split(step).clip()
+        rate = jnp.asarray(formula(time, **enter(value))).astype(jnp.result_type(float))
+        if time.part is not None:  # a step that isn't a number has no rate, not the first one
+            rate = jnp.where(jnp.isnan(time.part), jnp.nan, rate)
+        return jnp.broadcast_to(rate, jnp.shape(step))
+
+    evaluate.__name__ = formula.__name__
+    return value_class(
+        formula,
+        Schedule,
+        ("step",),
+        requirements,
+        _formula=staticmethod(formula),
+        _compiled=staticmethod(jax.jit(evaluate, inline=True)),
+    )
+
+
+@schedule
+def constant_schedule(step: Any, value: Rate):
+    """The same rate at every step.
+
+    η(t) = value
+
+    >>> import lrjax
+    >>> float(lrjax.constant_schedule(0.5)(10**9))
+    0.5
+    """
+    return value
+
+
+@schedule
+def from_callable(step: Any, function: Callable):
+    """Somebody else's schedule, a function from an int32 step to a number, as a value.
+
+    η(t) = function(t)
+
+    Wherever lrjax takes a schedule it takes such a function; this is what it becomes. Its hash and equality are the
+    function's own.
+
+    >>> import lrjax, optax
+    >>> lrjax.from_callable(optax.linear_schedule(0.0, 1.0, 10))(5)
+    Array(0.5, dtype=float32)
+    """
+    return jnp.asarray(function(step.whole if step.part is None else step.total), jnp.result_type(float))
+
+
+def _scalar_or_schedule(x: Any) -> Any:
+    if isinstance(x, Schedule):
+        return x
+    return from_callable(x) if callable(x) else _RATE.accept(x)
+
+
+_RATE = domain_of(Rate)
+assert _RATE is not None
+
+ScalarOrSchedule = Annotated[
+    ArrayLike | Schedule | Callable[[Any], Any],
+    Domain(
+        "a finite number >= 0, or a schedule (a function from a step to a number)",
+        _scalar_or_schedule,
+        lambda x: x if isinstance(x, Schedule) else as_scalar(x),
+    ),
+]
+
+
+def as_schedule(x: Any) -> Schedule:
+    """The schedule itself, or a constant one, or a function as a schedule."""
+    if isinstance(x, Schedule):
+        return x
+    return from_callable(x) if callable(x) else constant_schedule(x)

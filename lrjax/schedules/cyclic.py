@@ -1,0 +1,162 @@
+"""Schedules that come back: cycles and warm restarts."""
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from lrjax.domains import MAX_STEPS, AtLeastOne, Count, Domain, Fraction, NotInDomain, Positive, Rate, Steps, require
+from lrjax.numerics import Time, cosine_weight, fractions, mix, split, where
+from lrjax.schedules.base import Schedule, schedule
+from lrjax.schedules.warmup import warmup_cosine_decay_schedule
+
+
+@schedule(
+    require("max_value", ">= `min_value`", lambda max_value, min_value: max_value >= min_value),
+    require(
+        "step_size_up",
+        "at most 2³¹−1 together with `step_size_down`",
+        lambda step_size_up, step_size_down: (
+            step_size_up + (step_size_up if step_size_down is None else step_size_down) <= MAX_STEPS
+        ),
+    ),
+)
+def cyclic_schedule(
+    step: Any,
+    min_value: Rate,
+    max_value: Rate,
+    step_size_up: Steps,
+    step_size_down: Steps | None = None,
+    mode: Literal["triangular", "triangular2", "exp_range"] = "triangular",
+    gamma: Positive = 1.0,
+):
+    """A triangle wave, for ever: up from `min_value` to `max_value`, and down again.
+
+    η(t) = min + (max − min)·s·scale; s rises from 0 to 1 over `step_size_up` and falls to 0 over `step_size_down`
+    (None: the same); scale = 1 (triangular), 2^−(cycles done) (triangular2), gammaᵗ (exp_range)
+
+    >>> import lrjax
+    >>> lrjax.cyclic_schedule(0.0, 1.0, step_size_up=2, step_size_down=4)([0, 1, 2, 4, 6, 8])
+    Array([0. , 0.5, 1. , 0.5, 0. , 1. ], dtype=float32)
+
+    Source: Smith 2017, Cyclical Learning Rates for Training Neural Networks, arXiv:1506.01186, section 3.
+    """
+    down = step_size_up if step_size_down is None else step_size_down
+    cycles, since = step.divmod(step_size_up + down)
+    rise, _ = fractions(since, step_size_up)
+    _, fall = fractions(since - step_size_up, down)
+    height = jnp.where(since >= step_size_up, fall, rise)
+    if mode == "triangular2":
+        height = height * 0.5 ** cycles.astype(height.dtype)
+    elif mode == "exp_range":
+        height = height * gamma**step.total
+    return min_value + (max_value - min_value) * height
+
+
+@schedule(
+    require("end_value", "<= `peak_value`", lambda end_value, peak_value: end_value <= peak_value),
+    require(
+        "warmup_steps",
+        "< `first_cycle_steps`, which include it",
+        lambda warmup_steps, first_cycle_steps: warmup_steps < first_cycle_steps,
+    ),
+)
+def cosine_restarts_schedule(
+    step: Any,
+    peak_value: Rate,
+    first_cycle_steps: Steps,
+    cycle_mult: AtLeastOne = 1.0,
+    peak_decay: Fraction = 1.0,
+    end_value: Rate = 0.0,
+    warmup_steps: Count = 0,
+):
+    """Half a cosine from `peak_value` towards `end_value`, then a restart, for ever.
+
+    η = end + (peak·peak_decayⁱ − end)·½(1 + cos(π·(s−w)/(Tᵢ−w))), s = steps since restart i, Tᵢ = T₀·cycle_multⁱ,
+    T₀ = `first_cycle_steps`, w = `warmup_steps`, in which every cycle rises in a line from `end_value`
+
+    Restarts are exact up to 2³¹−1 where `cycle_mult` is a whole number; elsewhere a restart beyond step 2²⁴ is as
+    exact as float32.
+
+    >>> import lrjax
+    >>> lrjax.cosine_restarts_schedule(1.0, first_cycle_steps=10, cycle_mult=2)([0, 5, 10, 20, 30])
+    Array([1. , 0.5, 1. , 0.5, 1. ], dtype=float32)
+
+    Source: Loshchilov & Hutter 2017, SGDR, arXiv:1608.03983, eq. 5.
+    """
+    cycle, since = _cycle(step, first_cycle_steps, cycle_mult)
+    cycle = cycle.astype(peak_value.dtype)
+    peak = jnp.maximum(peak_value * peak_decay**cycle, end_value)
+    length = first_cycle_steps.total * cycle_mult**cycle - warmup_steps.total
+    left = jnp.clip((length - (since - warmup_steps).total) / length, 0, 1)
+    rise, rest = fractions(since, warmup_steps)
+    fallen = end_value + (peak - end_value) * cosine_weight(left)
+    return jnp.where(since >= warmup_steps, fallen, mix(end_value, peak, rise, rest))
+
+
+def _cycle(step: Time, first: Time, mult: jax.Array) -> tuple[jax.Array, Time]:
+    """Which cycle `step` is in, and the steps since its start, first·(multⁱ − 1)/(mult − 1)."""
+    times, since = step.divmod(first)
+    growth = jnp.where(mult == 1, 2, mult)
+    start = _cycle_start(first, growth)
+    # The logarithm may round across a restart; the start itself decides.
+    i = jnp.floor(jnp.log1p(step / first * (growth - 1)) / jnp.log(growth)).astype(jnp.int32)
+    i = jnp.where(step >= start(i), i, i - 1)
+    i = jnp.where(step >= start(i + 1), i + 1, i)
+    return jnp.where(mult == 1, times, i), where(mult == 1, since, step - start(i))
+
+
+def _cycle_start(first: Time, growth: jax.Array) -> Callable[[jax.Array], Time]:
+    """The start of cycle i, as a function of i: exact in int32 where the growth is a whole number >= 2, of which 31
+    cycles are enough."""
+    powers = growth ** jnp.arange(31.0, dtype=growth.dtype)
+    about = jnp.concatenate([jnp.zeros(1, growth.dtype), jnp.cumsum(powers)]) * first.total
+    whole_powers = growth.astype(jnp.int32) ** jnp.arange(31)
+    exact = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(whole_powers)]) * first.whole
+    exact = jnp.where((about < 3e9) & (exact >= 0), exact, MAX_STEPS)  # int32 has wrapped round
+    is_whole = growth == jnp.floor(growth)
+
+    def start(i: jax.Array) -> Time:
+        formula = first.total * (growth ** i.astype(growth.dtype) - 1) / (growth - 1)
+        return where(is_whole, Time(jnp.take(exact, i, mode="clip")), split(formula))
+
+    return start
+
+
+def _cosine_cycles(cycles: Any) -> tuple[Schedule, ...]:
+    if isinstance(cycles, (str, Mapping, Schedule)) or not isinstance(cycles, Iterable):
+        raise NotInDomain
+    made = tuple(warmup_cosine_decay_schedule(**c) if isinstance(c, Mapping) else c for c in cycles)
+    if not made or not all(isinstance(c, warmup_cosine_decay_schedule) for c in made):  # type: ignore[arg-type]
+        raise NotInDomain
+    return made
+
+
+CosineCycles = Annotated[
+    Iterable[Mapping[str, Any] | Schedule],
+    Domain("one or more dicts of arguments of warmup_cosine_decay_schedule", _cosine_cycles),
+]
+
+
+@schedule
+def sgdr_schedule(step: Any, cosine_kwargs: CosineCycles):
+    """Warmups with cosine decays, one after the other; constant after the last.
+
+    η = `warmup_cosine_decay_schedule(**cosine_kwargs[i])`, which takes `decay_steps` steps
+
+    For restarts that don't end: `cosine_restarts_schedule`.
+
+    >>> import lrjax
+    >>> cycle = dict(init_value=0.0, peak_value=1.0, warmup_steps=2, decay_steps=6)
+    >>> lrjax.sgdr_schedule([cycle, cycle])([0, 2, 4, 6, 8, 12])
+    Array([0. , 1. , 0.5, 0. , 1. , 0. ], dtype=float32)
+
+    Source: Loshchilov & Hutter 2017, SGDR, arXiv:1608.03983, eq. 5.
+    """
+    rate = cosine_kwargs[0](step)
+    for ended, cycle in pairwise(cosine_kwargs):
+        step = step - split(ended.decay_steps)
+        rate = jnp.where(step >= Time(0), cycle(step.clip()), rate)
+    return rate

@@ -1,0 +1,288 @@
+"""Schedules that go from one rate to another and stay there: the decays."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from lrjax.domains import Count, Curve, Fraction, Negative, Number, Positive, Rate, Steps, require
+from lrjax.numerics import cosine_weight, fractions, mix, power_fractions
+from lrjax.schedules.base import schedule
+
+
+@schedule
+def linear_schedule(step: Any, init_value: Rate, end_value: Rate, transition_steps: Steps, transition_begin: Count = 0):
+    """A straight line from `init_value` to `end_value`, constant before and after.
+
+    η(t) = init·(T−t)/T + end·t/T, t counted from `transition_begin`, T = `transition_steps`
+
+    >>> import lrjax
+    >>> lrjax.linear_schedule(1.0, 0.0, transition_steps=4)([0, 1, 2, 3, 4, 5])
+    Array([1.  , 0.75, 0.5 , 0.25, 0.  , 0.  ], dtype=float32)
+    """
+    done, left = fractions(step - transition_begin, transition_steps)
+    return mix(init_value, end_value, done, left)
+
+
+@schedule
+def polynomial_schedule(
+    step: Any,
+    init_value: Rate,
+    end_value: Rate,
+    power: Positive,
+    transition_steps: Steps,
+    transition_begin: Count = 0,
+    cycle: bool = False,
+):
+    """A power of the remaining part of `transition_steps`, constant before and after.
+
+    η(t) = end + (init − end)·((T−t)/T)^power, t counted from `transition_begin`, T = `transition_steps`
+
+    With `cycle` it never ends: T is the next multiple of `transition_steps`, so the rate jumps up behind each of them.
+
+    >>> import lrjax
+    >>> lrjax.polynomial_schedule(1.0, 0.0, power=2, transition_steps=4)([0, 2, 4])
+    Array([1.  , 0.25, 0.  ], dtype=float32)
+    >>> lrjax.polynomial_schedule(1.0, 0.0, power=1, transition_steps=4, cycle=True)([0, 4, 5, 8])
+    Array([1.   , 0.   , 0.375, 0.   ], dtype=float32)
+
+    Source: Keras `PolynomialDecay` for `cycle`.
+    """
+    elapsed = (step - transition_begin).clip()
+    if cycle:
+        since = (elapsed % transition_steps).total
+        until = jnp.where(since > 0, transition_steps.total - since, 0.0)
+        end = jnp.where(elapsed.total > 0, elapsed.total + until, transition_steps.total)
+        done, left = elapsed.total / end, jnp.where(elapsed.total > 0, until / end, 1.0)
+    else:
+        done, left = fractions(elapsed, transition_steps)
+    return mix(init_value, end_value, *power_fractions(done, left, power))
+
+
+@schedule(
+    require(
+        "end_value",
+        "<= `init_value` where `decay_rate` <= 1",
+        lambda end_value, init_value, decay_rate: end_value is None or decay_rate > 1 or end_value <= init_value,
+    ),
+    require(
+        "end_value",
+        ">= `init_value` where `decay_rate` > 1",
+        lambda end_value, init_value, decay_rate: end_value is None or decay_rate <= 1 or end_value >= init_value,
+    ),
+)
+def exponential_decay(
+    step: Any,
+    init_value: Rate,
+    transition_steps: Steps,
+    decay_rate: Positive,
+    transition_begin: Count = 0,
+    staircase: bool = False,
+    end_value: Rate | None = None,
+):
+    """Multiplied by `decay_rate` every `transition_steps`, smoothly or, with `staircase`, at once.
+
+    η(t) = init·decay_rate^(t/T), not beyond `end_value`, t counted from `transition_begin`, T = `transition_steps`
+
+    `decay_rate` above 1 makes it grow, at most to the largest float.
+
+    >>> import lrjax
+    >>> lrjax.exponential_decay(1.0, transition_steps=10, decay_rate=0.25)([0, 5, 10])
+    Array([1.  , 0.5 , 0.25], dtype=float32)
+    >>> lrjax.exponential_decay(1.0, 10, 0.25, staircase=True)([0, 9, 10])
+    Array([1.  , 1.  , 0.25], dtype=float32)
+    """
+    elapsed = (step - transition_begin).clip()
+    periods = elapsed.divmod(transition_steps)[0].astype(init_value.dtype) if staircase else elapsed / transition_steps
+    rate = jnp.minimum(init_value * decay_rate**periods, jnp.finfo(init_value.dtype).max)
+    if end_value is None:
+        return rate
+    return jnp.where(decay_rate > 1, jnp.minimum(rate, end_value), jnp.maximum(rate, end_value))
+
+
+@schedule
+def step_decay(step: Any, init_value: Rate, step_size: Steps, decay_rate: Positive):
+    """Multiplied by `decay_rate` at every multiple of `step_size`.
+
+    η(t) = init·decay_rate^⌊t/step_size⌋
+
+    >>> import lrjax
+    >>> lrjax.step_decay(1.0, step_size=30, decay_rate=0.5)([0, 29, 30, 60])
+    Array([1.  , 1.  , 0.5 , 0.25], dtype=float32)
+
+    Source: He et al. 2016, Deep Residual Learning, arXiv:1512.03385; PyTorch `StepLR`.
+    """
+    periods = step.divmod(step_size)[0].astype(init_value.dtype)
+    return jnp.minimum(init_value * decay_rate**periods, jnp.finfo(init_value.dtype).max)
+
+
+@schedule
+def cosine_decay_schedule(
+    step: Any, init_value: Rate, decay_steps: Steps, alpha: Fraction = 0.0, exponent: Positive = 1.0
+):
+    """Half a cosine from `init_value` to `alpha`·`init_value` at `decay_steps`, constant after.
+
+    η(t) = init·(α + (1−α)·(½(1 + cos(π·t/T)))^exponent), T = `decay_steps`
+
+    `alpha` is a fraction of `init_value`, not a rate.
+
+    >>> import lrjax
+    >>> lrjax.cosine_decay_schedule(0.5, decay_steps=100)([0, 50, 100, 101])
+    Array([0.5 , 0.25, 0.  , 0.  ], dtype=float32)
+
+    Source: Loshchilov & Hutter 2017, SGDR, arXiv:1608.03983, eq. 5, one cycle.
+    """
+    done, left = fractions(step, decay_steps)
+    return init_value * (alpha + (1 - alpha) * power_fractions(cosine_weight(done), cosine_weight(left), exponent)[1])
+
+
+@schedule
+def inverse_time_decay(
+    step: Any, init_value: Rate, transition_steps: Steps, decay_rate: Rate, staircase: bool = False
+):
+    """Divided by 1 + `decay_rate` after `transition_steps`, by 1 + 2·`decay_rate` after twice as many, for ever.
+
+    η(t) = init / (1 + decay_rate·t/T), T = `transition_steps`; with `staircase` ⌊t/T⌋ for t/T
+
+    >>> import lrjax
+    >>> lrjax.inverse_time_decay(1.0, transition_steps=10, decay_rate=1.0)([0, 10, 30])
+    Array([1.  , 0.5 , 0.25], dtype=float32)
+
+    Source: Robbins & Monro 1951; Keras `InverseTimeDecay`.
+    """
+    periods = step.divmod(transition_steps)[0].astype(init_value.dtype) if staircase else step / transition_steps
+    return init_value / (1 + decay_rate * periods)
+
+
+@schedule
+def inverse_sqrt_schedule(
+    step: Any, peak_value: Rate, warmup_steps: Count = 0, timescale: Steps | None = None, init_value: Rate = 0.0
+):
+    """Up in a line over `warmup_steps`, then down with the inverse square root of the steps, for ever.
+
+    η(t) = peak·√(s / (t − w + s)) for t ≥ w = `warmup_steps`, s = `timescale`
+
+    `timescale` None is `warmup_steps`, or 10,000 without a warmup.
+
+    >>> import lrjax
+    >>> lrjax.inverse_sqrt_schedule(1.0, warmup_steps=100)([0, 50, 100, 400])
+    Array([0. , 0.5, 1. , 0.5], dtype=float32)
+
+    Source: Raffel et al. 2020, T5, arXiv:1910.10683; the timescale as in Zhai et al. 2022,
+    Scaling Vision Transformers, arXiv:2106.04560.
+    """
+    done, left = fractions(step, warmup_steps)
+    if timescale is None:
+        scale = jnp.where(warmup_steps.total > 0, warmup_steps.total, 10_000.0)
+    else:
+        scale = timescale.total
+    decayed = peak_value * jnp.sqrt(scale / ((step - warmup_steps).clip().total + scale))
+    return jnp.where(step >= warmup_steps, decayed, mix(init_value, peak_value, done, left))
+
+
+@schedule
+def noam_schedule(step: Any, model_size: Positive, warmup_steps: Steps = 4000, factor: Rate = 1.0):
+    """The Transformer's own rate: up in a line over `warmup_steps`, then down with the inverse square root.
+
+    η(t) = factor·d^−½·min(n^−½, n·w^−3/2), n = t + 1, d = `model_size`, w = `warmup_steps`
+
+    >>> import lrjax
+    >>> schedule = lrjax.noam_schedule(512)
+    >>> round(float(schedule(3999)), 9), round(float(schedule(15999)), 9)
+    (0.000698771, 0.000349386)
+
+    Source: Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762, eq. 3.
+    """
+    n, w = step.total + 1, warmup_steps.total
+    return factor / jnp.sqrt(model_size) * jnp.minimum(1 / jnp.sqrt(n), n / w / jnp.sqrt(w))
+
+
+@schedule
+def power_schedule(
+    step: Any,
+    max_value: Rate,
+    batch_size: Positive,
+    tokens_per_step: Positive,
+    warmup_steps: Count = 0,
+    a: Positive = 4.6,
+    b: Negative = -0.51,
+):
+    """A power law in the tokens seen, the same for every run length and batch size, never above `max_value`.
+
+    η(t) = min(max, batch_size·a·nᵇ), n = `tokens_per_step`·t; before w = `warmup_steps` a line, η(w)·t/w
+
+    `batch_size` counts sequences, as `a` was fitted. The end of a run wants a decay of its own:
+    `join_schedules([power, decay], [boundary])`.
+
+    >>> import lrjax
+    >>> schedule = lrjax.power_schedule(0.02, batch_size=128, tokens_per_step=128 * 4096, warmup_steps=100)
+    >>> [round(float(schedule(t)), 4) for t in (0, 50, 100, 10_000, 1_000_000)]
+    [0.0, 0.01, 0.02, 0.0064, 0.0006]
+
+    Source: Shen et al. 2024, Power Scheduler, arXiv:2408.13359.
+    """
+    done, _ = fractions(step, warmup_steps)
+    at_least = jnp.maximum(step.total, warmup_steps.total)
+    tokens = tokens_per_step * jnp.maximum(at_least, jnp.finfo(a.dtype).tiny ** 0.5)
+    return done * jnp.minimum(max_value, batch_size * a * tokens**b)
+
+
+@schedule(require("end_value", "<= `init_value`", lambda end_value, init_value: end_value <= init_value))
+def rex_schedule(step: Any, init_value: Rate, transition_steps: Steps, end_value: Rate = 0.0):
+    """Slow at first and fast at the end: from `init_value` to `end_value` at `transition_steps`, constant after.
+
+    η(t) = end + (init − end)·(1−p)/(1 − p/2), p = t/T, T = `transition_steps`
+
+    >>> import lrjax
+    >>> lrjax.rex_schedule(1.0, transition_steps=3)([0, 1, 2, 3])
+    Array([1. , 0.8, 0.5, 0. ], dtype=float32)
+
+    Source: Chen et al. 2022, REX, arXiv:2107.04197.
+    """
+    _, left = fractions(step, transition_steps)
+    return end_value + (init_value - end_value) * 2 * left / (1 + left)
+
+
+@schedule(
+    require("end_value", "<= `init_value`", lambda end_value, init_value: end_value <= init_value),
+    require("lower", "< `upper`", lambda lower, upper: lower < upper),
+)
+def tanh_decay(
+    step: Any,
+    init_value: Rate,
+    decay_steps: Steps,
+    end_value: Rate = 0.0,
+    lower: Number = -7.0,
+    upper: Number = 3.0,
+):
+    """High for long, then down along a hyperbolic tangent; `end_value` from `decay_steps` on.
+
+    η(t) = end + (init − end)·½(1 − tanh(lower·(1−p) + upper·p)), p = t/T, T = `decay_steps`
+
+    >>> import lrjax
+    >>> schedule = lrjax.tanh_decay(1.0, decay_steps=100)
+    >>> [round(float(schedule(t)), 4) for t in (0, 50, 70, 90, 100)]
+    [1.0, 0.982, 0.5, 0.018, 0.0]
+
+    Source: Hsueh et al. 2019, Stochastic Gradient Descent with Hyperbolic-Tangent Decay, arXiv:1806.01593.
+    """
+    done, left = fractions(step, decay_steps)
+    weight = 1 / (1 + jnp.exp(2 * (lower * left + upper * done)))
+    return jnp.where(left > 0, end_value + (init_value - end_value) * weight, end_value)
+
+
+@schedule
+def tabulated_schedule(step: Any, values: Curve):
+    """The rates of an array, one for each step; the last one after its end.
+
+    η(t) = values[min(t, n−1)]
+
+    Every schedule is data: `tabulated_schedule(schedule(jnp.arange(n)))` has the same first n rates, so runs with
+    different schedules can go through one compiled program.
+
+    >>> import lrjax
+    >>> lrjax.tabulated_schedule([0.1, 0.2, 0.4])([0, 1, 2, 3])
+    Array([0.1, 0.2, 0.4, 0.4], dtype=float32)
+    """
+    return jnp.take(values, step.whole, mode="clip")
+
+

@@ -1,0 +1,71 @@
+"""Schedules that are told step by step where to be."""
+
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from lrjax.domains import Boundaries, BoundariesAndScales, Rate, Rates, require
+from lrjax.numerics import cosine_weight, straight, through
+from lrjax.schedules.base import schedule
+
+
+@schedule
+def piecewise_constant_schedule(step: Any, init_value: Rate, boundaries_and_scales: BoundariesAndScales = None):
+    """`init_value`, multiplied by a scale at every boundary; the scales multiply up.
+
+    η(t) = init·∏{scale : boundary ≤ t}
+
+    For rates instead of scales: `piecewise_values_schedule`.
+
+    >>> import lrjax
+    >>> lrjax.piecewise_constant_schedule(1.0, {3: 0.5, 6: 0.5})([0, 2, 3, 6])
+    Array([1.  , 1.  , 0.5 , 0.25], dtype=float32)
+    """
+    rate = init_value
+    for boundary, scale in boundaries_and_scales:
+        rate = rate * jnp.where(step >= boundary, scale, 1)
+    return rate
+
+
+@schedule(
+    require(
+        "values", "one more than `boundaries`", lambda values, boundaries: len(values) == len(boundaries) + 1
+    )
+)
+def piecewise_values_schedule(step: Any, values: Rates, boundaries: Boundaries):
+    """The rates themselves: `values[0]` before the first boundary, `values[i]` from `boundaries[i−1]` on.
+
+    η(t) = values[#{boundary ≤ t}]
+
+    >>> import lrjax
+    >>> lrjax.piecewise_values_schedule([0.1, 0.05, 0.01], boundaries=[3, 6])([0, 2, 3, 6])
+    Array([0.1 , 0.1 , 0.05, 0.01], dtype=float32)
+
+    Source: Keras `PiecewiseConstantDecay`, which changes the rate one step later.
+    """
+    rate = values[0]
+    for boundary, value in zip(boundaries, values[1:], strict=True):
+        rate = jnp.where(step >= boundary, value, rate)
+    return rate
+
+
+@schedule
+def piecewise_interpolate_schedule(
+    step: Any,
+    interpolate_type: Literal["linear", "cosine"],
+    init_value: Rate,
+    boundaries_and_scales: BoundariesAndScales = None,
+):
+    """From `init_value` to its next multiple at every boundary, in lines or half cosines; constant after the last.
+
+    η(boundary) = init·∏{scales so far}, between boundaries a line, or ½(1 + cos) between the two rates
+
+    >>> import lrjax
+    >>> lrjax.piecewise_interpolate_schedule("linear", 1.0, {4: 0.5, 8: 0.5})([0, 2, 4, 6, 8])
+    Array([1.   , 0.75 , 0.5  , 0.375, 0.25 ], dtype=float32)
+    """
+    values = [init_value]
+    for _, scale in boundaries_and_scales:
+        values.append(values[-1] * scale)
+    bend = cosine_weight if interpolate_type == "cosine" else straight
+    return through(step, [boundary for boundary, _ in boundaries_and_scales], values, bend)

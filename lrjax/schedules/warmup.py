@@ -1,0 +1,260 @@
+"""Schedules that rise before they fall: warmups, trapezoids and one-cycles."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from lrjax.domains import AtLeastOne, Count, OpenFraction, Positive, Rate, Steps, require
+from lrjax.numerics import Time, cosine_weight, fractions, mix, power_fractions, straight, through
+from lrjax.schedules.base import schedule
+from lrjax.schedules.decay import exponential_decay
+
+_WARMUP_WITHIN_DECAY = require(
+    "warmup_steps",
+    "< `decay_steps`, which include the warmup",
+    lambda warmup_steps, decay_steps: warmup_steps < decay_steps,
+)
+_END_BELOW_PEAK = require(
+    "end_value", "<= `peak_value`", lambda end_value, peak_value: end_value is None or end_value <= peak_value
+)
+
+
+def _warmed(step: Time, init_value: Any, peak_value: Any, warmup_steps: Time, after: jax.Array) -> jax.Array:
+    """A line from `init_value` to `peak_value` over `warmup_steps`, then the rate `after`."""
+    done, left = fractions(step, warmup_steps)
+    return jnp.where(step >= warmup_steps, after, mix(init_value, peak_value, done, left))
+
+
+@schedule
+def warmup_constant_schedule(step: Any, init_value: Rate, peak_value: Rate, warmup_steps: Count):
+    """A line from `init_value` to `peak_value` over `warmup_steps`, constant after.
+
+    η(t) = init·(w−t)/w + peak·t/w for t < w = `warmup_steps`, peak after
+
+    >>> import lrjax
+    >>> lrjax.warmup_constant_schedule(0.0, 1.0, warmup_steps=4)([0, 1, 4, 9])
+    Array([0.  , 0.25, 1.  , 1.  ], dtype=float32)
+
+    Source: Goyal et al. 2017, Accurate, Large Minibatch SGD, arXiv:1706.02677, section 2.2.
+    """
+    return _warmed(step, init_value, peak_value, warmup_steps, peak_value)
+
+
+@schedule(_WARMUP_WITHIN_DECAY, _END_BELOW_PEAK)
+def warmup_cosine_decay_schedule(
+    step: Any,
+    init_value: Rate,
+    peak_value: Rate,
+    warmup_steps: Count,
+    decay_steps: Steps,
+    end_value: Rate = 0.0,
+    exponent: Positive = 1.0,
+):
+    """A line up to `peak_value` over `warmup_steps`, half a cosine down to `end_value` at `decay_steps`, constant after.
+
+    η(t) = end + (peak − end)·(½(1 + cos(π·(t−w)/(T−w))))^exponent for t ≥ w = `warmup_steps`, T = `decay_steps`
+
+    `decay_steps` include the warmup, as in Optax.
+
+    >>> import lrjax
+    >>> lrjax.warmup_cosine_decay_schedule(0.0, 1.0, warmup_steps=10, decay_steps=110)([0, 5, 10, 60, 110])
+    Array([0. , 0.5, 1. , 0.5, 0. ], dtype=float32)
+
+    Source: Loshchilov & Hutter 2017, SGDR, arXiv:1608.03983, eq. 5; the warmup Goyal et al. 2017, arXiv:1706.02677.
+    """
+    done, left = fractions(step - warmup_steps, decay_steps - warmup_steps)
+    weights = power_fractions(cosine_weight(done), cosine_weight(left), exponent)
+    return _warmed(step, init_value, peak_value, warmup_steps, mix(peak_value, end_value, *weights))
+
+
+@schedule(_WARMUP_WITHIN_DECAY, _END_BELOW_PEAK)
+def warmup_linear_decay_schedule(
+    step: Any, init_value: Rate, peak_value: Rate, warmup_steps: Count, decay_steps: Steps, end_value: Rate = 0.0
+):
+    """A line up to `peak_value` over `warmup_steps`, a line down to `end_value` at `decay_steps`, constant after.
+
+    η(t) = end + (peak − end)·(T−t)/(T−w) for t ≥ w = `warmup_steps`, T = `decay_steps`
+
+    `decay_steps` include the warmup, as in `warmup_cosine_decay_schedule`.
+
+    >>> import lrjax
+    >>> lrjax.warmup_linear_decay_schedule(0.0, 1.0, warmup_steps=10, decay_steps=110)([0, 5, 10, 60, 110])
+    Array([0. , 0.5, 1. , 0.5, 0. ], dtype=float32)
+
+    Source: Bergsma et al. 2025, Straight to Zero, arXiv:2502.15938; Devlin et al. 2019, BERT, arXiv:1810.04805.
+    """
+    done, left = fractions(step - warmup_steps, decay_steps - warmup_steps)
+    return _warmed(step, init_value, peak_value, warmup_steps, mix(peak_value, end_value, done, left))
+
+
+@schedule(
+    require(
+        "end_value",
+        "<= `peak_value` where `decay_rate` <= 1",
+        lambda end_value, peak_value, decay_rate: end_value is None or decay_rate > 1 or end_value <= peak_value,
+    ),
+    require(
+        "end_value",
+        ">= `peak_value` where `decay_rate` > 1",
+        lambda end_value, peak_value, decay_rate: end_value is None or decay_rate <= 1 or end_value >= peak_value,
+    ),
+)
+def warmup_exponential_decay_schedule(
+    step: Any,
+    init_value: Rate,
+    peak_value: Rate,
+    warmup_steps: Count,
+    transition_steps: Steps,
+    decay_rate: Positive,
+    transition_begin: Count = 0,
+    staircase: bool = False,
+    end_value: Rate | None = None,
+):
+    """A line up to `peak_value` over `warmup_steps`, then multiplied by `decay_rate` every `transition_steps`.
+
+    η(t) = peak·decay_rate^((t−w−b)/T) for t ≥ w + b, w = `warmup_steps`, b = `transition_begin`
+
+    The decay begins `transition_begin` steps after the warmup, goes not beyond `end_value`, and, with `staircase`,
+    goes in jumps.
+
+    >>> import lrjax
+    >>> lrjax.warmup_exponential_decay_schedule(0.0, 1.0, 10, transition_steps=10, decay_rate=0.25)([5, 10, 15, 20])
+    Array([0.5 , 1.  , 0.5 , 0.25], dtype=float32)
+    """
+    decay = exponential_decay(peak_value, transition_steps, decay_rate, transition_begin, staircase, end_value)
+    return _warmed(step, init_value, peak_value, warmup_steps, decay((step - warmup_steps).clip()))
+
+
+@schedule(_END_BELOW_PEAK)
+def warmup_stable_decay_schedule(
+    step: Any,
+    init_value: Rate,
+    peak_value: Rate,
+    warmup_steps: Count,
+    stable_steps: Count,
+    decay_steps: Count,
+    end_value: Rate = 0.0,
+    cooldown: Literal["linear", "cosine", "1-sqrt", "1-square"] = "1-sqrt",
+):
+    """A trapezoid: a line up, `stable_steps` at `peak_value`, a cooldown to `end_value`, constant after.
+
+    η(t) = end + (peak − end)·f(p), p = the done part of the last `decay_steps`;
+    f(p) = 1−p (linear), ½(1 + cos πp) (cosine), 1−√p (1-sqrt), 1−p² (1-square)
+
+    No phase includes another: the run has `warmup_steps + stable_steps + decay_steps` steps.
+
+    >>> import lrjax
+    >>> schedule = lrjax.warmup_stable_decay_schedule(0.0, 1.0, 10, stable_steps=80, decay_steps=100)
+    >>> schedule([0, 5, 10, 90, 115, 190])
+    Array([0. , 0.5, 1. , 1. , 0.5, 0. ], dtype=float32)
+
+    Source: Hu et al. 2024, MiniCPM, arXiv:2404.06395, section 4; 1-sqrt: Hägele et al. 2024, arXiv:2405.18392,
+    section 3.
+    """
+    done, left = fractions(step - warmup_steps - stable_steps, decay_steps)
+    weight = {
+        "linear": lambda: left,
+        "cosine": lambda: cosine_weight(left),
+        "1-sqrt": lambda: left / (1 + jnp.sqrt(jnp.where(done > 0, done, 0))),
+        "1-square": lambda: left * (1 + done),
+    }[cooldown]()
+    # a cooldown of no steps is over when it begins
+    weight = jnp.where(step - warmup_steps >= stable_steps, weight, 1)
+    return _warmed(step, init_value, peak_value, warmup_steps, end_value + (peak_value - end_value) * weight)
+
+
+def _cut(part: jax.Array, steps: Time, least: jax.Array | int, most: jax.Array | int) -> Time:
+    """⌊part·steps⌋, but at least one step from either neighbour. 3e-7 makes up for float32's rounding of `part`."""
+    cut = jnp.floor(part * steps.total * (1 + 3e-7)).astype(jnp.int32)
+    return Time(jnp.clip(cut, least, most))
+
+
+@schedule(
+    require("transition_steps", ">= 3, one for each phase", lambda transition_steps: transition_steps >= 3),
+    require("pct_start", "< `pct_final`", lambda pct_start, pct_final: pct_start < pct_final),
+)
+def linear_onecycle_schedule(
+    step: Any,
+    transition_steps: Steps,
+    peak_value: Rate,
+    pct_start: OpenFraction = 0.3,
+    pct_final: OpenFraction = 0.85,
+    div_factor: AtLeastOne = 25.0,
+    final_div_factor: AtLeastOne = 1e4,
+):
+    """Three lines: up to `peak_value`, down to where it began, and down to nearly nothing; constant after.
+
+    η = init at 0, peak at ⌊`pct_start`·T⌋, init at ⌊`pct_final`·T⌋, init/`final_div_factor` at T = `transition_steps`;
+    init = peak/`div_factor`
+
+    Every phase has one step at least, so the peak is always reached.
+
+    >>> import lrjax
+    >>> lrjax.linear_onecycle_schedule(10, peak_value=1.0, pct_start=0.4, pct_final=0.8)([0, 2, 4, 6, 8])
+    Array([0.04, 0.52, 1.  , 0.52, 0.04], dtype=float32)
+
+    Source: Smith & Topin 2018, Super-Convergence, arXiv:1708.07120, section 3.
+    """
+    peak = _cut(pct_start, transition_steps, 1, transition_steps.whole - 2)
+    down = _cut(pct_final, transition_steps, peak.whole + 1, transition_steps.whole - 1)
+    low = peak_value / div_factor
+    return through(step, [peak, down, transition_steps], [low, peak_value, low, low / final_div_factor], straight)
+
+
+@schedule(require("transition_steps", ">= 2, one for each phase", lambda transition_steps: transition_steps >= 2))
+def cosine_onecycle_schedule(
+    step: Any,
+    transition_steps: Steps,
+    peak_value: Rate,
+    pct_start: OpenFraction = 0.3,
+    div_factor: AtLeastOne = 25.0,
+    final_div_factor: AtLeastOne = 1e4,
+):
+    """Two half cosines: up to `peak_value` and down to nearly nothing; constant after.
+
+    η = init at 0, peak at ⌊`pct_start`·T⌋, init/`final_div_factor` at T = `transition_steps`; init = peak/`div_factor`
+
+    Every phase has one step at least, so the peak is always reached.
+
+    >>> import lrjax
+    >>> lrjax.cosine_onecycle_schedule(10, peak_value=1.0, pct_start=0.4)([0, 2, 4])
+    Array([0.04, 0.52, 1.  ], dtype=float32)
+
+    Source: Smith & Topin 2018, Super-Convergence, arXiv:1708.07120; the cosine from fastai.
+    """
+    peak = _cut(pct_start, transition_steps, 1, transition_steps.whole - 1)
+    low = peak_value / div_factor
+    return through(step, [peak, transition_steps], [low, peak_value, low / final_div_factor], cosine_weight)
+
+
+@schedule(
+    require("transition_steps", ">= 3, one for each phase", lambda transition_steps: transition_steps >= 3),
+    require("pct_start", "<= 0.5: there are two such phases", lambda pct_start: pct_start <= 0.5),
+)
+def three_phase_onecycle_schedule(
+    step: Any,
+    transition_steps: Steps,
+    peak_value: Rate,
+    pct_start: OpenFraction = 0.3,
+    div_factor: AtLeastOne = 25.0,
+    final_div_factor: AtLeastOne = 1e4,
+    anneal: Literal["cosine", "linear"] = "cosine",
+):
+    """Up to `peak_value`, as fast down to where it began, and down to nearly nothing; constant after.
+
+    η = init at 0, peak at s = ⌊`pct_start`·T⌋, init at 2s, init/`final_div_factor` at T = `transition_steps`;
+    init = peak/`div_factor`
+
+    >>> import lrjax
+    >>> lrjax.three_phase_onecycle_schedule(10, peak_value=1.0, pct_start=0.4)([0, 2, 4, 6, 8])
+    Array([0.04, 0.52, 1.  , 0.52, 0.04], dtype=float32)
+
+    Source: Smith & Topin 2018, Super-Convergence, arXiv:1708.07120; PyTorch `OneCycleLR(three_phase=True)`, which
+    counts the last step of a phase as the first of the next.
+    """
+    peak = _cut(pct_start, transition_steps, 1, (transition_steps.whole - 1) // 2)
+    low = peak_value / div_factor
+    bend = cosine_weight if anneal == "cosine" else straight
+    values = [low, peak_value, low, low / final_div_factor]
+    return through(step, [peak, peak + peak, transition_steps], values, bend)

@@ -1,0 +1,1 @@
+"""Gradient transformations: what stands between a gradient and an update."""

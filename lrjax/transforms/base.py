@@ -1,0 +1,309 @@
+"""What a gradient transformation is: a value with an `init` and an `update`; and how to make, chain and apply them."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Concatenate, NamedTuple, ParamSpec
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lrjax.domains import Domain, NotInDomain
+from lrjax.value import Value, enter, value_class
+
+P = ParamSpec("P")
+
+# An inner jit that isn't inlined is traced once for all its callers; XLA inlines the call, so the compiled program is
+# the same either way. The choice stands here alone.
+_INLINE = False
+
+
+class GradientTransformation(Value):
+    """A pair of pure functions, as a value: `init(params) -> state` and
+    `update(updates, state, params) -> (updates, state)`.
+
+    `init, update = tx` works, and every place that takes Optax's pair takes it. Called with two functions, as Optax's
+    own class, it makes a value of them: `GradientTransformation(init_fn, update_fn)`.
+    """
+
+    _init: ClassVar[Callable[..., Any]]
+    _update: ClassVar[Callable[..., Any]]
+    _compiled: ClassVar[Callable[..., Any]]
+    _takes_extra: ClassVar[bool] = False
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "GradientTransformation":
+        return object.__new__(pair if cls is GradientTransformation else cls)  # type: ignore[arg-type]
+
+    def init(self, params: chex.ArrayTree) -> chex.ArrayTree:
+        """The state before the first update. Not compiled: so it keeps the sharding of the parameters."""
+        return self._init(params, self)
+
+    def update(
+        self, updates: chex.ArrayTree, state: chex.ArrayTree, params: chex.ArrayTree | None = None, **extra_args: Any
+    ) -> tuple[Any, Any]:
+        """The transformed updates and the next state; one compiled call."""
+        if not self._takes_extra:
+            extra_args = {}
+        run = self._compiled if _is_compilable((params, extra_args)) else _checked_update
+        return run(self, updates, state, params, extra_args)
+
+    def __iter__(self) -> Iterator[Callable[..., Any]]:
+        return iter((self.init, self.update))
+
+
+def _is_compilable(tree: Any) -> bool:
+    """False where a leaf is a function, as in an unfiltered Equinox model or a `value_fn`."""
+    return not any(map(callable, jax.tree.leaves(tree)))
+
+
+def _checked_update(tx: GradientTransformation, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
+    if params is not None:
+        assert_agree(type(tx).__name__, updates=updates, params=params)
+    return tx._update(tx, updates, state, params, extra_args)
+
+
+def assert_agree(name: str, **trees: Any) -> None:
+    """Raises an error that shows where the first tree, the updates, and another one differ.
+
+    A `None` in the updates (a parameter without a gradient) agrees with whatever the other tree has there.
+    """
+    (first, updates), (other_name, other) = trees.items()
+    try:
+        pairs = list(_leaf_pairs(updates, other))
+    except ValueError:
+        pairs = None
+    try:
+        if pairs is None:
+            chex.assert_trees_all_equal_structs(updates, other)
+        else:
+            chex.assert_trees_all_equal_shapes(dict((k, a) for k, a, _ in pairs), dict((k, b) for k, _, b in pairs))
+    except AssertionError as error:
+        raise ValueError(f"{name}: `{first}` must have the structure and shapes of `{other_name}`. {error}") from None
+
+
+def _leaf_pairs(updates: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
+    paths, treedef = jax.tree_util.tree_flatten_with_path(updates, is_leaf=lambda x: x is None)
+    for (path, a), b in zip(paths, treedef.flatten_up_to(other), strict=True):
+        if a is not None and not callable(b):
+            yield jax.tree_util.keystr(path, simple=True, separator="/"), a, b
+
+
+def transformation_class(
+    function: Callable[..., Any],
+    init: Callable[[Any, Any], Any],
+    update: Callable[..., Any],
+    call_arguments: Sequence[str],
+    takes_extra: bool,
+    **namespace: Any,
+) -> type[GradientTransformation]:
+    """The value class of `function`'s hyperparameters; `update(tx, updates, state, params, extra_args)`."""
+
+    def compiled(*arguments: Any) -> Any:
+        return _checked_update(*arguments)
+
+    compiled.__name__ = function.__name__  # shows in profiles and in the jaxpr
+    return value_class(
+        function,
+        GradientTransformation,
+        call_arguments,
+        _init=staticmethod(init),
+        _update=staticmethod(update),
+        _compiled=staticmethod(jax.jit(compiled, inline=_INLINE)),
+        _takes_extra=takes_extra,
+        **namespace,
+    )
+
+
+def transformation(
+    init: Callable[[Any, Any], Any],
+) -> Callable[[Callable[Concatenate[Any, Any, Any, P], Any]], Callable[P, GradientTransformation]]:
+    """Makes a transformation of `fn(updates, state, params, *hyperparameters) -> (updates, state)`.
+
+    `init(params, tx)` makes its first state. A function with `**extra_args` gets those of `update`.
+    """
+
+    def decorate(fn: Callable[..., Any]) -> Any:
+        takes_extra = _takes_keywords(fn)
+
+        def update(tx: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
+            hyperparams = enter(tx)
+            variadic = hyperparams.pop(tx._variadic, ()) if tx._variadic else ()
+            return fn(updates, state, params, *variadic, **hyperparams, **(extra_args if takes_extra else {}))
+
+        return transformation_class(fn, init, update, ("updates", "state", "params"), takes_extra)
+
+    return decorate
+
+
+def _takes_keywords(fn: Callable[..., Any]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(fn).parameters.values())
+
+
+def optimizer(fn: Callable[P, GradientTransformation]) -> Callable[P, GradientTransformation]:
+    """Makes a value of its own arguments of a function that returns a chain; `tx.transforms` are the chain's parts."""
+
+    def parts(tx: Any) -> Any:
+        return fn(**vars(tx))
+
+    def update(tx: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
+        enter(tx)  # a batch of hyperparameters is named here by its own name
+        inner = parts(tx)
+        return inner._update(inner, updates, state, params, extra_args)
+
+    return transformation_class(
+        fn,
+        lambda params, tx: parts(tx).init(params),
+        update,
+        (),
+        takes_extra=True,
+        transforms=property(lambda tx: parts(tx).transforms),
+    )  # type: ignore[return-value]
+
+
+class EmptyState(NamedTuple):
+    """The state of a transformation that has none."""
+
+
+def no_state(params: Any, tx: Any) -> EmptyState:
+    return EmptyState()
+
+
+@transformation(no_state)
+def identity(updates: Any, state: Any, params: Any):
+    """Leaves the updates as they are.
+
+    >>> import lrjax
+    >>> lrjax.identity().update(1.0, lrjax.identity().init(2.0))
+    (1.0, EmptyState())
+    """
+    return updates, state
+
+
+@transformation(lambda params, tx: vars(tx)["init"](params))
+def pair(updates: Any, state: Any, params: Any, init: Callable, update: Callable, **extra_args: Any):
+    """Two functions, `init(params)` and `update(updates, state, params)`, as a value: what
+    `GradientTransformation(init, update)` makes."""
+    return update(updates, state, params, **(extra_args if _takes_keywords(update) else {}))
+
+
+def as_transformation(tx: Any) -> GradientTransformation:
+    """The transformation itself, or Optax's pair as a value."""
+    if isinstance(tx, GradientTransformation):
+        return tx
+    try:
+        init, update = tx
+    except TypeError:
+        raise NotInDomain from None
+    except ValueError:
+        raise NotInDomain from None
+    if not (callable(init) and callable(update)):
+        raise NotInDomain
+    return GradientTransformation(init, update)
+
+
+_TRANSFORMATIONS = "gradient transformations (pairs of `init` and `update`)"
+Transformations = Annotated[Any, Domain(_TRANSFORMATIONS, lambda txs: tuple(map(as_transformation, txs)))]
+
+
+def _check_states(name: str, state: Any, n: int) -> None:
+    if not hasattr(state, "__len__") or len(state) != n:
+        got = len(state) if hasattr(state, "__len__") else repr(state)
+        raise ValueError(
+            f"{name}: `state` must hold {n} states, one per transform, got {got}. Create it with `init(params)`."
+        )
+
+
+@transformation(lambda params, tx: tuple(t.init(params) for t in tx.transforms))
+def chain(updates: Any, state: Any, params: Any, *transforms: Transformations, **extra_args: Any):
+    """One transformation after the other; each gets the updates of the one before it.
+
+    Its members are ours or Optax's; `chain()` leaves the updates as they are. The state is the tuple of theirs.
+
+    >>> import lrjax
+    >>> lrjax.chain(lrjax.clip(1.0), lrjax.scale(-0.1))
+    chain(clip(max_delta=1.0), scale(step_size=-0.1))
+    """
+    _check_states("chain", state, len(transforms))
+    new_state = []
+    for t, s in zip(transforms, state, strict=True):
+        updates, s = t._update(t, updates, s, params, extra_args)
+        new_state.append(s)
+    return updates, tuple(new_state)
+
+
+class Named(NamedTuple):
+    """A part of a `named_chain`: its name belongs to the structure, its numbers are leaves."""
+
+    name: str
+    transform: GradientTransformation
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
+jax.tree_util.register_pytree_with_keys(
+    Named,
+    lambda named: (((jax.tree_util.GetAttrKey("transform"), named.transform),), named.name),
+    lambda name, children: Named(name, *children),
+)
+
+
+def _named(items: Any) -> tuple[Named, ...]:
+    try:
+        named = tuple(Named(name, as_transformation(tx)) for name, tx in items)
+    except (TypeError, ValueError):
+        raise NotInDomain from None
+    names = [name for name, _ in named]
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise NotInDomain
+    return named
+
+
+NamedTransformations = Annotated[Any, Domain("pairs (name, gradient transformation) with different names", _named)]
+
+
+@transformation(lambda params, tx: {name: t.init(params) for name, t in tx.transforms})
+def named_chain(updates: Any, state: Any, params: Any, *transforms: NamedTransformations, **extra_args: Any):
+    """A chain whose state is a dict, by the names of its parts.
+
+    >>> import lrjax
+    >>> tx = lrjax.named_chain(("clip", lrjax.clip(1.0)), ("scale", lrjax.scale(-0.1)))
+    >>> tx.init(0.0)
+    {'clip': EmptyState(), 'scale': EmptyState()}
+    """
+    _check_states("named_chain", state, len(transforms))
+    new_state = {}
+    for name, t in transforms:
+        updates, new_state[name] = t._update(t, updates, state[name], params, extra_args)
+    return updates, new_state
+
+
+@jax.jit
+def _apply(params: Any, updates: Any) -> Any:
+    def add(u: Any, p: Any) -> Any:
+        if u is None:
+            return p
+        if not jnp.issubdtype(jnp.result_type(p), jnp.inexact):
+            raise TypeError(f"apply_updates: `params` must be floating or complex, got {jnp.result_type(p)}.")
+        dtype = jnp.promote_types(jnp.result_type(p), jnp.result_type(u))
+        return (jnp.asarray(p, dtype) + jnp.asarray(u, dtype)).astype(jnp.result_type(p))
+
+    return jax.tree.map(add, updates, params, is_leaf=lambda x: x is None)
+
+
+def apply_updates(params: chex.ArrayTree, updates: chex.ArrayTree) -> Any:
+    """`params + updates`, leaf by leaf, in the dtype of the parameters; one compiled call.
+
+    A leaf of `updates` that is None leaves its parameter as it is.
+
+    Raises:
+      ValueError: the trees or their shapes differ (Optax broadcasts).
+      TypeError: a parameter is an integer (Optax truncates).
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> lrjax.apply_updates({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([0.5, -0.5])})
+    {'w': Array([1.5, 1.5], dtype=float32)}
+    """
+    assert_agree("apply_updates", updates=updates, params=params)
+    run = _apply if _is_compilable(params) else _apply.__wrapped__
+    return run(params, updates)

@@ -1,0 +1,141 @@
+"""The one place where a rate meets an array: u ← −η·u, with η kept in the state."""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lrjax.domains import Number
+from lrjax.numerics import safe_increment
+from lrjax.schedules.base import ScalarOrSchedule, as_schedule
+from lrjax.transforms.base import no_state, transformation
+from lrjax.transforms.elementwise import cast, map_updates
+
+
+class LearningRateState(NamedTuple):
+    """The rate, in one structure for constant and scheduled rates."""
+
+    count: chex.Array  # int32 (): updates so far, the step that the schedule sees next
+    scale: chex.Array  # float32 (): η = scale·schedule(count); 1 unless somebody sets it
+    learning_rate: chex.Array  # float32 (): η of the last update; before the first, of that one
+
+
+@transformation(no_state)
+def scale(updates: Any, state: Any, params: Any, step_size: Number):
+    """Multiplies the updates by a number.
+
+    u = step_size·g
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> lrjax.scale(-0.5).update(jnp.array([1.0, 2.0]), lrjax.EmptyState())[0]
+    Array([-0.5, -1. ], dtype=float32)
+    """
+    return map_updates(lambda g: cast(step_size, g) * g, updates), state
+
+
+def _start(rate: Any) -> LearningRateState:
+    return LearningRateState(
+        count=jnp.zeros([], jnp.int32),
+        scale=jnp.ones([], jnp.result_type(float)),
+        learning_rate=jnp.asarray(as_schedule(rate)(0), jnp.result_type(float)),
+    )
+
+
+def _scale_by_rate(updates: Any, state: LearningRateState, params: Any, rate: Any, sign: int) -> Any:
+    if not isinstance(state, LearningRateState):
+        raise ValueError(
+            f"scale_by_learning_rate: `state` must be a LearningRateState, got {type(state).__name__}. "
+            "Create it with `init(params)`."
+        )
+    rate = state.scale * as_schedule(rate)(state.count)
+    factor = rate * sign
+    updates = map_updates(lambda u: cast(factor, u) * u, updates, dtypes=_arrays(params, updates))
+    return updates, LearningRateState(safe_increment(state.count), state.scale, rate)
+
+
+def _arrays(params: Any, updates: Any) -> Any:
+    """The parameters where they can say the dtype of the updates."""
+    return updates if params is None else params
+
+
+@transformation(lambda params, tx: _start(tx.learning_rate))
+def scale_by_learning_rate(
+    updates: Any, state: Any, params: Any, learning_rate: ScalarOrSchedule, *, flip_sign: bool = True
+):
+    """Multiplies the updates by −η, which makes a descent of them; by η without `flip_sign`.
+
+    u = −η(t)·g, in float32, then in the dtype of the parameter
+
+    State: `LearningRateState(count, scale, learning_rate)`; `get_learning_rate(state)` reads it. A `scale` set there
+    multiplies η from the next update on, without a recompilation.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx = lrjax.scale_by_learning_rate(lrjax.linear_schedule(1.0, 0.0, 4))
+    >>> updates, state = tx.update(jnp.array([2.0]), tx.init(jnp.array([0.0])))
+    >>> updates, lrjax.get_learning_rate(state)
+    (Array([-2.], dtype=float32), Array(1., dtype=float32))
+    """
+    return _scale_by_rate(updates, state, params, learning_rate, -1 if flip_sign else 1)
+
+
+@transformation(lambda params, tx: _start(tx.step_size_fn))
+def scale_by_schedule(updates: Any, state: Any, params: Any, step_size_fn: ScalarOrSchedule):
+    """Multiplies the updates by a schedule, without a change of sign.
+
+    u = η(t)·g
+
+    State: as `scale_by_learning_rate`.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx = lrjax.scale_by_schedule(lrjax.linear_schedule(1.0, 0.0, 4))
+    >>> tx.update(jnp.array([2.0]), tx.init(jnp.array([0.0])))[0]
+    Array([2.], dtype=float32)
+    """
+    return _scale_by_rate(updates, state, params, step_size_fn, 1)
+
+
+def get_learning_rate(state: chex.ArrayTree) -> Any:
+    """The rate that the last update applied; before the first update, the rate that the first will apply.
+
+    Finds it in the state of any nesting of chains and wrappers, ours or Optax's. Two rates in one chain multiply, as
+    they did in the update. Where several groups of parameters have their own optimizer (`optax.partition`), it is a
+    dict from the label of a group to its rate.
+
+    Raises:
+      ValueError: there is no rate in `state`.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx = lrjax.chain(lrjax.clip_by_global_norm(1.0), lrjax.adam(lrjax.linear_schedule(1.0, 0.0, 4)))
+    >>> lrjax.get_learning_rate(tx.init(jnp.zeros(3)))
+    Array(1., dtype=float32)
+    """
+    found: dict[tuple[Any, ...], Any] = {}
+    nodes = jax.tree_util.tree_leaves_with_path(state, is_leaf=lambda x: isinstance(x, LearningRateState))
+    for path, node in nodes:
+        if isinstance(node, LearningRateState):
+            group = _group(path)
+            rate = jnp.asarray(node.learning_rate)
+            found[group] = found[group] * rate if group in found else rate
+    if not found:
+        raise ValueError(
+            "get_learning_rate: `state` must hold the state of an lrjax learning rate, got "
+            f"{jax.tree.structure(state)}. Optax's own optimizers don't keep their rate."
+        )
+    if len(found) == 1:
+        return next(iter(found.values()))
+    # A rate outside of all groups applies to each of them.
+    common = found.pop((), None)
+    return {
+        group[0] if len(group) == 1 else group: rate if common is None else rate * common
+        for group, rate in found.items()
+    }
+
+
+def _group(path: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The labels of the groups on the way to a state: the keys that follow `inner_states`."""
+    labels = []
+    for key, following in zip(path, path[1:], strict=False):
+        if getattr(key, "name", None) == "inner_states":
+            labels.append(getattr(following, "key", following))
+    return tuple(labels)

@@ -1,0 +1,59 @@
+"""First moments: running sums and averages of the gradient."""
+
+from typing import Any, NamedTuple
+
+import chex
+
+from lrjax.domains import Decay, DType
+from lrjax.numerics import bias_correction
+from lrjax.transforms.elementwise import Slot, elementwise
+
+
+class TraceState(NamedTuple):
+    trace: chex.ArrayTree  # like params: Σ decayᵏ·g
+
+
+class EmaState(NamedTuple):
+    count: chex.Array  # int32 (): updates so far
+    ema: chex.ArrayTree  # like params: moving average of g
+
+
+@elementwise(TraceState, trace=Slot(dtype="accumulator_dtype"))
+def trace(decay: Decay, nesterov: bool = False, accumulator_dtype: DType | None = None):
+    """Momentum: a decaying sum of the gradients.
+
+    m ← g + decay·m; u = m, or g + decay·m with `nesterov`
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx = lrjax.trace(0.5)
+    >>> tx.update(jnp.array([2.0]), lrjax.TraceState(jnp.array([4.0])))[0]
+    Array([4.], dtype=float32)
+
+    Source: Polyak 1964; Sutskever et al. 2013, On the importance of initialization and momentum, eq. 1–4.
+    """
+
+    def leaf(g: Any, m: Any) -> Any:
+        m = g + decay * m
+        return (g + decay * m if nesterov else m), m
+
+    return leaf
+
+
+@elementwise(EmaState, ema=Slot(dtype="accumulator_dtype"))
+def ema(t: Any, decay: Decay, debias: bool = True, accumulator_dtype: DType | None = None):
+    """A moving average of the gradients, without its bias towards the zero at the start if `debias`.
+
+    m ← decay·m + (1−decay)·g; u = m/(1 − decayᵗ), or m
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx = lrjax.ema(0.9)
+    >>> tx.update(jnp.array([2.0]), tx.init(jnp.array([0.0])))[0]
+    Array([2.], dtype=float32)
+    """
+    scale = 1 / bias_correction(decay, t) if debias else 1
+
+    def leaf(g: Any, m: Any) -> Any:
+        m = decay * m + (1 - decay) * g
+        return scale * m, m
+
+    return leaf

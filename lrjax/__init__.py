@@ -87,7 +87,7 @@ from lrjax.transforms.second_moment import scale_by_rms as scale_by_rms
 from lrjax.transforms.second_moment import scale_by_rss as scale_by_rss
 from lrjax.transforms.second_moment import scale_by_stddev as scale_by_stddev
 from lrjax.value import Value as Value
-from lrjax.value import batch_axes as batch_axes
+from lrjax.value import batched as batched
 from lrjax.value import with_hyperparams as with_hyperparams
 
 __version__ = "0.1.0"

@@ -26,7 +26,10 @@ class NotInDomain(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
-    """What an argument may be, and how it is kept and used. A static one is part of a value's structure, the others are its leaves."""
+    """What an argument may be, and how it is kept and used.
+
+    A static one is part of a value's structure, the others are its leaves.
+    """
 
     words: str  # completes "must be ..."
     accept: Callable[[Any], Any]  # the argument in the form that a value keeps, or raises NotInDomain

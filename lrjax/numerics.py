@@ -158,8 +158,9 @@ def straight(x: jax.Array) -> jax.Array:
 
 
 def cosine_weight(fraction: jax.Array) -> jax.Array:
-    """½(1 − cos(π·fraction)) as sin², which keeps its digits where the cosine nears 1."""
-    return jnp.sin(0.5 * jnp.pi * fraction) ** 2
+    """½(1 − cos(π·fraction)): as sin² near 0, where it keeps its digits, and exactly ½ half way."""
+    near = jnp.sin(0.5 * jnp.pi * fraction) ** 2
+    return jnp.where(fraction < 0.25, near, 0.5 + 0.5 * jnp.sin(jnp.pi * (fraction - 0.5)))
 
 
 def power_fractions(done: jax.Array, left: jax.Array, exponent: jax.Array) -> tuple[jax.Array, jax.Array]:

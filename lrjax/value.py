@@ -142,6 +142,7 @@ def value_class(
         },
     )
     cls.__module__, cls.__qualname__ = function.__module__, function.__qualname__  # for pickle and doctest
+    function.__doc__ = None  # the class has it: once is enough for doctest
     _register(cls, [p.name for p in parameters])
     value_classes[config_name(cls)] = cls
     return cls
@@ -250,15 +251,44 @@ def freeze(x: Any) -> Any:
     return Frozen(jax.tree.map(bool, x))
 
 
-def batch_axes(value: V) -> V:
-    """Which hyperparameters are batches: 0 for arrays, None for single numbers. For `in_axes` of `jax.vmap`.
+def batched(value: V) -> V:
+    """The batch with every number as an array of the batch's length, so that `jax.vmap` maps over all of it.
+
+    Raises:
+      ValueError: no hyperparameter is a batch, or two have different lengths.
 
     >>> import jax, jax.numpy as jnp, lrjax
     >>> schedules = lrjax.cosine_decay_schedule(jnp.array([0.1, 0.2]), decay_steps=100)
-    >>> jax.vmap(lambda s: s(50), in_axes=(lrjax.batch_axes(schedules),))(schedules)
+    >>> jax.vmap(lambda schedule: schedule(50))(lrjax.batched(schedules))
     Array([0.05, 0.1 ], dtype=float32)
     """
-    return jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, value)
+    sizes: set[int] = set()
+
+    def note(x: Any, rank: int) -> Any:
+        sizes.update(jnp.shape(x)[: jnp.ndim(x) - rank][:1])
+        return x
+
+    _map_numbers(value, 0, note)
+    if len(sizes) != 1:
+        got = f"lengths {sorted(sizes)}" if sizes else "single numbers only"
+        raise ValueError(f"batched: `value` must have hyperparameters that are arrays of one length, got {got}.")
+    (size,) = sizes
+    spread = lambda x, rank: x if jnp.ndim(x) > rank else jnp.broadcast_to(x, (size, *jnp.shape(x)))
+    return _map_numbers(value, 0, spread)
+
+
+def _map_numbers(x: Any, rank: int, change: Callable[[Any, int], Any]) -> Any:
+    """A copy with `change(number, dimensions of one argument)` for each leaf."""
+    if isinstance(x, Value):
+        copy = object.__new__(type(x))
+        for name, field in vars(x).items():
+            domain = x._domains.get(name)
+            kept = domain is not None and domain.static
+            vars(copy)[name] = field if kept else _map_numbers(field, domain.rank if domain else 0, change)
+        return copy
+    is_value = lambda v: isinstance(v, Value)
+    map_one = lambda v: _map_numbers(v, 0, change) if is_value(v) else change(v, rank)
+    return jax.tree.map(map_one, x, is_leaf=is_value)
 
 
 def with_hyperparams(value: V, **hyperparams: Any) -> V:
@@ -313,4 +343,3 @@ def _rebuild(x: Any, changes: dict[str, Any]) -> Any:
         return x
     fields = {n: changes[n] if n in changes else _rebuild(vars(x)[n], changes) for n in hyperparameter_names(x)}
     return dataclasses.replace(x, **fields)  # type: ignore[type-var]
-

@@ -16,16 +16,14 @@ from lrjax.transforms.second_moment import (
 
 
 @optimizer
-def adagrad(
-    learning_rate: ScalarOrSchedule, initial_accumulator_value: NonNegative = 0.1, eps: NonNegative = 1e-7
-):
+def adagrad(learning_rate: ScalarOrSchedule, initial_accumulator_value: NonNegative = 0.1, eps: NonNegative = 1e-7):
     """Steps divided by the root of all squared gradients so far: coordinates that rarely move take larger steps.
 
     s ← s + |g|²; p ← p − η·g/√(s + eps)
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx = lrjax.adagrad(0.3, initial_accumulator_value=5.0, eps=0.0)
-    >>> tx.update(jnp.array([2.0]), tx.init(jnp.array([0.0])))[0]
+    >>> tx.update(jnp.array([2.0]), tx.init(jnp.array([0.0])))[0].round(6)
     Array([-0.2], dtype=float32)
 
     Source: Duchi, Hazan & Singer 2011, Adaptive Subgradient Methods, JMLR 12, fig. 1.

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from lrjax.domains import Count, Curve, Fraction, Negative, Number, Positive, Rate, Steps, require
-from lrjax.numerics import cosine_weight, fractions, mix, power_fractions
+from lrjax.numerics import Time, cosine_weight, fractions, mix, power_fractions
 from lrjax.schedules.base import schedule
 
 
@@ -91,8 +91,13 @@ def exponential_decay(
     >>> lrjax.exponential_decay(1.0, 10, 0.25, staircase=True)([0, 9, 10])
     Array([1.  , 1.  , 0.25], dtype=float32)
     """
-    elapsed = (step - transition_begin).clip()
-    periods = elapsed.divmod(transition_steps)[0].astype(init_value.dtype) if staircase else elapsed / transition_steps
+    return exponential(step - transition_begin, init_value, transition_steps, decay_rate, staircase, end_value)
+
+
+def exponential(step: Time, init_value: Any, length: Time, decay_rate: Any, staircase: bool, end_value: Any) -> Any:
+    """init·decay_rate^(t/T), always finite, not beyond `end_value`."""
+    elapsed = step.clip()
+    periods = elapsed.divmod(length)[0].astype(init_value.dtype) if staircase else elapsed / length
     rate = jnp.minimum(init_value * decay_rate**periods, jnp.finfo(init_value.dtype).max)
     if end_value is None:
         return rate
@@ -111,8 +116,7 @@ def step_decay(step: Any, init_value: Rate, step_size: Steps, decay_rate: Positi
 
     Source: He et al. 2016, Deep Residual Learning, arXiv:1512.03385; PyTorch `StepLR`.
     """
-    periods = step.divmod(step_size)[0].astype(init_value.dtype)
-    return jnp.minimum(init_value * decay_rate**periods, jnp.finfo(init_value.dtype).max)
+    return exponential(step, init_value, step_size, decay_rate, staircase=True, end_value=None)
 
 
 @schedule
@@ -136,9 +140,7 @@ def cosine_decay_schedule(
 
 
 @schedule
-def inverse_time_decay(
-    step: Any, init_value: Rate, transition_steps: Steps, decay_rate: Rate, staircase: bool = False
-):
+def inverse_time_decay(step: Any, init_value: Rate, transition_steps: Steps, decay_rate: Rate, staircase: bool = False):
     """Divided by 1 + `decay_rate` after `transition_steps`, by 1 + 2·`decay_rate` after twice as many, for ever.
 
     η(t) = init / (1 + decay_rate·t/T), T = `transition_steps`; with `staircase` ⌊t/T⌋ for t/T
@@ -216,7 +218,7 @@ def power_schedule(
     >>> import lrjax
     >>> schedule = lrjax.power_schedule(0.02, batch_size=128, tokens_per_step=128 * 4096, warmup_steps=100)
     >>> [round(float(schedule(t)), 4) for t in (0, 50, 100, 10_000, 1_000_000)]
-    [0.0, 0.01, 0.02, 0.0064, 0.0006]
+    [0.0, 0.01, 0.02, 0.0065, 0.0006]
 
     Source: Shen et al. 2024, Power Scheduler, arXiv:2408.13359.
     """
@@ -284,5 +286,3 @@ def tabulated_schedule(step: Any, values: Curve):
     Array([0.1, 0.2, 0.4, 0.4], dtype=float32)
     """
     return jnp.take(values, step.whole, mode="clip")
-
-

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from lrjax.domains import AtLeastOne, Count, OpenFraction, Positive, Rate, Steps, require
 from lrjax.numerics import Time, cosine_weight, fractions, mix, power_fractions, straight, through
 from lrjax.schedules.base import schedule
-from lrjax.schedules.decay import exponential_decay
+from lrjax.schedules.decay import exponential
 
 _WARMUP_WITHIN_DECAY = require(
     "warmup_steps",
@@ -51,7 +51,7 @@ def warmup_cosine_decay_schedule(
     end_value: Rate = 0.0,
     exponent: Positive = 1.0,
 ):
-    """A line up to `peak_value` over `warmup_steps`, half a cosine down to `end_value` at `decay_steps`, constant after.
+    """A line up to `peak_value` over `warmup_steps`, half a cosine to `end_value` at `decay_steps`, constant after.
 
     η(t) = end + (peak − end)·(½(1 + cos(π·(t−w)/(T−w))))^exponent for t ≥ w = `warmup_steps`, T = `decay_steps`
 
@@ -122,8 +122,9 @@ def warmup_exponential_decay_schedule(
     >>> lrjax.warmup_exponential_decay_schedule(0.0, 1.0, 10, transition_steps=10, decay_rate=0.25)([5, 10, 15, 20])
     Array([0.5 , 1.  , 0.5 , 0.25], dtype=float32)
     """
-    decay = exponential_decay(peak_value, transition_steps, decay_rate, transition_begin, staircase, end_value)
-    return _warmed(step, init_value, peak_value, warmup_steps, decay((step - warmup_steps).clip()))
+    since = step - warmup_steps - transition_begin
+    decayed = exponential(since, peak_value, transition_steps, decay_rate, staircase, end_value)
+    return _warmed(step, init_value, peak_value, warmup_steps, decayed)
 
 
 @schedule(_END_BELOW_PEAK)

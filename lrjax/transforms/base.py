@@ -76,7 +76,8 @@ def assert_agree(name: str, **trees: Any) -> None:
         if pairs is None:
             chex.assert_trees_all_equal_structs(updates, other)
         else:
-            chex.assert_trees_all_equal_shapes(dict((k, a) for k, a, _ in pairs), dict((k, b) for k, _, b in pairs))
+            if any(jnp.shape(a) != jnp.shape(b) for _, a, b in pairs):
+                chex.assert_trees_all_equal_shapes({k: a for k, a, _ in pairs}, {k: b for k, _, b in pairs})
     except AssertionError as error:
         raise ValueError(f"{name}: `{first}` must have the structure and shapes of `{other_name}`. {error}") from None
 
@@ -172,9 +173,9 @@ def no_state(params: Any, tx: Any) -> EmptyState:
 def identity(updates: Any, state: Any, params: Any):
     """Leaves the updates as they are.
 
-    >>> import lrjax
-    >>> lrjax.identity().update(1.0, lrjax.identity().init(2.0))
-    (1.0, EmptyState())
+    >>> import jax.numpy as jnp, lrjax
+    >>> lrjax.identity().update(jnp.array([1.0]), lrjax.EmptyState())
+    (Array([1.], dtype=float32), EmptyState())
     """
     return updates, state
 

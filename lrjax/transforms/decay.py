@@ -13,8 +13,11 @@ from lrjax.value import Frozen, freeze
 
 Mask = Annotated[
     chex.ArrayTree | Callable[[Any], Any] | None,
-    Domain("a tree of bools like the parameters (or a prefix of it), a function from them to one, or None", freeze,
-           static=True),
+    Domain(
+        "a tree of bools like the parameters (or a prefix of it), a function from them to one, or None",
+        freeze,
+        static=True,
+    ),
 ]
 
 

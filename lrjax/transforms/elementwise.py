@@ -78,6 +78,7 @@ def elementwise(State: Any, **slots: Slot) -> Callable[[Callable[..., Any]], Any
     The slots are the fields of the `State` but `count`; `t` counts the updates from 1. The scalars come in the dtype
     of the formula, which is float32 for narrower arrays; results go back to the dtypes of the update and the state.
     """
+    counts = "count" in State._fields
     names = [f for f in State._fields if f != "count"]
     specs = [slots.get(name, Slot()) for name in names]
 
@@ -88,30 +89,28 @@ def elementwise(State: Any, **slots: Slot) -> Callable[[Callable[..., Any]], Any
             return jax.tree.map(lambda p: _full(p, start, dtype, spec.real), params)
 
         filled = dict(zip(names, map(fill, specs), strict=True))
-        return State(**filled, **({"count": jnp.zeros([], jnp.int32)} if "count" in State._fields else {}))
+        return State(**filled, **({"count": jnp.zeros([], jnp.int32)} if counts else {}))
 
     def decorate(formula: Callable[..., Any]) -> Any:
         def update(tx: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
             hyperparams = enter(tx)
-            count = getattr(state, "count", None)
-            new_count = {} if count is None else {"count": safe_increment(count)}
+            new_count = {"count": safe_increment(state.count)} if counts else {}
             leaf_formulas: dict[Any, Any] = {}
 
             def formula_in(dtype: Any) -> Any:  # one set of scalars for each dtype, which is mostly one
                 if dtype not in leaf_formulas:
                     scalars = {k: v.astype(dtype) if isinstance(v, jax.Array) else v for k, v in hyperparams.items()}
-                    t = () if count is None else (new_count["count"].astype(dtype),)
+                    t = (new_count["count"].astype(dtype),) if counts else ()
                     leaf_formulas[dtype] = formula(*t, **scalars)
                 return leaf_formulas[dtype]
 
             leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
-            columns = [_column(formula, treedef, updates, name, getattr(state, name)) for name in names]
+            columns = [_column(formula.__name__, treedef, updates, name, getattr(state, name)) for name in names]
             out, *new = _rows(formula_in, leaves, columns, specs)
             unflattened = {n: treedef.unflatten(column) for n, column in zip(names, new, strict=True)}
             return treedef.unflatten(out), State(**unflattened, **new_count)
 
-        call_arguments = () if "count" not in State._fields else ("t",)
-        return transformation_class(formula, init, update, call_arguments, takes_extra=False)
+        return transformation_class(formula, init, update, ("t",) if counts else (), takes_extra=False)
 
     return decorate
 
@@ -121,12 +120,10 @@ def _full(p: Any, start: Any, dtype: Any, real: bool) -> jax.Array:
     return jnp.full_like(p, start, dtype=real_dtype(dtype) if real else dtype)
 
 
-def _column(formula: Callable[..., Any], treedef: Any, updates: Any, name: str, slot: Any) -> list[Any]:
-    try:
-        return treedef.flatten_up_to(slot)
-    except ValueError:
-        assert_agree(formula.__name__, updates=updates, **{f"state.{name}": slot})
-        raise
+def _column(name: str, treedef: Any, updates: Any, field: str, slot: Any) -> list[Any]:
+    """The leaves of a slot at the leaves of the updates."""
+    assert_agree(name, updates=updates, **{f"state.{field}": slot})
+    return treedef.flatten_up_to(slot)
 
 
 def _rows(formula_in: Callable[[Any], Any], leaves: Any, columns: Any, specs: list[Slot]) -> Any:
@@ -145,4 +142,3 @@ def _rows(formula_in: Callable[[Any], Any], leaves: Any, columns: Any, specs: li
         for column, x in zip(out, row, strict=True):
             column.append(x)
     return out
-

@@ -261,8 +261,10 @@ class Requirement:
     argument: str
     words: str
     holds: Callable[..., bool]
+    structural: bool
 
 
-def require(argument: str, words: str, holds: Callable[..., bool]) -> Requirement:
-    """A condition on `argument` that depends on other arguments, checked where all of them are Python numbers."""
-    return Requirement(argument, words, holds)
+def require(argument: str, words: str, holds: Callable[..., bool], structural: bool = False) -> Requirement:
+    """A condition on `argument` that depends on other arguments, checked where all of them are Python numbers, or, if
+    it is about structure only, always."""
+    return Requirement(argument, words, holds, structural)

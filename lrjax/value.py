@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import get_opaque_trace_state
 from jax.tree_util import GetAttrKey, register_pytree_with_keys
 
 from lrjax.domains import Domain, NotInDomain, Requirement, domain_of
@@ -42,7 +43,8 @@ class Value:
         for rule in self._requirements:
             names = tuple(inspect.signature(rule.holds).parameters)
             numbers = [fields[n] for n in names]
-            if all(_is_known(x) for x in numbers) and not rule.holds(*numbers):
+            checkable = rule.structural or all(map(_is_known, numbers))
+            if checkable and not rule.holds(*numbers):
                 others = ", ".join(f"{n}={fields[n]!r}" for n in names if n != rule.argument)
                 got = f"{rule.words} (here {others})" if others else rule.words
                 raise bad_argument(self, rule.argument, got, fields[rule.argument])
@@ -201,6 +203,21 @@ def _as_leaf(x: Any) -> Any:
     if type(x) is tuple:
         return tuple(map(_as_leaf, x))
     return x
+
+
+def may_compile(value: Value) -> bool:
+    """False where a compiled call would keep a tracer: inside a trace, somebody's function may close over one, and
+    the cache of compiled functions would hold it for ever."""
+    return get_opaque_trace_state() == _NO_TRACE or not _holds_function(value)
+
+
+_NO_TRACE = get_opaque_trace_state()
+
+
+def _holds_function(x: Any) -> bool:
+    if isinstance(x, Value):
+        return any(_holds_function(field) for field in vars(x).values())
+    return any(map(_holds_function, x)) if isinstance(x, tuple) else callable(x)
 
 
 def enter(value: Value) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from lrjax.domains import MAX_STEPS, Domain, Rate, Requirement, as_scalar, domain_of
 from lrjax.numerics import Time, split
-from lrjax.value import Value, enter, value_class, value_classes
+from lrjax.value import Value, enter, may_compile, value_class, value_classes
 
 P = ParamSpec("P")
 
@@ -29,7 +29,8 @@ class Schedule(Value):
     def __call__(self, step: "ArrayLike | Time") -> jax.Array:
         if isinstance(step, Time):  # inside another schedule's formula
             return self._formula(step, **enter(self))
-        return self._compiled(self, _as_step(step))
+        run = self._compiled if may_compile(self) else self._compiled.__wrapped__
+        return run(self, _as_step(step))
 
     def __mul__(self, other: "ScalarOrSchedule") -> "Schedule":
         return _composed("product_schedule", self, other)

@@ -30,6 +30,7 @@ Schedules = Annotated[
         "boundaries",
         "one fewer than `schedules`",
         lambda boundaries, schedules: len(boundaries) == len(schedules) - 1,
+        structural=True,
     )
 )
 def join_schedules(step: Any, schedules: Schedules, boundaries: Boundaries):
@@ -74,7 +75,7 @@ def sum_schedule(step: Any, left: ScalarOrSchedule, right: ScalarOrSchedule):
     return _at(left, step) + _at(right, step)
 
 
-def _at(x: Any, step: Time) -> jax.Array:
+def _at(x: Any, step: Time) -> Any:
     return x(step) if callable(x) else x
 
 

@@ -28,7 +28,12 @@ def piecewise_constant_schedule(step: Any, init_value: Rate, boundaries_and_scal
 
 
 @schedule(
-    require("values", "one more than `boundaries`", lambda values, boundaries: len(values) == len(boundaries) + 1)
+    require(
+        "values",
+        "one more than `boundaries`",
+        lambda values, boundaries: len(values) == len(boundaries) + 1,
+        structural=True,
+    )
 )
 def piecewise_values_schedule(step: Any, values: Rates, boundaries: Boundaries):
     """The rates themselves: `values[0]` before the first boundary, `values[i]` from `boundaries[i−1]` on.

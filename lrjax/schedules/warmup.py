@@ -195,7 +195,7 @@ def linear_onecycle_schedule(
     >>> lrjax.linear_onecycle_schedule(10, peak_value=1.0, pct_start=0.4, pct_final=0.8)([0, 2, 4, 6, 8])
     Array([0.04, 0.52, 1.  , 0.52, 0.04], dtype=float32)
 
-    Source: Smith & Topin 2018, Super-Convergence, arXiv:1708.07120, section 3.
+    Source: Smith & Topin 2018, Super-Convergence, arXiv:1708.07120.
     """
     peak = _cut(pct_start, transition_steps, 1, transition_steps.whole - 2)
     down = _cut(pct_final, transition_steps, peak.whole + 1, transition_steps.whole - 1)

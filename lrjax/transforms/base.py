@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Domain, NotInDomain
-from lrjax.value import Value, enter, value_class
+from lrjax.value import Value, enter, may_compile, value_class
 
 P = ParamSpec("P")
 
@@ -44,7 +44,8 @@ class GradientTransformation(Value):
         """The transformed updates and the next state; one compiled call."""
         if not self._takes_extra:
             extra_args = {}
-        run = self._compiled if _is_compilable((params, extra_args)) else _checked_update
+        compiles = may_compile(self) and _is_compilable((params, extra_args))
+        run = self._compiled if compiles else _checked_update
         return run(self, updates, state, params, extra_args)
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:

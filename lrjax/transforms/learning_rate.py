@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lrjax.domains import Number
 from lrjax.numerics import safe_increment
-from lrjax.schedules.base import ScalarOrSchedule, as_schedule
+from lrjax.schedules.base import ScalarOrSchedule, Schedule
 from lrjax.transforms.base import no_state, transformation
 from lrjax.transforms.elementwise import cast, map_updates
 
@@ -34,11 +34,15 @@ def scale(updates: Any, state: Any, params: Any, step_size: Number):
     return map_updates(lambda g: cast(step_size, g) * g, updates), state
 
 
+def _rate_at(rate: Any, count: Any) -> Any:
+    return rate(count) if isinstance(rate, Schedule) else rate
+
+
 def _start(rate: Any) -> LearningRateState:
     return LearningRateState(
         count=jnp.zeros([], jnp.int32),
         scale=jnp.ones([], jnp.result_type(float)),
-        learning_rate=jnp.asarray(as_schedule(rate)(0), jnp.result_type(float)),
+        learning_rate=jnp.asarray(_rate_at(rate, 0), jnp.result_type(float)),
     )
 
 
@@ -48,15 +52,10 @@ def _scale_by_rate(updates: Any, state: LearningRateState, params: Any, rate: An
             f"scale_by_learning_rate: `state` must be a LearningRateState, got {type(state).__name__}. "
             "Create it with `init(params)`."
         )
-    rate = state.scale * as_schedule(rate)(state.count)
+    rate = state.scale * _rate_at(rate, state.count)
     factor = rate * sign
-    updates = map_updates(lambda u: cast(factor, u) * u, updates, dtypes=_arrays(params, updates))
+    updates = map_updates(lambda u: cast(factor, u) * u, updates, dtypes=params)
     return updates, LearningRateState(safe_increment(state.count), state.scale, rate)
-
-
-def _arrays(params: Any, updates: Any) -> Any:
-    """The parameters where they can say the dtype of the updates."""
-    return updates if params is None else params
 
 
 @transformation(lambda params, tx: _start(tx.learning_rate))

@@ -1,0 +1,44 @@
+# pyright: basic, reportUnnecessaryTypeIgnoreComment=true
+"""What a type checker says of lrjax's public API; `.ci/run` checks this file, nothing runs it.
+
+Every line with an ignore comment must be an error: an unneeded ignore is an error itself.
+"""
+
+from typing import assert_type
+
+import jax
+import jax.numpy as jnp
+
+import lrjax
+
+# Schedules are values that map a step to an array.
+cosine = lrjax.cosine_decay_schedule(0.1, decay_steps=100)
+assert_type(cosine, lrjax.Schedule)
+assert_type(cosine(5), jax.Array)
+assert_type(cosine(jnp.arange(5)), jax.Array)
+assert_type(cosine * 0.5, lrjax.Schedule)
+assert_type(0.5 * cosine + cosine, lrjax.Schedule)
+assert_type(cosine.warmup(10).clip(high=0.05).delay(1).stretch(2).repeat(100), lrjax.Schedule)
+lrjax.join_schedules([cosine, lambda step: 0.1], [100])
+lrjax.piecewise_constant_schedule(0.1, {10: 0.5})
+lrjax.cyclic_schedule(0.1, 0.2, 10, mode="triangular2")
+
+lrjax.cosine_decay_schedule(0.1)  # pyright: ignore[reportCallIssue]
+lrjax.cosine_decay_schedule(0.1, 100, stepz=3)  # pyright: ignore[reportCallIssue]
+lrjax.cosine_decay_schedule("0.1", 100)  # pyright: ignore[reportArgumentType]
+lrjax.cyclic_schedule(0.1, 0.2, 10, mode="square")  # pyright: ignore[reportArgumentType]
+
+# Optimizers are values with an init and an update.
+adam = lrjax.adam(cosine)
+assert_type(adam, lrjax.GradientTransformation)
+assert_type(lrjax.chain(lrjax.clip(1.0), adam), lrjax.GradientTransformation)
+assert_type(lrjax.with_hyperparams(adam, b1=0.5), lrjax.GradientTransformation)
+params = {"w": jnp.zeros(3)}
+updates, state = adam.update(params, adam.init(params), params)
+lrjax.apply_updates(params, updates)
+lrjax.get_learning_rate(state)
+init, update = adam
+
+lrjax.adam()  # pyright: ignore[reportCallIssue]
+lrjax.adam(1e-3, beta1=0.9)  # pyright: ignore[reportCallIssue]
+lrjax.sgd("fast")  # pyright: ignore[reportArgumentType]

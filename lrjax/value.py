@@ -143,7 +143,8 @@ def value_class(
             "__doc__": _documented(function, domains),
         },
     )
-    cls.__module__, cls.__qualname__ = function.__module__, function.__qualname__  # for pickle and doctest
+    cls.__module__ = function.__module__ or "__main__"  # None in exec; for pickle and doctest
+    cls.__qualname__ = function.__qualname__
     function.__doc__ = None  # the class has it: once is enough for doctest
     _register(cls, [p.name for p in parameters])
     value_classes[config_name(cls)] = cls

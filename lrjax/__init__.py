@@ -13,6 +13,8 @@ from lrjax.optimizers.adaptive import adamw as adamw
 from lrjax.optimizers.adaptive import amsgrad as amsgrad
 from lrjax.optimizers.adaptive import rmsprop as rmsprop
 from lrjax.optimizers.sgd import sgd as sgd
+from lrjax.parse import parse_schedule as parse_schedule
+from lrjax.report import svg as _svg  # noqa: F401: schedules show themselves in a notebook
 from lrjax.schedules.base import ScalarOrSchedule as ScalarOrSchedule
 from lrjax.schedules.base import Schedule as Schedule
 from lrjax.schedules.base import as_schedule as as_schedule

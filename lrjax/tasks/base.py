@@ -1,0 +1,64 @@
+"""What a problem is: a model, a loss, and real data in two parts."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Task(NamedTuple):
+    """A model to be trained: pure functions and arrays."""
+
+    name: str
+    description: str
+    init: Callable[[jax.Array], Any]  # key -> params
+    loss_fn: Callable[[Any, Any], jax.Array]  # (params, (x, y)) -> mean loss
+    metric_fn: Callable[[Any, Any], jax.Array]  # (params, (x, y)) -> what the table shows
+    metric: str  # its name
+    percent: bool  # whether the metric is a share
+    target: float  # the metric that counts as learned
+    train: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+    batch_size: int
+    rate: float  # a well-chosen rate for SGD with momentum, found by a sweep
+    adaptive_rates: dict[str, float]  # and for the adaptive methods
+
+
+def mlp_init(sizes: tuple[int, ...]) -> Callable[[jax.Array], Any]:
+    """He initialisation of a fully connected network: a list of {w, b}."""
+
+    def init(key: jax.Array) -> Any:
+        keys = jax.random.split(key, len(sizes) - 1)
+        return [
+            {"w": jax.random.normal(k, (m, n)) * (2 / m) ** 0.5, "b": jnp.zeros(n)}
+            for k, m, n in zip(keys, sizes, sizes[1:], strict=False)
+        ]
+
+    return init
+
+
+def mlp(params: Any, x: jax.Array) -> jax.Array:
+    """ReLU between the layers."""
+    *hidden, last = params
+    for layer in hidden:
+        x = jax.nn.relu(x @ layer["w"] + layer["b"])
+    return x @ last["w"] + last["b"]
+
+
+def load(name: str) -> Any:
+    """One of scikit-learn's own data sets."""
+    try:
+        from sklearn import datasets
+    except ImportError:
+        raise ImportError(f"the task {name!r} needs scikit-learn: pip install 'lrjax[demo]'.") from None
+    return getattr(datasets, f"load_{name}")()
+
+
+def split(x: np.ndarray, y: np.ndarray, test_share: float = 0.2) -> tuple[Any, Any]:
+    """Examples in an order that never changes, cut in two: (train, test)."""
+    order = np.random.default_rng(0).permutation(len(x))
+    cut = round(len(x) * (1 - test_share))
+    train, test = order[:cut], order[cut:]
+    return (x[train], y[train]), (x[test], y[test])

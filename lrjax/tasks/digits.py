@@ -1,0 +1,41 @@
+"""Handwritten digits: 1,797 pictures of 8×8 pixels in ten classes (scikit-learn's `digits`)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrjax.tasks.base import Task, load, mlp, mlp_init, split
+
+
+def digits() -> Task:
+    """A classifier with two hidden layers."""
+    data = load("digits")
+    train, test = split((data.data / 16).astype(np.float32), data.target.astype(np.int32))
+    return Task(
+        name="digits",
+        description="1,797 handwritten digits, 8×8 pixels, ten classes; a 64-64-32-10 ReLU network, batches of 64",
+        init=mlp_init((64, 64, 32, 10)),
+        loss_fn=_cross_entropy,
+        metric_fn=_accuracy,
+        metric="accuracy",
+        percent=True,
+        target=0.9,
+        train=train,
+        test=test,
+        batch_size=64,
+        rate=0.05,
+        adaptive_rates={"adagrad": 0.05, "rmsprop": 0.002, "adam": 0.005},
+    )
+
+
+def _cross_entropy(params: Any, batch: Any) -> jax.Array:
+    x, y = batch
+    log_p = jax.nn.log_softmax(mlp(params, x))
+    return -jnp.mean(jnp.take_along_axis(log_p, y[:, None], axis=1))
+
+
+def _accuracy(params: Any, batch: Any) -> jax.Array:
+    x, y = batch
+    return jnp.mean((jnp.argmax(mlp(params, x), axis=1) == y).astype(x.dtype))

@@ -4,6 +4,7 @@ A schedule is a pure function from a step to a rate; an optimizer is an `(init, 
 they print, compare, hash, pickle, and pass through `jit`, `vmap` and `grad`.
 """
 
+import lrjax.report.svg  # noqa: F401  (schedules show themselves in a notebook)
 from lrjax.config import from_config as from_config
 from lrjax.config import to_config as to_config
 from lrjax.interop import to_optax as to_optax
@@ -14,7 +15,6 @@ from lrjax.optimizers.adaptive import amsgrad as amsgrad
 from lrjax.optimizers.adaptive import rmsprop as rmsprop
 from lrjax.optimizers.sgd import sgd as sgd
 from lrjax.parse import parse_schedule as parse_schedule
-from lrjax.report import svg as _svg  # noqa: F401: schedules show themselves in a notebook
 from lrjax.schedules.base import ScalarOrSchedule as ScalarOrSchedule
 from lrjax.schedules.base import Schedule as Schedule
 from lrjax.schedules.base import as_schedule as as_schedule

@@ -128,7 +128,7 @@ def _print_table(result: Comparison) -> None:
     title = f"{result.task.name}: {steps} steps, {seeds} seeds"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for name in headers(result):
-        table.add_column(name, justify="left" if name == "technique" else "right", no_wrap=True)
+        table.add_column(name.replace(" ", "\n", 1), justify="left" if name == "technique" else "right", no_wrap=True)
     group = None
     for row in result.rows():
         if group not in (None, row["group"]):

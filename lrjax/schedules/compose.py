@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
-import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Boundaries, Count, Domain, NotInDomain, Positive, Rate, Steps, require

@@ -24,16 +24,20 @@ def cells(row: dict[str, Any], percent: bool) -> list[str]:
     """What a person reads in a row, in the order of `headers`."""
     loss, metric, spread = row["train_loss"], row["test_metric"], row["test_metric_spread"]
     scale, digits = (100, 1) if percent else (1, 3)
-    shown = "–" if metric is None else f"{metric * scale:.{digits}f} ± {spread * scale:.{digits}f}"
+    shown = "–" if metric is None else f"{_fixed(metric * scale, digits)} ± {_fixed(spread * scale, digits)}"
     share = "all" if row["diverged"] == row["seeds"] else f"{row['diverged']} of {row['seeds']}"
     return [
         row["technique"],
         number(row["peak_rate"]),
-        "–" if loss is None else f"{loss:.4f}",
+        "–" if loss is None else _fixed(loss, 4),
         shown,
         "–" if row["steps_to_target"] is None else str(row["steps_to_target"]),
         share if row["diverged"] else "",
     ]
+
+
+def _fixed(x: float, digits: int) -> str:
+    return f"{x:.{digits}f}" if abs(x) < 1000 else number(x)
 
 
 def to_json(comparison: Comparison) -> str:

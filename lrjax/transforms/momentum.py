@@ -50,10 +50,10 @@ def ema(t: Any, decay: Decay, debias: bool = True, accumulator_dtype: DType | No
     >>> tx.update(jnp.array([2.0]), tx.init(jnp.array([0.0])))[0]
     Array([2.], dtype=float32)
     """
-    scale = 1 / bias_correction(decay, t) if debias else 1
+    rest, scale = 1 - decay, 1 / bias_correction(decay, t) if debias else 1
 
     def leaf(g: Any, m: Any) -> Any:
-        m = decay * m + (1 - decay) * g
+        m = decay * m + rest * g
         return scale * m, m
 
     return leaf

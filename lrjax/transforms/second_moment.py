@@ -81,10 +81,10 @@ def scale_by_rms(
 
     Source: Tieleman & Hinton 2012, RMSProp, Coursera lecture 6e.
     """
-    scale = _debias(decay, t, bias_correction)
+    rest, scale = 1 - decay, _debias(decay, t, bias_correction)
 
     def leaf(g: Any, nu: Any) -> Any:
-        nu = decay * nu + (1 - decay) * abs_sq(g)
+        nu = decay * nu + rest * abs_sq(g)
         return g / _root(scale * nu, eps, eps_in_sqrt), nu
 
     return leaf
@@ -111,11 +111,11 @@ def scale_by_stddev(
 
     Source: Graves 2013, Generating Sequences With Recurrent Neural Networks, arXiv:1308.0850, eq. 38–41.
     """
-    scale = _debias(decay, t, bias_correction)
+    rest, scale = 1 - decay, _debias(decay, t, bias_correction)
 
     def leaf(g: Any, mu: Any, nu: Any) -> Any:
-        mu = decay * mu + (1 - decay) * g
-        nu = decay * nu + (1 - decay) * abs_sq(g)
+        mu = decay * mu + rest * g
+        nu = decay * nu + rest * abs_sq(g)
         variance = jnp.maximum(scale * nu - abs_sq(scale * mu), 0)  # rounding may make it negative
         return g / _root(variance, eps, eps_in_sqrt), mu, nu
 
@@ -146,14 +146,14 @@ def scale_by_adam(
     Source: Kingma & Ba 2015, Adam, arXiv:1412.6980, algorithm 1; `nesterov`: Dozat 2016, Incorporating Nesterov
     Momentum into Adam, algorithm 2.
     """
-    scale_nu = 1 / correction(b2, t)
-    scale_mu = 1 / correction(b1, t)
+    rest1, rest2 = 1 - b1, 1 - b2
+    scale_mu, scale_nu = 1 / correction(b1, t), 1 / correction(b2, t)
     if nesterov:
-        scale_mu, scale_g = b1 / correction(b1, t + 1), (1 - b1) * scale_mu
+        scale_mu, scale_g = b1 / correction(b1, t + 1), rest1 * scale_mu
 
     def leaf(g: Any, mu: Any, nu: Any) -> Any:
-        mu = b1 * mu + (1 - b1) * g
-        nu = b2 * nu + (1 - b2) * abs_sq(g)
+        mu = b1 * mu + rest1 * g
+        nu = b2 * nu + rest2 * abs_sq(g)
         mu_hat = scale_mu * mu + scale_g * g if nesterov else scale_mu * mu
         return mu_hat / (jnp.sqrt(scale_nu * nu + eps_root) + eps), mu, nu
 
@@ -182,11 +182,12 @@ def scale_by_amsgrad(
 
     Source: Reddi, Kale & Kumar 2018, On the Convergence of Adam and Beyond, arXiv:1904.09237, algorithm 2.
     """
+    rest1, rest2 = 1 - b1, 1 - b2
     scale_mu, scale_nu = _debias(b1, t, bias_correction_mu), _debias(b2, t, bias_correction_nu)
 
     def leaf(g: Any, mu: Any, nu: Any, nu_max: Any) -> Any:
-        mu = b1 * mu + (1 - b1) * g
-        nu = b2 * nu + (1 - b2) * abs_sq(g)
+        mu = b1 * mu + rest1 * g
+        nu = b2 * nu + rest2 * abs_sq(g)
         nu_max = jnp.maximum(nu_max, scale_nu * nu)
         return scale_mu * mu / (jnp.sqrt(nu_max + eps_root) + eps), mu, nu, nu_max
 

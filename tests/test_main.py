@@ -1,0 +1,121 @@
+"""The command line as a user meets it."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import pytest
+
+import lrjax
+from lrjax.__main__ import main
+
+
+def run(*arguments, **options):
+    return subprocess.run([sys.executable, "-m", "lrjax", *arguments], capture_output=True, text=True, **options)
+
+
+def fails(capsys, *arguments):
+    """The one line on stderr of a command that ends with status 2."""
+    try:
+        status = main(list(arguments))
+    except SystemExit as stop:
+        status = stop.code
+    captured = capsys.readouterr()
+    assert status == 2 and captured.out == ""
+    assert len(captured.err.strip().splitlines()) == 1
+    return captured.err
+
+
+def test_help_and_version(capsys):
+    assert main([]) == 0
+    assert "compare" in capsys.readouterr().out
+    for arguments, words in ((["--version"], lrjax.__version__), (["compare", "--help"], "--seeds")):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 0 and words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--task", "mnist"], "'mnist'"),
+        (["--out", "/no/such/place/page.html"], "/no/such/place"),
+        (["--steps", "0"], "'0'"),
+        (["--steps", "many"], "'many'"),
+        (["--seeds", "-1"], "'-1'"),
+        (["--format", "xml"], "'xml'"),
+        (["--speed", "9"], "--speed"),
+    ],
+)
+def test_a_bad_argument_of_compare_is_one_line_before_any_work(capsys, monkeypatch, arguments, words):
+    monkeypatch.setattr("lrjax.__main__.compare", None)  # calling it would fail
+    assert words in fails(capsys, "compare", *arguments)
+
+
+def test_an_output_that_is_a_directory_is_refused(capsys, tmp_path):
+    assert "directory" in fails(capsys, "compare", "--out", str(tmp_path))
+
+
+def test_a_file_that_cannot_be_written_is_refused(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    assert "writable" in fails(capsys, "compare", "--out", str(tmp_path / "page.html"))
+
+
+def test_a_missing_extra_is_named(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    assert "lrjax[demo]" in fails(capsys, "compare", "--out", str(tmp_path / "page.html"))
+
+
+@pytest.mark.slow
+def test_compare_writes_a_page_and_clean_json(tmp_path):
+    out = tmp_path / "page.html"
+    done = run("compare", "--steps", "40", "--seeds", "2", "--task", "diabetes", "--format", "json", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert result["task"] == "diabetes" and len(result["rows"]) == 17
+    assert out.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.slow
+def test_compare_prints_a_table_and_csv(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    arguments = ["compare", "--steps", "4", "--seeds", "1", "--task", "diabetes", "--out", str(tmp_path / "page.html")]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and any("cosine with warmup" in line for line in lines)
+    assert main([*arguments, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == 17 and float(rows[0]["peak_rate"]) > 0
+
+
+def test_plot_draws_in_the_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["plot", "warmup_cosine_decay_schedule(0, 1e-3, 100, 1000)"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert float(lines[0].split()[0]) == pytest.approx(1e-3, rel=0.05)
+    assert any(0x2800 < ord(character) <= 0x28FF for line in lines for character in line)
+
+
+def test_plot_writes_svg_and_png(tmp_path, capsys):
+    svg, png = tmp_path / "curve.svg", tmp_path / "curve.png"
+    assert main(["plot", "linear_schedule(0, 1, 100)", "--out", str(svg)]) == 0
+    assert main(["plot", "linear_schedule(0, 1, 100)", "--steps", "50", "--out", str(png)]) == 0
+    assert ET.parse(svg).getroot().tag.endswith("svg")
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["cosin_decay(3)"], "Did you mean"),
+        (["linear_schedule(0, 1, -5)"], "`transition_steps`"),
+        (["linear_schedule(0, 1, 5)", "--out", "curve.gif"], ".svg or .png"),
+        (["linear_schedule(0, 1, 5)", "--steps", "-3"], "'-3'"),
+    ],
+)
+def test_a_bad_plot_is_one_line(capsys, arguments, words):
+    assert words in fails(capsys, "plot", *arguments)

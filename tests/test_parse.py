@@ -1,0 +1,59 @@
+"""Schedules from text: what Python would make of it, and nothing else."""
+
+import pytest
+
+import lrjax
+from lrjax.parse import parse_schedule
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "warmup_cosine_decay_schedule(0, 1e-3, 100, 1000)",
+        "exponential_decay(0.1, 100, 0.5, staircase=True, end_value=None)",
+        "cyclic_schedule(1e-3, 1e-2, 10, mode='triangular2')",
+        "piecewise_constant_schedule(1.0, {3: 0.5, 6: 0.5})",
+        "piecewise_values_schedule([0.1, 0.01], (5,))",
+        "join_schedules([linear_schedule(0, 1, 5), cosine_decay_schedule(1, 10)], [5])",
+        "0.5 * linear_schedule(0, 1, 5) + rex_schedule(0.1, 10) * rex_schedule(0.2, 5)",
+        "linear_schedule(0, 1, 5).warmup(3, init_value=0.5).delay(2).stretch(2).repeat(40).clip(high=0.4)",
+        "tanh_decay(0.1, 100, lower=-6.0)",
+        "sgdr_schedule([dict_] * 1)".replace(
+            "[dict_] * 1", "[{'init_value': 0.0, 'peak_value': 1.0, 'warmup_steps': 2, 'decay_steps': 6}]"
+        ),
+    ],
+)
+def test_parses_to_what_python_makes_of_it(text):
+    assert parse_schedule(text) == eval(text, dict(vars(lrjax)))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("__import__('os').system('true')", "not allowed"),
+        ("linear_schedule(0, 1, 5).__class__", "not allowed"),
+        ("linear_schedule(0, 1, 5)._formula(3)", "not allowed"),
+        ("(lambda: linear_schedule(0, 1, 5))()", "not allowed"),
+        ("[linear_schedule(0, 1, n) for n in (1, 2)][0]", "not allowed"),
+        ("linear_schedule(*[0, 1, 5])", "not allowed"),
+        ("linear_schedule(**{'init_value': 0})", "not allowed"),
+        ("linear_schedule(0, 1, 2**9)", "not allowed"),
+        ("linear_schedule(0, 1j, 5)", "not allowed"),
+        ("from_callable(open)", "no schedule is called 'from_callable'"),
+        ("adam(1e-3)", "no schedule is called 'adam'"),
+        ("cosin_decay_schedule(0.1, 5)", "Did you mean cosine_decay_schedule"),
+        ("cosine_decay_schedule(0.1)", "decay_steps"),
+        ("cosine_decay_schedule(0.1, decay_stepz=5)", "decay_stepz"),
+        ("cosine_decay_schedule(0.1, -5)", "`decay_steps` must be"),
+        ("0.5", "not a schedule"),
+        ("0.5 + 0.5", "take a schedule"),
+        ("cosine_decay_schedule(", "not a schedule"),
+        ("", "not a schedule"),
+        ("(" * 5000 + "1" + ")" * 5000, "not a schedule"),
+        ("-" * 50_000 + "1", "not a"),
+    ],
+)
+def test_refuses_everything_else_in_one_line(text, words):
+    with pytest.raises(ValueError, match=words.replace("(", r"\(")) as error:
+        parse_schedule(text)
+    assert "\n" not in str(error.value)

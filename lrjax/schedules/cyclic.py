@@ -86,43 +86,53 @@ def cosine_restarts_schedule(
 
     Source: Loshchilov & Hutter 2017, SGDR, arXiv:1608.03983, eq. 5.
     """
-    cycle, since = _cycle(step, first_cycle_steps, cycle_mult)
-    cycle = cycle.astype(peak_value.dtype)
-    peak = jnp.maximum(peak_value * peak_decay**cycle, end_value)
-    length = first_cycle_steps.total * cycle_mult**cycle - warmup_steps.total
-    left = jnp.clip((length - (since - warmup_steps).total) / length, 0, 1)
+    cycle, since, length = _cycle(step, first_cycle_steps, cycle_mult)
+    peak = jnp.maximum(peak_value * peak_decay ** cycle.astype(peak_value.dtype), end_value)
+    left = jnp.clip((length - since).total / (length - warmup_steps).total, 0, 1)
     rise, rest = fractions(since, warmup_steps)
     fallen = end_value + (peak - end_value) * cosine_weight(left)
     return jnp.where(since >= warmup_steps, fallen, mix(end_value, peak, rise, rest))
 
 
-def _cycle(step: Time, first: Time, mult: jax.Array) -> tuple[jax.Array, Time]:
-    """Which cycle `step` is in, and the steps since its start, first·(multⁱ − 1)/(mult − 1)."""
+def _cycle(step: Time, first: Time, mult: jax.Array) -> tuple[jax.Array, Time, Time]:
+    """Which cycle `step` is in, the steps since its start, first·(multⁱ − 1)/(mult − 1), and its length."""
     times, since = step.divmod(first)
     growth = jnp.where(mult == 1, 2, mult)
-    start = _cycle_start(first, growth)
+    start, length = _grown(first, growth)
     # The logarithm may round across a restart; the start itself decides.
     i = jnp.floor(jnp.log1p(step / first * (growth - 1)) / jnp.log(growth)).astype(jnp.int32)
     i = jnp.where(step >= start(i), i, i - 1)
     i = jnp.where(step >= start(i + 1), i + 1, i)
-    return jnp.where(mult == 1, times, i), where(mult == 1, since, step - start(i))
+    same = mult == 1
+    return jnp.where(same, times, i), where(same, since, step - start(i)), where(same, first, length(i))
 
 
-def _cycle_start(first: Time, growth: jax.Array) -> Callable[[jax.Array], Time]:
-    """The start of cycle i, as a function of i: exact in int32 where the growth is a whole number >= 2, of which 31
-    cycles are enough."""
-    powers = growth ** jnp.arange(31.0, dtype=growth.dtype)
-    about = jnp.concatenate([jnp.zeros(1, growth.dtype), jnp.cumsum(powers)]) * first.total
-    whole_powers = growth.astype(jnp.int32) ** jnp.arange(31)
-    exact = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(whole_powers)]) * first.whole
-    exact = jnp.where((about < 3e9) & (exact >= 0), exact, MAX_STEPS)  # int32 has wrapped round
-    is_whole = growth == jnp.floor(growth)
+def _grown(first: Time, growth: jax.Array) -> tuple[Callable[[jax.Array], Time], Callable[[jax.Array], Time]]:
+    """Start and length of cycle i: exact in int32 where the growth is a whole number >= 2, of which 32 cycles are
+    enough."""
+    n = jnp.arange(32)
+    is_whole = (growth == jnp.floor(growth)) & (growth < 2.0**31)
+    lengths = first.total * growth ** n.astype(growth.dtype)
+    starts = jnp.concatenate([jnp.zeros(1, growth.dtype), jnp.cumsum(lengths)[:-1]])
+    whole_lengths = first.whole * growth.astype(jnp.int32) ** n  # wraps round past 2³¹, where the floats say so
+    whole_starts = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(whole_lengths)[:-1]])
+    power = lambda i: growth ** i.astype(growth.dtype)
+    never = Time(jnp.asarray(MAX_STEPS, jnp.int32), jnp.ones((), growth.dtype))
+
+    def exactly(i: jax.Array, floats: jax.Array, wholes: jax.Array) -> Time:
+        about, whole = jnp.take(floats, i, mode="clip"), jnp.take(wholes, i, mode="clip")
+        return where((about < 3e9) & (whole >= 0), Time(whole), never)
+
+    def length(i: jax.Array) -> Time:
+        about = first.total * power(i)
+        exact = where(is_whole, exactly(i, lengths, whole_lengths), split(about))
+        return where(about < 2.0**31, exact, Time(jnp.zeros_like(i), about))
 
     def start(i: jax.Array) -> Time:
-        formula = first.total * (growth ** i.astype(growth.dtype) - 1) / (growth - 1)
-        return where(is_whole, Time(jnp.take(exact, i, mode="clip")), split(formula))
+        about = first.total * (power(i) - 1) / (growth - 1)
+        return where(is_whole, exactly(i, starts, whole_starts), where(about < 2.0**31, split(about), never))
 
-    return start
+    return start, length
 
 
 def _cosine_cycles(cycles: Any) -> tuple[Schedule, ...]:

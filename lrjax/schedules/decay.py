@@ -49,8 +49,8 @@ def polynomial_schedule(
     """
     elapsed = (step - transition_begin).clip()
     if cycle:
-        since = (elapsed % transition_steps).total
-        until = jnp.where(since > 0, transition_steps.total - since, 0.0)
+        since = elapsed % transition_steps
+        until = jnp.where(since.total > 0, (transition_steps - since).total, 0.0)
         end = jnp.where(elapsed.total > 0, elapsed.total + until, transition_steps.total)
         done, left = elapsed.total / end, jnp.where(elapsed.total > 0, until / end, 1.0)
     else:

@@ -52,8 +52,8 @@ def _number(holds: Callable[[Any], Any], whole: bool = False, rank: int = 0) -> 
 
     def holds_everywhere(x: Any) -> bool:
         with np.errstate(over="ignore"):
-            rounded = np.asarray(x).astype(jnp.result_type(float))
-        return bool(np.all(np.isfinite(x)) and np.all(holds(x)) and np.all(np.isfinite(rounded) & holds(rounded)))
+            seen = np.asarray(x) if whole else np.asarray(x).astype(jnp.result_type(float))
+        return bool(np.all(np.isfinite(x)) and np.all(holds(x)) and np.all(np.isfinite(seen) & holds(seen)))
 
     def accept(x: Any) -> Any:
         if is_tracer(x):
@@ -91,7 +91,7 @@ def _number_domain(words: str, holds: Callable[[Any], Any]) -> Domain:
 
 
 def _steps_domain(words: str, least: int) -> Domain:
-    accept = _number(lambda x: (x >= least) & (x <= 2.0**31) & (x == np.floor(x)), whole=True)
+    accept = _number(lambda x: (x >= least) & (x <= MAX_STEPS) & (x == np.floor(x)), whole=True)
     return Domain(words, accept, _entering(split), whole=True)
 
 

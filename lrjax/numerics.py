@@ -123,17 +123,16 @@ def split(x: ArrayLike) -> Time:
     return Time(jnp.where(whole >= 2.0**31, _MAX, whole.astype(jnp.int32)), x - whole)
 
 
-def ratio(elapsed: Time, length: Time) -> jax.Array:
-    """elapsed / length, where a phase of no steps is over as soon as it begins."""
-    length_or_one = jnp.maximum(length.total, 1)
-    return jnp.where(length.total > 0, elapsed.total / length_or_one, 1.0)
-
-
 def fractions(elapsed: Time, length: Time) -> tuple[jax.Array, jax.Array]:
-    """The done and the left part of a phase, which add up to 1, each to full relative accuracy."""
+    """The done and the left part of a phase, which add up to 1, each to full relative accuracy.
+
+    A phase of no steps is over as soon as it begins. The ends are exactly 0 and 1: a compiler may turn the division
+    of an array by a number into a product with its rounded inverse.
+    """
     elapsed = elapsed.clip(0, length)
-    left = (length - elapsed).total / jnp.maximum(length.total, 1)
-    return ratio(elapsed, length), left
+    done, left, whole = elapsed.total, (length - elapsed).total, jnp.maximum(length.total, 1)
+    over = left <= 0
+    return jnp.where(over, 1, done / whole), jnp.where((done <= 0) & ~over, 1, left / whole)
 
 
 def mix(a: jax.Array, b: jax.Array, done: jax.Array, left: jax.Array) -> jax.Array:
@@ -179,6 +178,12 @@ def bias_correction(decay: jax.Array, t: jax.Array) -> jax.Array:
 def abs_sq(x: jax.Array) -> jax.Array:
     """|x|², real for complex x."""
     return jnp.square(x) if not jnp.iscomplexobj(x) else jnp.square(x.real) + jnp.square(x.imag)
+
+
+def common_dtype(*arrays: Any) -> Any:
+    """The dtype that arrays or dtypes widen to; asked for openly, so also where JAX is told not to promote."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*arrays)
 
 
 def safe_increment(count: jax.Array) -> jax.Array:

@@ -326,11 +326,8 @@ accumulator_dtype=None))
         found = [path for path, names in places for n in names if n == name]
         if len(found) != 1:
             there = ", ".join(sorted({_dotted(path, n) for path, names in places for n in names}))
-            how = "no" if not found else f"{len(found)} hyperparameters"
-            raise ValueError(
-                f"with_hyperparams: {how} `{name}` in {type(value).__name__}"
-                f"{' hyperparameters' if not found else ''}; there are: {there}."
-            )
+            how = f"{len(found)} hyperparameters" if found else "no hyperparameter"
+            raise ValueError(f"with_hyperparams: {how} `{name}` in {type(value).__name__}; there are: {there}.")
     return _rebuild(value, hyperparams)
 
 

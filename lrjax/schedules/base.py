@@ -130,8 +130,8 @@ def _schedule(formula: Callable[..., Any], requirements: tuple[Requirement, ...]
     def evaluate(value: Schedule, step: jax.Array) -> jax.Array:
         time = split(step).clip()
         rate = jnp.asarray(formula(time, **enter(value))).astype(jnp.result_type(float))
-        if time.part is not None:  # a step that isn't a number has no rate, not the first one
-            rate = jnp.where(jnp.isnan(time.part), jnp.nan, rate)
+        if jnp.issubdtype(jnp.result_type(step), jnp.floating):  # no step, no rate: not the first one
+            rate = jnp.where(jnp.isnan(step), jnp.nan, rate)
         return jnp.broadcast_to(rate, jnp.shape(step))
 
     evaluate.__name__ = formula.__name__

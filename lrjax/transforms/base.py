@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Domain, NotInDomain
+from lrjax.numerics import common_dtype
 from lrjax.value import Value, enter, may_compile, value_class
 
 P = ParamSpec("P")
@@ -287,7 +288,7 @@ def _apply(params: Any, updates: Any) -> Any:
             return p
         if not jnp.issubdtype(jnp.result_type(p), jnp.inexact):
             raise TypeError(f"apply_updates: `params` must be floating or complex, got {jnp.result_type(p)}.")
-        dtype = jnp.promote_types(jnp.result_type(p), jnp.result_type(u))
+        dtype = common_dtype(p, u)
         return (jnp.asarray(p, dtype) + jnp.asarray(u, dtype)).astype(jnp.result_type(p))
 
     return jax.tree.map(add, updates, params, is_leaf=lambda x: x is None)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lrjax.numerics import safe_increment
+from lrjax.numerics import common_dtype, safe_increment
 from lrjax.transforms.base import assert_agree, transformation_class
 from lrjax.value import enter
 
@@ -31,7 +31,7 @@ def compute_dtype(x: Any) -> Any:
     dtype = jnp.result_type(x)
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise TypeError(f"`updates` must be floating or complex, got {dtype}.")
-    return jnp.promote_types(dtype, jnp.float32)
+    return common_dtype(dtype, jnp.float32)
 
 
 def real_dtype(dtype: Any) -> Any:
@@ -137,7 +137,7 @@ def _rows(formula_in: Callable[[Any], Any], leaves: Any, columns: Any, specs: li
             wide = (x.astype(_match(dtype, x)) for x in (jnp.asarray(g), *slots))
             u, *new = formula(*wide)
             like = [s.dtype for s, spec in zip(slots, specs, strict=True) if spec.dtype is None and not spec.real]
-            narrow = u.astype(jnp.result_type(g, *like))
+            narrow = u.astype(common_dtype(g, *like))
             row = (narrow, *(n.astype(s.dtype) for n, s in zip(new, slots, strict=True)))
         for column, x in zip(out, row, strict=True):
             column.append(x)

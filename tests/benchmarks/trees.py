@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 
-def small(leaves: int = 20) -> Any:
-    """A small model: the eager cost of an update is the number of its leaves."""
-    return {f"layer{i}": jnp.ones((64, 64)) for i in range(leaves)}
+def small() -> Any:
+    """20 arrays of 64×64."""
+    return {f"layer{i}": jnp.ones((64, 64)) for i in range(20)}
 
 
 def one_array() -> Any:
@@ -16,21 +16,10 @@ def one_array() -> Any:
 
 
 def transformer(layers: int = 12, width: int = 256) -> Any:
-    """The shapes of a Transformer: 12 arrays in each of 12 layers, 144 in all, with about 10 million numbers."""
-    shapes = {
-        "query": (width, width),
-        "key": (width, width),
-        "value": (width, width),
-        "out": (width, width),
-        "up": (width, 4 * width),
-        "down": (4 * width, width),
-        "up_bias": (4 * width,),
-        "down_bias": (width,),
-        "norm1_scale": (width,),
-        "norm1_bias": (width,),
-        "norm2_scale": (width,),
-        "norm2_bias": (width,),
-    }
+    """The shapes of a Transformer: 12 arrays in each of 12 layers, about 10 million numbers."""
+    shapes = dict.fromkeys(["query", "key", "value", "out"], (width, width))
+    shapes |= {"up": (width, 4 * width), "up_bias": (4 * width,), "down": (4 * width, width)}
+    shapes |= dict.fromkeys(["down_bias", "norm1_scale", "norm1_bias", "norm2_scale", "norm2_bias"], (width,))
     return {f"layer{i}": {name: jnp.ones(shape) for name, shape in shapes.items()} for i in range(layers)}
 
 
@@ -39,7 +28,7 @@ def thousand() -> Any:
 
 
 def gradients(params: Any) -> Any:
-    """Numbers that differ, of the size of gradients."""
+    """Normal numbers of the size of gradients."""
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(0), len(leaves))
     return structure.unflatten([0.1 * jax.random.normal(k, p.shape) for k, p in zip(keys, leaves, strict=True)])

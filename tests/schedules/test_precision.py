@@ -24,7 +24,7 @@ def assert_close(got, expected, exponential=False):
     allowed = 1e-6 * np.abs(expected)
     if exponential:
         with np.errstate(divide="ignore"):
-            allowed *= np.maximum(1, np.abs(np.log(np.maximum(expected, 1e-300) / peak)))
+            allowed *= np.maximum(1, np.abs(np.log(np.maximum(expected, 1e-300) / max(peak, 1e-300))))
     allowed = np.where(np.abs(expected) < 1e-12 * peak, 1e-12 * peak, allowed)
     worst = np.argmax(np.abs(got - expected) - allowed)
     assert (np.abs(got - expected) <= allowed).all(), (worst, got[worst], expected[worst])

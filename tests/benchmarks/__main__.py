@@ -1,0 +1,65 @@
+"""Measures lrjax beside Optax, and PyTorch where it is installed, and writes the ratios into the README."""
+
+import argparse
+import importlib.metadata
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+from tests.benchmarks import schedules, updates
+from tests.benchmarks.table import Table
+
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer repeats, no tree of 1,000 arrays, README unchanged")
+    quick = parser.parse_args().quick
+    start = time.perf_counter()
+    tables = [*schedules.measure(quick), *updates.measure(quick)]
+    report = "\n\n".join([_machine(), *(table.markdown() for table in tables)])
+    print(f"\n{report}\n\n{time.perf_counter() - start:.0f} s")
+    if not quick:
+        write(README, report)
+    return _goals(tables)
+
+
+def _machine() -> str:
+    names = ("lrjax", "optax", "jax", "torch")
+    versions = ", ".join(f"{n} {v}" for n in names if (v := _version(n)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    device = jax.devices()[0]
+    where = f"{cores} CPU cores" if device.platform == "cpu" else device.device_kind
+    return f"Time (or bytes) of lrjax divided by that of Optax, below 1 is less: {versions}, float32, {where}."
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def write(readme: Path, report: str) -> None:
+    """Puts the report between the marks; at the end, with the marks, if they aren't there."""
+    text = readme.read_text()
+    block = f"{BEGIN}\n{report}\n{END}"
+    marks = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", flags=re.DOTALL)
+    written = marks.sub(lambda _: block, text) if marks.search(text) else f"{text.rstrip()}\n\n{block}\n"
+    readme.write_text(written)
+
+
+def _goals(tables: list[Table]) -> int:
+    missed = [line for table in tables for line in table.missed()]
+    print("\n".join(["missed:", *missed]) if missed else "every goal is met")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,17 +4,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from lrjax.tasks.base import Task, load, mlp, mlp_init, split
+from lrjax.tasks.base import Task, load, mlp, mlp_init, split, standardised
 
 
 def diabetes() -> Task:
     """A regression with one hidden layer."""
     data = load("diabetes")
-    x, y = data.data, data.target
-    x, y = (x - x.mean(axis=0)) / x.std(axis=0), (y - y.mean()) / y.std()
-    train, test = split(x.astype(np.float32), y.astype(np.float32))
+    (x, y), (x_test, y_test) = split(data.data, data.target)
+    x, x_test = standardised(x, x_test)
+    y, y_test = standardised(y, y_test)
     return Task(
         name="diabetes",
         description="442 patients, ten measurements, standardised; a 10-16-1 ReLU network, batches of 32",
@@ -24,8 +23,8 @@ def diabetes() -> Task:
         metric="R²",
         percent=False,
         target=0.3,
-        train=train,
-        test=test,
+        train=(x, y),
+        test=(x_test, y_test),
         batch_size=32,
         rate=0.01,
         adaptive_rates={"adagrad": 0.05, "rmsprop": 0.003, "adam": 0.005},
@@ -38,4 +37,5 @@ def _squared_error(params: Any, batch: Any) -> jax.Array:
 
 
 def _r2(params: Any, batch: Any) -> jax.Array:
+    """The share of the variance that is explained: 1 is perfect, 0 no better than the mean."""
     return 1 - _squared_error(params, batch) / jnp.var(batch[1])

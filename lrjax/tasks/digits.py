@@ -1,4 +1,4 @@
-"""Handwritten digits: 1,797 pictures of 8×8 pixels in ten classes (scikit-learn's `digits`)."""
+"""Digits: 1,797 handwritten digits of 8×8 pixels in ten classes (scikit-learn's `digits`)."""
 
 from typing import Any
 
@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.tasks.base import Task, load, mlp, mlp_init, split
+from lrjax.tasks.base import Task, load, mlp, mlp_init, split, standardised
 
 
 def digits() -> Task:
     """A classifier with two hidden layers."""
     data = load("digits")
-    train, test = split((data.data / 16).astype(np.float32), data.target.astype(np.int32))
+    (x, y), (x_test, y_test) = split(data.data, data.target.astype(np.int32))
+    x, x_test = standardised(x, x_test)
     return Task(
         name="digits",
         description="1,797 handwritten digits, 8×8 pixels, ten classes; a 64-64-32-10 ReLU network, batches of 64",
@@ -22,8 +23,8 @@ def digits() -> Task:
         metric="accuracy",
         percent=True,
         target=0.9,
-        train=train,
-        test=test,
+        train=(x, y),
+        test=(x_test, y_test),
         batch_size=64,
         rate=0.05,
         adaptive_rates={"adagrad": 0.05, "rmsprop": 0.002, "adam": 0.005},

@@ -1,5 +1,7 @@
 """Transforms and chains: what they do to trees, dtypes and odd leaves, and what they refuse."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -31,8 +33,11 @@ TRANSFORMS = {
     "clip": (L.clip(0.5), optax.clip(0.5)),
     "clip_by_global_norm": (L.clip_by_global_norm(0.5), optax.clip_by_global_norm(0.5)),
     "clip_by_global_norm, small": (L.clip_by_global_norm(1e4), optax.clip_by_global_norm(1e4)),
-    "chain": (L.chain(L.clip(0.5), L.ema(0.5), L.scale(-1)), optax.chain(optax.clip(0.5), optax.ema(0.5), optax.scale(-1))),
-}  # fmt: skip
+    "chain": (
+        L.chain(L.clip(0.5), L.ema(0.5), L.scale(-1)),
+        optax.chain(optax.clip(0.5), optax.ema(0.5), optax.scale(-1)),
+    ),
+}
 each = pytest.mark.parametrize(("ours", "theirs"), TRANSFORMS.values(), ids=TRANSFORMS)
 
 
@@ -186,7 +191,7 @@ def test_a_state_of_another_length_is_named():
 
 def test_the_empty_chain_is_the_identity():
     tx = L.chain()
-    assert tx.update(PARAMS, tx.init(PARAMS)) == (PARAMS, ())
+    chex.assert_trees_all_equal(tx.update(PARAMS, tx.init(PARAMS)), (PARAMS, ()))
 
 
 def test_a_named_chain_does_what_the_chain_does():
@@ -195,8 +200,8 @@ def test_a_named_chain_does_what_the_chain_does():
     updates, state = named.update(PARAMS, named.init(PARAMS))
     expected, plain_state = plain.update(PARAMS, plain.init(PARAMS))
     chex.assert_trees_all_equal(updates, expected)
-    assert list(state) == ["clip", "adam"]
-    chex.assert_trees_all_equal(tuple(state.values()), plain_state)
+    assert set(state) == {"clip", "adam"}
+    chex.assert_trees_all_equal((state["clip"], state["adam"]), plain_state)
 
 
 def test_apply_updates():
@@ -245,8 +250,7 @@ def test_nested_in_a_callers_jit_the_update_adds_no_work(tx):
 
     def opcodes(update):
         text = jax.jit(lambda g, s, p: update(g, s, p)).lower(params, state, params).compile().as_text()
-        lines = [line.split(" = ")[1] for line in text.splitlines() if " = " in line]
-        return sorted(line.split("(")[0].split()[-1] for line in lines)
+        return sorted(re.findall(r" = \S+ ([\w-]+)\(", text))
 
     nested = opcodes(tx.update)
     plain = opcodes(lambda g, s, p: type(tx)._update(tx, g, s, p, {}))

@@ -1,0 +1,37 @@
+"""Runs every notebook in a fresh kernel and saves it with its outputs: `python -m tests.notebook`."""
+
+from pathlib import Path
+from typing import Any
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+
+def executed(path: Path, timeout: int = 600) -> Any:
+    """The notebook with new outputs; an error in a cell raises."""
+    import nbclient
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(
+        notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+    ).execute()
+    return notebook
+
+
+def cleaned(notebook: Any) -> Any:
+    """Without what differs from run to run: times, and the versions of the kernel."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in notebook.cells:
+        cell.metadata = {}
+    return notebook
+
+
+if __name__ == "__main__":
+    import nbformat
+
+    for path in NOTEBOOKS:
+        nbformat.write(cleaned(executed(path)), path)
+        print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")

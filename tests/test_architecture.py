@@ -1,0 +1,148 @@
+"""The rules that keep the package readable, checked on its source."""
+
+import ast
+import inspect
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import lrjax
+
+PACKAGE = Path(lrjax.__file__).parent
+FILES = {
+    path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", "."): path
+    for path in PACKAGE.rglob("*.py")
+}
+MODULES = {name: path for name, path in FILES.items() if path.name != "__init__.py"}
+# A module imports from the layers above it, or from its own.
+LAYERS = [
+    ("numerics",),
+    ("domains",),
+    ("value",),
+    ("schedules",),
+    ("transforms",),
+    ("optimizers",),
+    ("tasks",),
+    ("compare", "config", "interop", "parse"),
+    ("report",),
+    ("__main__",),
+]
+DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
+# Not from a paper: arithmetic on schedules, plain shapes, tables, and tools.
+WITHOUT_SOURCE = {
+    "constant_schedule", "linear_schedule", "exponential_decay", "from_callable", "join_schedules", "product_schedule",
+    "sum_schedule", "clip_schedule", "delay_schedule", "stretch_schedule", "repeat_schedule", "warmup_schedule",
+    "tabulated_schedule", "piecewise_constant_schedule", "piecewise_interpolate_schedule",
+    "warmup_exponential_decay_schedule", "Schedule", "GradientTransformation", "identity", "chain", "named_chain",
+    "scale", "scale_by_learning_rate", "scale_by_schedule", "ema", "clip",
+}  # fmt: skip
+
+
+def imports(path):
+    """(module, line) of every import from the package, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lrjax"):
+            yield node.module, node
+        elif isinstance(node, ast.Import):
+            yield from ((a.name, node) for a in node.names if a.name.startswith("lrjax"))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_up_by_full_path(name):
+    mine = DEPTH[name.split(".")[1]]
+    for module, _ in imports(MODULES[name]):
+        if name == "lrjax.__main__" and module == "lrjax":
+            continue  # the version
+        assert module in MODULES, f"{name} imports the package {module}"
+        assert DEPTH[module.split(".")[1]] <= mine, f"{name} imports {module}"
+
+
+def test_there_are_no_import_cycles():
+    edges = {name: {m for m, _ in imports(path)} & set(MODULES) for name, path in MODULES.items()}
+    done: list[str] = []
+    while len(done) < len(edges):
+        ready = [n for n, needs in edges.items() if n not in done and needs <= set(done)]
+        assert ready, f"a cycle among {sorted(set(edges) - set(done))}"
+        done += ready
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_file_is_over_400_lines(name):
+    assert len(FILES[name].read_text().splitlines()) <= 400
+
+
+def test_only_the_command_line_prints():
+    for name, path in MODULES.items():
+        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        if any(isinstance(c.func, ast.Name) and c.func.id == "print" for c in calls):
+            assert name == "lrjax.__main__"
+
+
+PUBLIC = {n: x for n, x in vars(lrjax).items() if not n.startswith("_") and callable(x) and hasattr(x, "__module__")}
+PUBLIC = {n: x for n, x in PUBLIC.items() if (x.__module__ or "").startswith("lrjax.")}
+VALUES = {n: x for n, x in PUBLIC.items() if isinstance(x, type) and issubclass(x, lrjax.Value) and n != "Value"}
+TOOLS = {"Value", "Schedule", "GradientTransformation", "as_schedule", "transformation", "elementwise", "optimizer"}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_documented_with_an_example(name):
+    doc = inspect.getdoc(PUBLIC[name]) or ""
+    assert doc
+    if not name.endswith("State") and name not in TOOLS:
+        assert ">>>" in doc, name
+
+
+@pytest.mark.parametrize("name", sorted(set(VALUES) - WITHOUT_SOURCE))
+def test_every_method_from_a_paper_names_it(name):
+    assert "Source:" in inspect.getdoc(VALUES[name])
+
+
+def test_the_exemptions_are_needed():
+    assert WITHOUT_SOURCE <= set(VALUES)
+    assert [n for n in WITHOUT_SOURCE if "Source:" in (inspect.getdoc(VALUES[n]) or "")] == []
+
+
+def optimizer_functions():
+    for path in (PACKAGE / "optimizers").glob("*.py"):
+        tree = ast.parse(path.read_text())
+        assert not any(isinstance(n, ast.ImportFrom) and n.module == "__future__" for n in tree.body)
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef):
+                yield pytest.param(node, id=node.name)
+
+
+@pytest.mark.parametrize("node", list(optimizer_functions()))
+def test_an_optimizer_is_a_short_chain_with_an_annotated_rate(node):
+    _, *body = node.body  # without the docstring
+    assert body[-1].end_lineno - body[0].lineno + 1 < 15
+    assert isinstance(body[-1], ast.Return) and ast.unparse(body[-1].value).startswith("chain(")
+    (rate,) = [a for a in node.args.args if a.arg == "learning_rate"]
+    assert ast.unparse(rate.annotation) == "ScalarOrSchedule"
+
+
+def test_a_docstring_ends_with_the_ranges_of_its_arguments():
+    assert "b1: a number in [0, 1)." in lrjax.adam.__doc__
+    assert "decay_steps: a whole number of steps, 1 to 2³¹−1." in lrjax.cosine_decay_schedule.__doc__
+
+
+def test_the_package_is_typed_and_its_version_stands_once():
+    assert (PACKAGE / "py.typed").exists()
+    project = (PACKAGE.parent / "pyproject.toml").read_text()
+    assert lrjax.__version__ not in project.split("[project.optional")[0].replace("jax>=0.10", "")
+
+
+def test_nothing_but_the_package_is_needed_to_import_it():
+    import subprocess
+    import sys
+
+    blocked = ("optax", "flax", "equinox", "matplotlib", "sklearn", "rich", "hypothesis", "pytest")
+    program = textwrap.dedent(f"""
+        import sys
+        for name in {blocked!r}:
+            sys.modules[name] = None
+        import lrjax, lrjax.compare, lrjax.parse, lrjax.__main__
+        lrjax.__main__.main(["plot", "linear_schedule(0, 1, 10)"])
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ class NotInDomain(ValueError):
     """Raised by `Domain.accept`; the value being made turns it into an error that names the argument."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Domain:
     """What an argument may be, and how it is kept and used.
 
@@ -37,6 +37,9 @@ class Domain:
     static: bool = False
     whole: bool = False  # counts steps
     rank: int = 0  # dimensions of an array that is one argument; more make a batch
+
+    def __repr__(self) -> str:
+        return self.words
 
 
 def is_tracer(x: Any) -> bool:

@@ -70,25 +70,23 @@ def assert_agree(name: str, **trees: Any) -> None:
     A `None` in the updates (a parameter without a gradient) agrees with whatever the other tree has there.
     """
     (first, updates), (other_name, other) = trees.items()
+    paths, treedef = jax.tree_util.tree_flatten_with_path(updates, is_leaf=lambda x: x is None)
     try:
-        pairs = list(_leaf_pairs(updates, other))
+        pairs = [
+            (path, a, b)
+            for (path, a), b in zip(paths, treedef.flatten_up_to(other), strict=True)
+            if a is not None and not callable(b)
+        ]
+        if all(jnp.shape(a) == jnp.shape(b) for _, a, b in pairs):
+            return
+        names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _, _ in pairs]
+        mine, theirs = ({n: pair[i] for n, pair in zip(names, pairs, strict=True)} for i in (1, 2))
     except ValueError:
-        pairs = None
+        mine, theirs = updates, other
     try:
-        if pairs is None:
-            chex.assert_trees_all_equal_structs(updates, other)
-        else:
-            if any(jnp.shape(a) != jnp.shape(b) for _, a, b in pairs):
-                chex.assert_trees_all_equal_shapes({k: a for k, a, _ in pairs}, {k: b for k, _, b in pairs})
+        chex.assert_trees_all_equal_shapes(mine, theirs)
     except AssertionError as error:
         raise ValueError(f"{name}: `{first}` must have the structure and shapes of `{other_name}`. {error}") from None
-
-
-def _leaf_pairs(updates: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
-    paths, treedef = jax.tree_util.tree_flatten_with_path(updates, is_leaf=lambda x: x is None)
-    for (path, a), b in zip(paths, treedef.flatten_up_to(other), strict=True):
-        if a is not None and not callable(b):
-            yield jax.tree_util.keystr(path, simple=True, separator="/"), a, b
 
 
 def transformation_class(

@@ -1,10 +1,7 @@
-"""Strict by default: warnings are errors, ranks and dtypes don't promote by themselves."""
+"""Warnings are errors; what computes must not need dtypes or ranks to promote by themselves."""
 
 import jax
 import pytest
-
-jax.config.update("jax_numpy_rank_promotion", "raise")
-
 
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error")
@@ -16,8 +13,8 @@ def pytest_configure(config):
 
 @pytest.fixture
 def strict_dtypes():
-    """No implicit promotion of dtypes: what Optax's own transforms don't stand."""
-    with jax.numpy_dtype_promotion("strict"):
+    """No implicit promotion of dtypes or ranks: what Optax's own transforms don't stand."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
 
 

@@ -1,35 +1,51 @@
 """The command line: `lrjax compare`, `lrjax plot`. The only file that prints."""
 
 import argparse
+import contextlib
+import io
 import os
+import reprlib
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lrjax
 from lrjax.compare import TASKS, Comparison, compare
+from lrjax.domains import MAX_STEPS
 from lrjax.parse import parse_schedule
+from lrjax.report.chart import schedule_page
 from lrjax.report.html import page
-from lrjax.report.svg import horizon, schedule_svg
+from lrjax.report.svg import horizon
 from lrjax.report.table import cells, headers, to_csv, to_json
 from lrjax.report.terminal import plot
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; 0 where all went well, 2 where an argument was bad."""
+    """Runs a command; 0 where all went well. Ends with status 2 and one line on stderr where an argument was bad."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.command is None:
         parser.print_help()
         return 0
+    for stream in (sys.stdout, sys.stderr):  # a terminal that has no such character shows a question mark
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         arguments.run(arguments)
-    except (ValueError, ImportError, OSError) as error:
-        print(f"lrjax {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except _Refused as error:
+        arguments.parser.error(" ".join(str(error).split()))
+    except BrokenPipeError:  # the reader has seen enough; nothing is left to flush to it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        return 130
     return 0
+
+
+class _Refused(Exception):
+    """Something the user can put right; the message says what."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,67 +64,81 @@ def _parser() -> argparse.ArgumentParser:
         "too high, decays, cycles, warmups, adaptive methods. Prints a table and writes a page with the curves.",
     )
     run.add_argument("--task", default="digits", choices=list(TASKS), help="the problem (default: digits)")
-    run.add_argument("--steps", type=_count, default=400, help="updates of each run (default: 400)")
-    run.add_argument("--seeds", type=_count, default=5, help="runs of each technique (default: 5)")
+    run.add_argument("--steps", type=_whole(100_000), default=400, help="updates of each run (default: 400)")
+    run.add_argument("--seeds", type=_whole(100), default=5, help="runs of each technique (default: 5)")
     run.add_argument("--out", type=Path, default=Path("lrjax-report.html"), help="the page (lrjax-report.html)")
     run.add_argument("--format", default="table", choices=["table", "json", "csv"], help="what goes to the terminal")
-    run.set_defaults(run=_compare)
+    run.set_defaults(run=_compare, parser=run)
     draw = commands.add_parser(
         "plot",
         help="draw a schedule in the terminal, or to a file",
         description="Draws a schedule, for example: lrjax plot 'warmup_cosine_decay_schedule(0, 1e-3, 100, 1000)'",
     )
     draw.add_argument("schedule", help="a call of a schedule, as in Python")
-    draw.add_argument("--steps", type=_count, help="how many steps (default: all of its phases)")
+    draw.add_argument("--steps", type=_whole(MAX_STEPS), help="how many steps (default: all of its phases)")
     draw.add_argument("--out", type=Path, help="a .svg file, or a .png file (extra: plot)")
-    draw.set_defaults(run=_plot)
+    draw.set_defaults(run=_plot, parser=draw)
     return parser
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 10**7:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 10,000,000, got {text!r}")
-    return int(text)
+def _whole(most: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and len(text) < 20 and 1 <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {most:,}, got {reprlib.repr(text)}")
+        return int(text)
+
+    return convert
 
 
 def _writable(path: Path) -> Path:
     """The path, where a file can be written there; asked before the work, not after."""
-    if path.is_dir():
-        raise ValueError(f"`--out` must be a file, got the directory {str(path)!r}.")
-    if not path.parent.is_dir():
-        raise ValueError(f"`--out` must be in a directory that exists, got {str(path)!r}.")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise ValueError(f"`--out` must be writable, got {str(path)!r}.")
+    try:
+        if path.is_dir():
+            raise _Refused(f"`--out` must be a file, got the directory {str(path)!r}.")
+        if not path.parent.is_dir():
+            raise _Refused(f"`--out` must be in a directory that exists, got {str(path)!r}.")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise _Refused(f"`--out` must be writable, got {str(path)!r}.")
+    except (OSError, ValueError) as error:  # no name for a file
+        reason = getattr(error, "strerror", None) or error
+        raise _Refused(f"`--out` must be the name of a file, got {reprlib.repr(str(path))}: {reason}.") from None
     return path
 
 
-def _compare(arguments: argparse.Namespace) -> None:
+def _write(path: Path, content: str) -> None:
     try:
-        import rich.console
-        import rich.progress
-    except ImportError:
-        raise ImportError("needs rich: pip install 'lrjax[demo]'.") from None
+        path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise _Refused(f"could not write {str(path)!r}: {error.strerror}.") from None
+    print(f"wrote {path}", file=sys.stderr)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
     out = _writable(arguments.out)
-    task = TASKS[arguments.task]()
-    console = rich.console.Console(stderr=True)
-    columns = [
-        rich.progress.TextColumn("training"),
-        rich.progress.BarColumn(),
-        rich.progress.TaskProgressColumn(),
-        rich.progress.TimeElapsedColumn(),
-    ]
-    with rich.progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        shown = bar.add_task("training", total=None)
-        result = compare(
-            task,
-            arguments.steps,
-            arguments.seeds,
-            lambda done, total: bar.update(shown, completed=done, total=total),
-        )
-    out.write_text(page(result), encoding="utf-8")
+    try:
+        task = TASKS[arguments.task]()
+    except ImportError as error:
+        raise _Refused(str(error)) from None
+    with _bar() as progress:
+        result = compare(task, arguments.steps, arguments.seeds, progress)
     formats: dict[str, Callable[[Comparison], Any]] = {"table": _print_table, "json": _print_json, "csv": _print_csv}
     formats[arguments.format](result)
-    print(f"wrote {out}", file=sys.stderr)
+    _write(out, page(result))
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, quiet where that is no terminal."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TimeElapsedColumn
+    except ImportError:
+        raise _Refused("the progress bar and the table need rich: pip install 'lrjax[demo]'") from None
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), "training", BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        shown = bar.add_task("training", total=None)
+        yield lambda done, total: bar.update(shown, completed=done, total=total)
 
 
 def _print_json(result: Comparison) -> None:
@@ -139,20 +169,36 @@ def _print_table(result: Comparison) -> None:
 
 
 def _plot(arguments: argparse.Namespace) -> None:
-    schedule = parse_schedule(arguments.schedule)
+    try:
+        schedule = parse_schedule(arguments.schedule)
+    except ValueError as error:
+        raise _Refused(str(error)) from None
     steps = arguments.steps or horizon(schedule)
     if arguments.out is None:
         print(plot(schedule, steps, shutil.get_terminal_size((80, 24)).columns))
         return
     out = _writable(arguments.out)
-    if out.suffix == ".svg":
-        out.write_text(schedule_svg(schedule, steps, width=640, height=240), encoding="utf-8")
-    elif out.suffix == ".png":
-        figure = schedule.plot(steps).figure
-        figure.axes[0].set_title(arguments.schedule, fontsize=9)
-        figure.savefig(out, dpi=144, bbox_inches="tight")
-    else:
-        raise ValueError(f"`--out` must end in .svg or .png, got {str(out)!r}.")
+    match out.suffix.lower():
+        case ".svg":
+            _write(out, schedule_page(schedule, steps))
+        case ".png":
+            _save_png(schedule, steps, out)
+        case _:
+            raise _Refused(f"`--out` must end in .svg or .png, got {str(out)!r}.")
+
+
+def _save_png(schedule: lrjax.Schedule, steps: int, out: Path) -> None:
+    try:
+        import matplotlib
+    except ImportError:
+        raise _Refused("a PNG needs matplotlib: pip install 'lrjax[plot]'") from None
+    matplotlib.use("agg")
+    axes = schedule.plot(steps)
+    axes.set_title(textwrap.fill(repr(schedule), 80), fontsize=8)
+    try:
+        axes.figure.savefig(out, dpi=144, bbox_inches="tight")
+    except OSError as error:
+        raise _Refused(f"could not write {str(out)!r}: {error.strerror}.") from None
     print(f"wrote {out}", file=sys.stderr)
 
 

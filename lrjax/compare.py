@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import jax
@@ -32,6 +33,8 @@ from lrjax.transforms.base import GradientTransformation, apply_updates
 
 TASKS: dict[str, Callable[[], Task]] = {"digits": digits, "diabetes": diabetes}
 
+CHUNKS = 80  # of a run: the progress bar moves and the test examples are looked at after each
+
 FIXED, DECAYS, CYCLES, ADAPTIVE = "Fixed rates", "Decays", "Warmups and cycles", "Adaptive methods"
 
 
@@ -54,7 +57,7 @@ def techniques(task: Task, steps: int) -> list[Technique]:
         return sgd(schedule, momentum=0.9)
 
     plain = [
-        (FIXED, "fixed, too low", constant_schedule(rate / 300)),
+        (FIXED, "fixed, too low", constant_schedule(rate / 500)),
         (FIXED, "fixed, well chosen", constant_schedule(rate)),
         (FIXED, "fixed, too high", constant_schedule(rate * 60)),
         (DECAYS, "step decay", step_decay(2 * rate, third, 0.3)),
@@ -64,15 +67,15 @@ def techniques(task: Task, steps: int) -> list[Technique]:
         (CYCLES, "cyclic, triangular", cyclic_schedule(rate / 10, 2 * rate, max(steps // 8, 1))),
         (CYCLES, "cosine, warm restarts", cosine_restarts_schedule(2 * rate, third)),
         (CYCLES, "cosine with warmup", warmup_cosine_decay_schedule(0.0, 2 * rate, steps // 10, steps)),
-        (CYCLES, "warmup–stable–decay", _trapezoid(2 * rate, steps)),
+        (CYCLES, "warmup-stable-decay", _trapezoid(2 * rate, steps)),
         (CYCLES, "one cycle", cosine_onecycle_schedule(max(steps, 2), 3 * rate)),
     ]
     adagrad_rate, rmsprop_rate, adam_rate = (task.adaptive_rates[n] for n in ("adagrad", "rmsprop", "adam"))
     adaptive = [
         ("AdaGrad", "adagrad", adagrad_rate, adagrad),
         ("RMSprop", "rmsprop", rmsprop_rate, lambda s: rmsprop(s, momentum=0.0)),
-        ("RMSprop, momentum", "rmsprop", rmsprop_rate / 4, lambda s: rmsprop(s, momentum=0.9)),
-        ("Adam, no momentum", "adam", adam_rate / 2, lambda s: adam(s, b1=0.0)),
+        ("RMSprop, momentum", "rmsprop", rmsprop_rate / 10, lambda s: rmsprop(s, momentum=0.9)),
+        ("Adam, no momentum", "adam", adam_rate, lambda s: adam(s, b1=0.0)),
         ("Adam", "adam", adam_rate, adam),
     ]
     return [Technique(group, name, "sgd", schedule, momentum) for group, name, schedule in plain] + [
@@ -92,18 +95,24 @@ class Comparison:
     task: Task
     techniques: list[Technique]
     rates: np.ndarray  # [techniques, steps]
+    start_loss: np.ndarray  # [seeds]: of all training examples, before the first update
     losses: np.ndarray  # [techniques, seeds, steps]: of each batch, before its update
     train_loss: np.ndarray  # [techniques, seeds]: of all training examples, after the last update
     metric: np.ndarray  # [techniques, seeds, evaluations]: of the test examples
     evaluated_at: np.ndarray  # [evaluations]: updates made before each
 
     @property
+    def rose(self) -> np.ndarray:
+        """[techniques, seeds, steps]: whether the loss is above three times its start, or not finite."""
+        with np.errstate(invalid="ignore"):
+            return ~(self.losses <= 3 * self.start_loss[:, None])
+
+    @property
     def diverged(self) -> np.ndarray:
-        """[techniques, seeds]: whether the loss stopped being finite, or rose to twice its start and stayed up."""
-        start = self.losses[:, :, 0]
-        finite = np.isfinite(self.losses).all(axis=2) & np.isfinite(self.train_loss)
-        rose = np.nan_to_num(self.losses, nan=np.inf).max(axis=2) > 2 * start
-        return ~finite | (rose & ~(self.train_loss < 0.9 * start))
+        """[techniques, seeds]: whether the loss rose, and did not end below half of its start."""
+        with np.errstate(invalid="ignore"):
+            learned = self.train_loss < self.start_loss / 2
+        return (self.rose.any(axis=2) | ~np.isfinite(self.train_loss)) & ~learned
 
     @property
     def steps_to_target(self) -> np.ndarray:
@@ -148,71 +157,66 @@ def compare(
     """
     listed = techniques(task, steps)
     curves = [np.asarray(t.schedule(np.arange(steps))) for t in listed]
-    chunk = _chunk(steps)
+    at = np.unique([*range(-(-steps // CHUNKS), steps, -(-steps // CHUNKS)), steps])
+    starts = jax.jit(jax.vmap(task.init))(jax.random.split(jax.random.key(0), seeds))
     families = list(dict.fromkeys(t.family for t in listed))
-    done, parts = 0, {}
-    for family in families:
+    trained: dict[int, Any] = {}
+    for k, family in enumerate(families):
         members = [i for i, t in enumerate(listed) if t.family == family]
         txs = [listed[i].optimizer(tabulated_schedule(curves[i])) for i in members]
         batch = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(x, float) for x in leaves]), *txs)
-        collected = []
-        for part in _train(task, batch, len(members), seeds, steps, chunk):
-            collected.append(part)
-            done += chunk
-            progress(done, steps * len(families))
-        parts.update(zip(members, _by_run(collected), strict=True))
-    losses, train_loss, metric = (np.stack([parts[i][k] for i in range(len(listed))]) for k in range(3))
-    at = np.arange(1, steps // chunk + 1) * chunk
-    return Comparison(task, listed, np.stack(curves), losses, train_loss, metric, at)
+        done = lambda step, k=k: progress(k * steps + step, steps * len(families))
+        losses, metric, params = _train(task, batch, starts, at, done)
+        for j, i in enumerate(members):
+            trained[i] = losses[j], metric[j], jax.tree.map(lambda x, j=j: x[j], params)
+    losses, metric, params = zip(*(trained[i] for i in range(len(listed))), strict=True)
+    # all the models as one batch, the untrained ones first
+    models = jax.tree.map(lambda start, *xs: np.stack([start, *xs]), starts, *params)
+    full_loss = np.asarray(jax.jit(jax.vmap(jax.vmap(lambda p: task.loss_fn(p, task.train))))(models))
+    return Comparison(
+        task, listed, np.stack(curves), full_loss[0], np.stack(losses), full_loss[1:], np.stack(metric), at
+    )
 
 
-def _chunk(steps: int) -> int:
-    """The largest divisor of `steps` that makes at least about forty chunks: each chunk is the same program."""
-    return max(d for d in range(1, max(steps // 40, 1) + 1) if steps % d == 0)
-
-
-def _by_run(parts: list[Any]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    losses = np.concatenate([p[0] for p in parts], axis=2)
-    train_loss, metric = parts[-1][1], np.stack([p[2] for p in parts], axis=2)
-    return zip(losses, train_loss, metric, strict=True)
-
-
-def _train(task: Task, txs: Any, runs: int, seeds: int, steps: int, chunk: int) -> Iterator[Any]:
-    """Yields (losses [runs, seeds, chunk], train loss [runs, seeds], metric [runs, seeds]) of each chunk."""
+def _train(task: Task, txs: Any, starts: Any, at: np.ndarray, done: Callable[[int], None]) -> tuple[Any, Any, Any]:
+    """(losses [runs, seeds, steps], metric [runs, seeds, evaluations], final params [runs, seeds, ...])."""
     train, test = jax.device_put((task.train, task.test))
-    keys = jax.random.split(jax.random.key(0), seeds)
+    runs, seeds = len(jax.tree.leaves(txs)[0]), len(jax.tree.leaves(starts)[0])
+    chunk = int(at[0])
 
-    def start(tx: Any, key: jax.Array) -> Any:
-        params = task.init(key)
-        return params, tx.init(params)
-
-    def run_chunk(tx: Any, carry: Any, batches: jax.Array) -> Any:
-        def step(carry: Any, batch: jax.Array) -> Any:
-            params, state = carry
-            loss, grads = jax.value_and_grad(task.loss_fn)(params, jax.tree.map(lambda x: x[batch], train))
+    def run_chunk(tx: Any, carry: Any, batches: jax.Array, count: jax.Array) -> Any:
+        def step(i: Any, carry: Any) -> Any:
+            params, state, losses = carry
+            batch = jax.tree.map(lambda x: x[batches[i]], train)
+            loss, grads = jax.value_and_grad(task.loss_fn)(params, batch)
             updates, state = tx.update(grads, state, params)
-            return (apply_updates(params, updates), state), loss
+            return apply_updates(params, updates), state, losses.at[i].set(loss)
 
-        carry, losses = jax.lax.scan(step, carry, batches)
-        params = carry[0]
-        return carry, (losses, task.loss_fn(params, train), task.metric_fn(params, test))
+        # the number of steps is data, so that a shorter last chunk is the same program
+        params, state, losses = jax.lax.fori_loop(0, count, step, (*carry, jnp.zeros(chunk)))
+        return (params, state), losses, task.metric_fn(params, test)
 
-    over_runs_and_seeds = jax.vmap(jax.vmap(run_chunk, (None, 0, 0)), (0, 0, None))
-    program = jax.jit(over_runs_and_seeds, donate_argnums=1)
-    carry = jax.jit(jax.vmap(jax.vmap(start, (None, 0)), (0, None)))(txs, keys)
-    order = _batches(len(task.train[0]), task.batch_size, seeds, steps)
-    for i in range(0, steps, chunk):
-        carry, out = program(txs, carry, order[:, i : i + chunk])
-        yield jax.tree.map(np.asarray, out)
+    mapped = jax.vmap(jax.vmap(run_chunk, (None, 0, 0, None)), (0, 0, None, None))
+    program = jax.jit(mapped, donate_argnums=1)
+    params = jax.tree.map(lambda x: jnp.broadcast_to(x, (runs, *x.shape)), starts)
+    carry = params, jax.vmap(jax.vmap(lambda tx, p: tx.init(p), (None, 0)))(txs, params)
+    batches = _batches(len(task.train[0]), task.batch_size, seeds)
+    losses, metric, before = [], [], 0
+    for step in map(int, at):
+        indices = np.stack(list(islice(batches, chunk)), axis=1)
+        carry, loss, value = program(txs, carry, indices, step - before)
+        losses.append(np.asarray(loss)[:, :, : step - before])
+        metric.append(np.asarray(value))
+        done(step)
+        before = step
+    return np.concatenate(losses, axis=2), np.stack(metric, axis=2), jax.tree.map(np.asarray, carry[0])
 
 
-def _batches(examples: int, batch_size: int, seeds: int, steps: int) -> np.ndarray:
-    """[seeds, steps, batch_size] indices: every epoch a new order of all examples, the same for every technique."""
-    per_epoch = examples // batch_size
-    epochs = -(-steps // per_epoch)
+def _batches(examples: int, batch_size: int, seeds: int) -> Iterator[np.ndarray]:
+    """For each step the examples [seeds, batch_size]: every epoch all of them in a new order, for every technique the
+    same."""
     rng = np.random.default_rng(0)
-    orders = [
-        [rng.permutation(examples)[: per_epoch * batch_size].reshape(per_epoch, batch_size) for _ in range(epochs)]
-        for _ in range(seeds)
-    ]
-    return np.asarray(orders).reshape(seeds, -1, batch_size)[:, :steps]
+    while True:
+        order = rng.permuted(np.tile(np.arange(examples, dtype=np.int32), (seeds, 1)), axis=1)
+        for i in range(0, examples - batch_size + 1, batch_size):
+            yield order[:, i : i + batch_size]

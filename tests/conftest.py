@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error")
     # third parties' own

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -11,6 +12,7 @@ import pytest
 
 import lrjax
 from lrjax.__main__ import main
+from lrjax.compare import compare
 
 
 def run(*arguments, **options):
@@ -25,7 +27,7 @@ def fails(capsys, *arguments):
         status = stop.code
     captured = capsys.readouterr()
     assert status == 2 and captured.out == ""
-    assert len(captured.err.strip().splitlines()) == 1
+    assert len(captured.err.strip().splitlines()) == 1 and captured.err.startswith("lrjax")
     return captured.err
 
 
@@ -45,6 +47,11 @@ def test_help_and_version(capsys):
         (["--out", "/no/such/place/page.html"], "/no/such/place"),
         (["--steps", "0"], "'0'"),
         (["--steps", "many"], "'many'"),
+        (["--steps", "1" * 5000], "100,000"),
+        (["--steps", "²"], "'²'"),
+        (["--seeds", "101"], "from 1 to 100,"),
+        (["--out", "a" * 300], "name of a file"),
+        (["--out", ""], "directory"),
         (["--seeds", "-1"], "'-1'"),
         (["--format", "xml"], "'xml'"),
         (["--speed", "9"], "--speed"),
@@ -65,8 +72,12 @@ def test_a_file_that_cannot_be_written_is_refused(capsys, tmp_path, monkeypatch)
 
 
 def test_a_missing_extra_is_named(capsys, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    assert "lrjax[demo]" in fails(capsys, "compare", "--out", str(tmp_path / "page.html"))
+    for module in ("sklearn", "rich.console"):
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, module, None)
+            assert "lrjax[demo]" in fails(capsys, "compare", "--out", str(tmp_path / "page.html"))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "lrjax[plot]" in fails(capsys, "plot", "linear_schedule(0, 1, 9)", "--out", str(tmp_path / "curve.png"))
 
 
 @pytest.mark.slow
@@ -77,11 +88,16 @@ def test_compare_writes_a_page_and_clean_json(tmp_path):
     result = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert result["task"] == "diabetes" and len(result["rows"]) == 17
     assert out.read_text().startswith("<!doctype html>")
+    assert done.stderr == f"wrote {out}\n"  # no bar where nobody looks, and no warnings
 
 
 @pytest.mark.slow
 def test_compare_prints_a_table_and_csv(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
+    trained = []  # once for both formats
+    monkeypatch.setattr(
+        "lrjax.__main__.compare", lambda *a: trained[0] if trained else trained.append(compare(*a)) or trained[0]
+    )
     arguments = ["compare", "--steps", "4", "--seeds", "1", "--task", "diabetes", "--out", str(tmp_path / "page.html")]
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -96,8 +112,28 @@ def test_plot_draws_in_the_terminal(capsys, monkeypatch):
     assert main(["plot", "warmup_cosine_decay_schedule(0, 1e-3, 100, 1000)"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 60
-    assert float(lines[0].split()[0]) == pytest.approx(1e-3, rel=0.05)
+    labelled = {line.split()[0] for line in lines if "┤" in line}
+    assert {"0", "5e-4", "0.001"} <= labelled and lines[-1].split() == ["0", "500", "1,000", "step"]
     assert any(0x2800 < ord(character) <= 0x28FF for line in lines for character in line)
+
+
+@pytest.mark.parametrize("columns", ["10", "40", "200"])
+def test_a_drawn_curve_is_as_wide_as_the_terminal(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["plot", "constant_schedule(1)", "--steps", "2147483647"]) == 0
+    width = max(map(len, capsys.readouterr().out.splitlines()))
+    assert max(int(columns), 24) - 2 <= width <= max(int(columns), 24)
+
+
+def test_plot_says_so_where_a_character_cannot_be_written():
+    done = run("plot", "linear_schedule(0, 1, 5)", env={**os.environ, "PYTHONIOENCODING": "latin1"})
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    command = f"{sys.executable} -m lrjax plot 'linear_schedule(0, 1, 5)' | true"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
 
 
 def test_plot_writes_svg_and_png(tmp_path, capsys):

@@ -30,9 +30,9 @@ def test_parses_to_what_python_makes_of_it(text):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("__import__('os').system('true')", "not allowed"),
+        ("__import__('os').system('true')", "no schedule is called '__import__'"),
         ("linear_schedule(0, 1, 5).__class__", "not allowed"),
-        ("linear_schedule(0, 1, 5)._formula(3)", "not allowed"),
+        ("linear_schedule(0, 1, 5)._formula(3)", "no method '_formula'"),
         ("(lambda: linear_schedule(0, 1, 5))()", "not allowed"),
         ("[linear_schedule(0, 1, n) for n in (1, 2)][0]", "not allowed"),
         ("linear_schedule(*[0, 1, 5])", "not allowed"),
@@ -43,7 +43,7 @@ def test_parses_to_what_python_makes_of_it(text):
         ("adam(1e-3)", "no schedule is called 'adam'"),
         ("cosin_decay_schedule(0.1, 5)", "Did you mean cosine_decay_schedule"),
         ("cosine_decay_schedule(0.1)", "decay_steps"),
-        ("cosine_decay_schedule(0.1, decay_stepz=5)", "decay_stepz"),
+        ("cosine_decay_schedule(0.1, 5, decay_stepz=5)", "decay_stepz"),
         ("cosine_decay_schedule(0.1, -5)", "`decay_steps` must be"),
         ("0.5", "not a schedule"),
         ("0.5 + 0.5", "take a schedule"),
@@ -51,9 +51,29 @@ def test_parses_to_what_python_makes_of_it(text):
         ("", "not a schedule"),
         ("(" * 5000 + "1" + ")" * 5000, "not a schedule"),
         ("-" * 50_000 + "1", "not a"),
+        ("[" * 150 + "]" * 150, "not a"),
+        ("linear_schedule(0, 1, 5)" + ".delay(1)" * 200, "more than 100"),
+        ("*".join(["rex_schedule(0.1, 10)"] * 200), "more than 100"),
+        (f"linear_schedule(0, 1, {'9' * 5000})", "not a schedule"),
+        ("linear_schedule(0, 1, 5, 6, 7)", "linear_schedule: too many positional arguments"),
+        ("linear_schedule(0, 1, 5).plot(3)", "no method 'plot'"),
+        ("linear_schedule(0, 1, 5).delay()", "delay: missing a required argument: 'steps'"),
+        ("linear_schedule(0, 1, 5) * 'a'", "take a schedule and a number"),
+        ("linear_schedule(0, 1, 5) * [1]", "take a schedule and a number"),
+        ("piecewise_constant_schedule(0.1, {[5]: 0.1})", "not allowed"),
+        ("''.join(['a'])", "not allowed"),
+        ("linear_schedule(0, 1, 5) if True else 1", "not allowed"),
+        ("(x := linear_schedule(0, 1, 5))", "not allowed"),
+        ("f'{1}'", "not allowed"),
+        ("linear_schedule", "not allowed"),
+        ("linear_schedule(0, 1, 5)\nlinear_schedule(0, 1, 5)", "not a schedule"),
     ],
 )
 def test_refuses_everything_else_in_one_line(text, words):
     with pytest.raises(ValueError, match=words.replace("(", r"\(")) as error:
         parse_schedule(text)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 250
+
+
+def test_as_many_parts_as_are_allowed_can_be_called():
+    assert float(parse_schedule("linear_schedule(1, 0, 5)" + ".delay(1)" * 99)(99)) == 1.0

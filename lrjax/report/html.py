@@ -7,98 +7,169 @@ from typing import Any
 
 import numpy as np
 
-from lrjax.compare import ADAPTIVE, FIXED, Comparison
-from lrjax.report.svg import Line, chart
-from lrjax.report.table import cells, headers
+from lrjax.compare import ADAPTIVE, CYCLES, DECAYS, FIXED, Comparison
+from lrjax.report.chart import Axis, Line, chart, swatch
+from lrjax.report.scale import number, step_count
+from lrjax.report.table import cells, headers, metric_cell, target
 
 _ABOUT = {
-    "Fixed rates": "Too low barely moves; too high jumps about or blows up; between them it learns.",
-    "Decays": "Start higher than a fixed rate could stay, then calm down: the noise of the last steps goes.",
-    "Warmups and cycles": "Begin gently, go high, and come down, once or several times.",
-    "Adaptive methods": "A step size of its own for every weight, at a fixed rate.",
+    FIXED: "Too low barely moves. Too high blows up, or jumps about and learns nothing. Between them it learns.",
+    DECAYS: "They start higher than is good for the whole run, then calm down, and the noise of the last steps goes.",
+    CYCLES: "They begin gently, go high, and come down, once or several times.",
+    ADAPTIVE: "Every weight gets a step size of its own; the rate itself stays fixed here.",
 }
+_REFERENCE = "fixed, well chosen"  # shown in every group
 
 
 def page(comparison: Comparison) -> str:
-    """The whole page: charts by group of techniques, and the table."""
+    """The whole page: the main results, charts by group of techniques, and the table."""
     task, (_, seeds, steps) = comparison.task, comparison.losses.shape
-    css = resources.files("lrjax.report").joinpath("page.css").read_text()
+    files = resources.files("lrjax.report")
+    css, js = (files.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     groups = groupby(range(len(comparison.techniques)), key=lambda i: comparison.techniques[i].group)
     sections = "".join(_section(comparison, group, list(members)) for group, members in groups)
     title = f"What a learning rate does: {task.name}"
+    runs = f"{_plural(seeds, 'run')} of {_plural(steps, 'step')}"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title><style>{css}</style></head><body>
-<h1>{escape(title)}</h1>
-<p>{escape(task.description)}. Every line is the mean of {seeds} seeds over {steps} steps, its band their range;
-a cross at the top marks where a run stopped being finite.</p>
+<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{css}</style></head><body>
+<header><h1>{escape(title)}</h1>
+<p>{escape(task.description)}. Each technique trained the same network in {runs}, from the same random starts, on the
+same batches.</p></header>
+<main>{_facts(comparison)}
+<p class="how">A line is the mean over the runs, its band their range. A cross marks where runs diverged: the loss rose
+above three times its start, or stopped being finite, and did not come back. Point at a chart, or touch it, to read the
+values at a step.</p>
 {sections}
-<h2>All techniques</h2>
-<p>Mean ± standard deviation over the seeds; <b>bold</b> marks the best.</p>
+<section><h2>All techniques</h2>
+<p>Mean ± standard deviation over {_plural(seeds, "run")}; <b>bold</b> marks the best test {escape(task.metric)}.</p>
 {_table(comparison)}
+{_schedules(comparison)}</section></main>
 <footer>Made by <code>lrjax compare --task {escape(task.name)} --steps {steps} --seeds {seeds}</code></footer>
-</body></html>
+<script>{js}</script></body></html>
 """
 
 
+def _plural(count: int, word: str) -> str:
+    return f"{step_count(count)} {word}{'' if count == 1 else 's'}"
+
+
+def _facts(comparison: Comparison) -> str:
+    """What the table says, in a few boxes."""
+    task, rows = comparison.task, comparison.rows()
+    known = lambda key: [row for row in rows if row[key] is not None]
+    facts = []
+    if found := known("test_metric"):
+        best = max(found, key=lambda row: row["test_metric"])
+        unit = " %" if task.percent else ""
+        facts.append((f"best test {task.metric}", metric_cell(best, task.percent) + unit, best["technique"]))
+    if found := known("train_loss"):
+        best = min(found, key=lambda row: row["train_loss"])
+        facts.append(("lowest training loss", number(best["train_loss"], 2), best["technique"]))
+    if found := known("steps_to_target"):
+        best = min(found, key=lambda row: row["steps_to_target"])
+        facts.append((f"first to {target(task)}", _plural(best["steps_to_target"], "step"), best["technique"]))
+    lost = [row["technique"] for row in rows if row["diverged"]]
+    facts.append(("diverged", _plural(len(lost), "technique"), ", ".join(lost) or "none"))
+    return "<dl class='facts'>" + "".join(_fact(*map(escape, fact)) for fact in facts) + "</dl>"
+
+
+def _fact(what: str, value: str, who: str) -> str:
+    return f"<div><dt>{what}</dt><dd><b>{value}</b><span>{who}</span></dd></div>"
+
+
 def _section(comparison: Comparison, group: str, members: list[int]) -> str:
-    losses = [_loss_line(comparison, i) for i in members]
-    steps = np.arange(comparison.rates.shape[1])
-    keep = np.unique(np.linspace(0, len(steps) - 1, 240).astype(int))
-    rates = [Line(comparison.techniques[i].name, steps[keep], comparison.rates[i][keep]) for i in members]
-    log_rate = group in (FIXED, ADAPTIVE)
-    peak = float(comparison.rates[members].max())
-    low_rate = float(comparison.rates[members].min()) / 2 if log_rate else 0.0
-    legend = "".join(
-        f'<li><svg viewBox="0 0 30 10" aria-hidden="true"><path class="line c{k}" d="M0 5H30"/></svg>'
-        f"{escape(line.name)}</li>"
-        for k, line in enumerate(losses)
+    names, steps = [t.name for t in comparison.techniques], comparison.rates.shape[1]
+    shown = [(i, f"c{k}") for k, i in enumerate(members)]
+    if group != FIXED:
+        shown.append((names.index(_REFERENCE), "ref"))
+    losses = [_loss_line(comparison, i, style) for i, style in shown]
+    rates = [Line(names[i], style, np.arange(steps), comparison.rates[i]) for i, style in shown]
+    charts = [
+        ("training loss", losses, _loss_axis(comparison)),
+        ("learning rate", rates, _rate_axis(comparison, [i for i, _ in shown], log=group in (FIXED, ADAPTIVE))),
+    ]
+    figures = "".join(
+        f"<figure>{chart(lines, f'{group}: {label}', _description(label, lines, axis), label, steps, axis)}</figure>"
+        for label, lines, axis in charts
     )
-    loss_chart = chart(losses, f"{group}: training loss", "training loss", True, _loss_bounds(comparison), len(steps))
-    rate_bounds = (low_rate, peak * (2 if log_rate else 1.05))
-    rate_chart = chart(rates, f"{group}: learning rate", "learning rate", log_rate, rate_bounds, len(steps))
+    rows = "".join(
+        f'<tr><th scope="row">{swatch(style)}{escape(names[i])}</th><td>{_end(loss)}</td><td>{_end(rate)}</td></tr>'
+        for (i, style), loss, rate in zip(shown, losses, rates, strict=True)
+    )
+    legend = (
+        f'<table class="legend"><thead><tr><th class="at">step {step_count(steps)}</th>'
+        f'<th scope="col">loss</th><th scope="col">rate</th></tr></thead><tbody>{rows}</tbody></table>'
+    )
     return (
-        f"<section><h2>{escape(group)}</h2><p>{escape(_ABOUT[group])}</p><ul class='legend'>{legend}</ul>"
-        f"<div class='pair'><figure>{loss_chart}</figure><figure>{rate_chart}</figure></div></section>"
+        f'<section class="group"><h2>{escape(group)}</h2><p>{escape(_ABOUT[group])}</p>'
+        f'<div class="panel">{legend}{figures}</div></section>'
     )
 
 
-def _loss_line(comparison: Comparison, i: int) -> Line:
-    """The batch losses, averaged over the steps between two evaluations."""
-    at = comparison.evaluated_at
-    losses = comparison.losses[i].reshape(comparison.losses.shape[1], len(at), -1).mean(axis=2)
-    name, finite = comparison.techniques[i].name, np.isfinite(losses).all(axis=0)
-    ends_at = None if finite.all() else float(at[finite.argmin()])
+def _end(line: Line) -> str:
+    return number(float(line.y[-1]), 2) if np.isfinite(line.y[-1]) else "–"
+
+
+def _description(label: str, lines: list[Line], axis: Axis) -> str:
+    ends = "; ".join(f"{line.name} {_end(line)}{' (diverged)' if line.lost_at is not None else ''}" for line in lines)
+    return f"{label.capitalize()} over the steps, {'logarithmic' if axis.log else 'linear'} axis. At the end: {ends}."
+
+
+def _loss_line(comparison: Comparison, i: int, style: str) -> Line:
+    """The batch losses, averaged between two looks at the test examples, each in the middle of its steps."""
+    ends = comparison.evaluated_at
+    starts = np.concatenate([[0], ends[:-1]])
+    with np.errstate(over="ignore", invalid="ignore"):
+        losses = np.add.reduceat(comparison.losses[i].astype(float), starts, axis=1) / (ends - starts)
+    finite = np.isfinite(losses).all(axis=0)
     shown = np.where(finite, losses, np.nan)
-    return Line(name, at, shown.mean(axis=0), shown.min(axis=0), shown.max(axis=0), ends_at)
+    rose = comparison.rose[i][comparison.diverged[i]].any(axis=0)
+    lost_at = float(rose.argmax()) if comparison.diverged[i].any() else None
+    middle = (starts + ends - 1) / 2
+    return Line(
+        comparison.techniques[i].name, style, middle, shown.mean(axis=0), shown.min(axis=0), shown.max(axis=0), lost_at
+    )
 
 
-def _loss_bounds(comparison: Comparison) -> tuple[float, float]:
-    """One scale for all groups: from the lowest mean loss to three times the start."""
-    start = float(np.median(comparison.losses[:, :, 0]))
-    means = [_loss_line(comparison, i).y for i in range(len(comparison.techniques))]
-    low = min(float(np.nanmin(y)) for y in means if np.isfinite(y).any())
-    return max(low * 0.8, start * 1e-6), 3 * start
+def _loss_axis(comparison: Comparison) -> Axis:
+    """One for all groups: from the lowest loss of a line to three times the start."""
+    start = float(np.median(comparison.start_loss))
+    means = np.stack([_loss_line(comparison, i, "").y for i in range(len(comparison.techniques))])
+    low = float(np.nanmin(means, initial=start))
+    return Axis(max(low * 0.7, start * 1e-6, 1e-30), max(3 * start, 1e-20), log=True)
+
+
+def _rate_axis(comparison: Comparison, members: list[int], log: bool) -> Axis:
+    low, high = float(comparison.rates[members].min()), float(comparison.rates[members].max())
+    return Axis(low / 2, 2 * high, log=True) if log else Axis(0.0, 1.05 * high)
 
 
 def _table(comparison: Comparison) -> str:
     rows, names = comparison.rows(), headers(comparison)
     best = max((row["test_metric"] for row in rows if row["test_metric"] is not None), default=None)
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     body = []
     for group, members in groupby(rows, key=lambda row: row["group"]):
-        body.append(f'<tr class="group"><td colspan="{len(names)}">{escape(group)}</td></tr>')
-        body += [_row(row, names, comparison.task.percent, best) for row in members]
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+        body.append(f'<tr class="group"><th scope="rowgroup" colspan="{len(names)}">{escape(group)}</th></tr>')
+        body += [_row(row, comparison.task.percent, best) for row in members]
+    return f'<table class="results"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
 
 
-def _row(row: dict[str, Any], names: list[str], percent: bool, best: float | None) -> str:
-    out = []
-    for name, cell in zip(names, cells(row, percent), strict=True):
-        kind = "bad" if name == "diverged" and cell else ""
-        if name.startswith("test ") and row["test_metric"] == best:
-            kind = "best"
-        label = "" if name == "technique" else f' data-name="{escape(name)}"'
-        title = f' title="{escape(row["rate"])}"' if name == "peak rate" else ""
-        out.append(f"<td{label}{title}{f' class={kind!r}' if kind else ''}>{escape(cell)}</td>")
-    return f"<tr>{''.join(out)}</tr>"
+def _row(row: dict[str, Any], percent: bool, best: float | None) -> str:
+    name, rate, loss, metric, steps, diverged = map(escape, cells(row, percent))
+    value, plus_minus, spread = metric.partition(" ± ")
+    metric = f"{value}<span class='spread'>{plus_minus}{spread}</span>"
+    if row["test_metric"] is not None and row["test_metric"] == best:
+        metric = f"<b>{metric}</b>"
+    return (
+        f'<tr><th scope="row">{name}</th><td>{rate}</td><td>{loss}</td><td>{metric}</td><td>{steps}</td>'
+        f'<td class="bad">{diverged}</td></tr>'
+    )
+
+
+def _schedules(comparison: Comparison) -> str:
+    items = "".join(
+        f"<dt>{escape(t.name)}</dt><dd><code>{escape(repr(t.schedule))}</code></dd>" for t in comparison.techniques
+    )
+    return f"<details><summary>The schedules, as Python</summary><dl>{items}</dl></details>"

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from lrjax.compare import Comparison
-from lrjax.report.svg import number
+from lrjax.report.scale import number
 from lrjax.tasks.base import Task
 
 
@@ -22,18 +22,23 @@ def target(task: Task) -> str:
 
 def cells(row: dict[str, Any], percent: bool) -> list[str]:
     """What a person reads in a row, in the order of `headers`."""
-    loss, metric, spread = row["train_loss"], row["test_metric"], row["test_metric_spread"]
-    scale, digits = (100, 1) if percent else (1, 3)
-    shown = "–" if metric is None else f"{_fixed(metric * scale, digits)} ± {_fixed(spread * scale, digits)}"
-    share = "all" if row["diverged"] == row["seeds"] else f"{row['diverged']} of {row['seeds']}"
+    loss = row["train_loss"]
     return [
         row["technique"],
-        number(row["peak_rate"]),
-        "–" if loss is None else _fixed(loss, 4),
-        shown,
+        number(row["peak_rate"], 3),
+        "–" if loss is None else number(loss, 3),
+        metric_cell(row, percent),
         "–" if row["steps_to_target"] is None else str(row["steps_to_target"]),
-        share if row["diverged"] else "",
+        f"{row['diverged']} of {row['seeds']}" if row["diverged"] else "",
     ]
+
+
+def metric_cell(row: dict[str, Any], percent: bool) -> str:
+    """Mean ± spread."""
+    metric, scale, digits = row["test_metric"], (100 if percent else 1), (1 if percent else 3)
+    if metric is None:
+        return "–"
+    return f"{_fixed(metric * scale, digits)} ± {_fixed(row['test_metric_spread'] * scale, digits)}"
 
 
 def _fixed(x: float, digits: int) -> str:
@@ -43,7 +48,8 @@ def _fixed(x: float, digits: int) -> str:
 def to_json(comparison: Comparison) -> str:
     task = comparison.task
     runs = {"steps": comparison.losses.shape[2], "seeds": comparison.losses.shape[1], "rows": comparison.rows()}
-    return json.dumps({"task": task.name, "metric": task.metric, "target": task.target, **runs}, indent=2)
+    head = {"task": task.name, "metric": task.metric, "target": task.target}
+    return json.dumps({**head, **runs}, indent=2, allow_nan=False)
 
 
 def to_csv(comparison: Comparison) -> str:

@@ -2,30 +2,48 @@
 
 import numpy as np
 
-from lrjax.report.svg import number
+from lrjax.report.scale import number, step_count, ticks
 from lrjax.schedules.base import Schedule
 
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # of a braille character: 4 rows, 2 columns
 
+_SAMPLES = 20_000  # a short peak between two columns is seen
+
 
 def plot(schedule: Schedule, steps: int, columns: int, rows: int = 14) -> str:
-    """The rates of steps 0 to `steps`, with the axes' ends labelled, at most `columns` wide."""
-    margin = 11
-    width = max(columns - margin - 2, 10)
-    at = np.linspace(0, steps, 2 * width).astype(np.int64)
+    """The rates of steps 0 to `steps` over an axis of round numbers, at most `columns` wide (and at least 24)."""
+    margin = 9
+    width = max(columns - margin - 3, 12)
+    at = np.linspace(0, steps, max(min(steps, _SAMPLES), 2 * width) + 1).astype(np.int64)
     rate = np.asarray(schedule(at), float)
-    low, high = min(float(rate.min()), 0.0), max(float(rate.max()), 1e-30)
+    high = max(float(rate.max()), 1e-30)
     height = 4 * rows
-    level = np.rint((rate - low) / (high - low) * (height - 1)).astype(int)
+    level = np.rint(rate / high * (height - 1)).astype(int)
+    column = np.minimum(np.arange(len(at)) * 2 * width // len(at), 2 * width - 1)
     cells = np.full((rows, width), 0x2800)
-    previous = level[0]
-    for x, y in enumerate(level):  # a vertical run joins two points
-        for dot in range(min(previous, y), max(previous, y) + 1):
+    for x in range(2 * width):
+        (inside,) = np.nonzero(column == x)
+        levels = level[max(inside[0] - 1, 0) : inside[-1] + 1]  # from the last one before, so that columns join
+        for dot in range(min(levels), max(levels) + 1):
             down = height - 1 - dot
             cells[down // 4, x // 2] |= _DOTS[down % 4, x % 2]
-        previous = y
-    labels = {0: number(high), rows - 1: number(low)}
-    lines = [f"{labels.get(i, ''):>{margin}} ┤{''.join(map(chr, row))}".rstrip("⠀") for i, row in enumerate(cells)]
-    end = number(steps)
-    axis = f"{'':>{margin}} └{'─' * width}"
-    return "\n".join([*lines, axis, f"{'':>{margin}}  0{end:>{width - 1}}"])
+    labels = {rows - 1 - round(tick / high * (rows - 1)): number(tick) for tick in ticks(0, 1.001 * high)}
+    lines = [f"{'rate':>{margin}}"]
+    for i, row in enumerate(cells):
+        shown = "".join(map(chr, row)).replace("⠀", " ").rstrip()
+        lines.append(f"{labels.get(i, ''):>{margin}} {'┤' if i in labels else '│'}{shown}")
+    return "\n".join([*lines, *_axis(steps, width, margin)])
+
+
+def _axis(steps: int, width: int, margin: int) -> tuple[str, str]:
+    rule, names, free = ["─"] * width, [" "] * (width + 2), 0
+    for tick in ticks(0, steps, max(width // 16, 1)):
+        x, name = round(tick / max(steps, 1) * (width - 1)), step_count(tick)
+        start = min(max(x - len(name) // 2, 0), width + 2 - len(name))
+        if start >= free:
+            rule[x] = "┬"
+            names[start : start + len(name)] = name
+            free = start + len(name) + 1
+    under = "".join(names).rstrip()
+    under += " step" if len(under) + 5 <= width + 2 else ""
+    return f"{'':>{margin}} └{''.join(rule)}", f"{'':>{margin}}  {under}"

@@ -26,7 +26,7 @@ def diabetes() -> Task:
         train=(x, y),
         test=(x_test, y_test),
         batch_size=32,
-        rate=0.01,
+        rate=0.005,
         adaptive_rates={"adagrad": 0.05, "rmsprop": 0.003, "adam": 0.005},
     )
 

@@ -27,7 +27,7 @@ def digits() -> Task:
         test=(x_test, y_test),
         batch_size=64,
         rate=0.05,
-        adaptive_rates={"adagrad": 0.05, "rmsprop": 0.002, "adam": 0.005},
+        adaptive_rates={"adagrad": 0.2, "rmsprop": 0.003, "adam": 0.01},
     )
 
 

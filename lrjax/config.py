@@ -70,7 +70,7 @@ def from_config(config: Mapping[str, Any]) -> Any:
     if not isinstance(config, Mapping) or _TYPE not in config:
         raise ValueError(f"from_config: `config` must be a dict with a {_TYPE!r}, got {config!r}.")
     name = config[_TYPE]
-    cls = value_classes.get(name)
+    cls = value_classes.get(name) if isinstance(name, str) else None
     if cls is None:
         raise ValueError(f"from_config: {_TYPE!r} must be the name of an lrjax value, got {name!r}.")
     arguments = {key: _rebuilt(item) for key, item in config.items() if key != _TYPE}

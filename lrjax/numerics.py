@@ -186,6 +186,13 @@ def common_dtype(*arrays: Any) -> Any:
         return jnp.result_type(*arrays)
 
 
+def narrowed(x: jax.Array, dtype: Any) -> jax.Array:
+    """`x` in the dtype of the parameter or state that it goes into; never without its imaginary part."""
+    if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(f"`updates` must be real where the parameters are, got {x.dtype}.")
+    return x.astype(dtype)
+
+
 def safe_increment(count: jax.Array) -> jax.Array:
     """count + 1, which stays at 2³¹−1 once there."""
     return jnp.where(count < _MAX, count + 1, _MAX)

@@ -113,7 +113,7 @@ def test_plot_draws_in_the_terminal(capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 60
     labelled = {line.split()[0] for line in lines if "┤" in line}
-    assert {"0", "5e-4", "0.001"} <= labelled and lines[-1].split() == ["0", "500", "1,000", "step"]
+    assert {"0", "5e-4", "0.001"} <= labelled and lines[-1].split() == ["step", "0", "500", "1,000"]
     assert any(0x2800 < ord(character) <= 0x28FF for line in lines for character in line)
 
 

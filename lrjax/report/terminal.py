@@ -7,7 +7,7 @@ from lrjax.schedules.base import Schedule
 
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # of a braille character: 4 rows, 2 columns
 
-_SAMPLES = 20_000  # a short peak between two columns is seen
+_SAMPLES = 19_997  # a short peak between two columns is seen; a prime, so that samples and cycles do not step together
 
 
 def plot(schedule: Schedule, steps: int, columns: int, rows: int = 14) -> str:
@@ -44,6 +44,4 @@ def _axis(steps: int, width: int, margin: int) -> tuple[str, str]:
             rule[x] = "┬"
             names[start : start + len(name)] = name
             free = start + len(name) + 1
-    under = "".join(names).rstrip()
-    under += " step" if len(under) + 5 <= width + 2 else ""
-    return f"{'':>{margin}} └{''.join(rule)}", f"{'':>{margin}}  {under}"
+    return f"{'':>{margin}} └{''.join(rule)}", f"{'step':>{margin}}  {''.join(names).rstrip()}"

@@ -1,7 +1,7 @@
 """What a gradient transformation is: a value with an `init` and an `update`; and how to make, chain and apply them."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Concatenate, NamedTuple, ParamSpec
 
 import chex
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Domain, NotInDomain
-from lrjax.numerics import common_dtype
+from lrjax.numerics import common_dtype, narrowed
 from lrjax.value import Value, enter, may_compile, value_class
 
 P = ParamSpec("P")
@@ -206,14 +206,6 @@ _TRANSFORMATIONS = "gradient transformations (pairs of `init` and `update`)"
 Transformations = Annotated[Any, Domain(_TRANSFORMATIONS, lambda txs: tuple(map(as_transformation, txs)))]
 
 
-def _check_states(name: str, state: Any, n: int) -> None:
-    if not hasattr(state, "__len__") or len(state) != n:
-        got = len(state) if hasattr(state, "__len__") else repr(state)
-        raise ValueError(
-            f"{name}: `state` must hold {n} states, one per transform, got {got}. Create it with `init(params)`."
-        )
-
-
 @transformation(lambda params, tx: tuple(t.init(params) for t in tx.transforms))
 def chain(updates: Any, state: Any, params: Any, *transforms: Transformations, **extra_args: Any):
     """One transformation after the other; each gets the updates of the one before it.
@@ -224,7 +216,12 @@ def chain(updates: Any, state: Any, params: Any, *transforms: Transformations, *
     >>> lrjax.chain(lrjax.clip(1.0), lrjax.scale(-0.1))
     chain(clip(max_delta=1.0), scale(step_size=-0.1))
     """
-    _check_states("chain", state, len(transforms))
+    if not isinstance(state, (tuple, list)) or len(state) != len(transforms):
+        got = len(state) if isinstance(state, (tuple, list)) else type(state).__name__
+        raise ValueError(
+            f"chain: `state` must hold {len(transforms)} states, one per transform, got {got}. "
+            "Create it with `init(params)`."
+        )
     new_state = []
     for t, s in zip(transforms, state, strict=True):
         updates, s = t._update(t, updates, s, params, extra_args)
@@ -272,7 +269,12 @@ def named_chain(updates: Any, state: Any, params: Any, *transforms: NamedTransfo
     >>> tx.init(0.0)
     {'clip': EmptyState(), 'scale': EmptyState()}
     """
-    _check_states("named_chain", state, len(transforms))
+    names = [name for name, _ in transforms]
+    if not isinstance(state, Mapping) or set(state) != set(names):
+        got = sorted(state) if isinstance(state, Mapping) else type(state).__name__
+        raise ValueError(
+            f"named_chain: `state` must be a dict of the states of {names}, got {got}. Create it with `init(params)`."
+        )
     new_state = {}
     for name, t in transforms:
         updates, new_state[name] = t._update(t, updates, state[name], params, extra_args)
@@ -287,7 +289,7 @@ def _apply(params: Any, updates: Any) -> Any:
         if not jnp.issubdtype(jnp.result_type(p), jnp.inexact):
             raise TypeError(f"apply_updates: `params` must be floating or complex, got {jnp.result_type(p)}.")
         dtype = common_dtype(p, u)
-        return (jnp.asarray(p, dtype) + jnp.asarray(u, dtype)).astype(jnp.result_type(p))
+        return narrowed(jnp.asarray(p, dtype) + jnp.asarray(u, dtype), jnp.result_type(p))
 
     return jax.tree.map(add, updates, params, is_leaf=lambda x: x is None)
 
@@ -299,7 +301,7 @@ def apply_updates(params: chex.ArrayTree, updates: chex.ArrayTree) -> Any:
 
     Raises:
       ValueError: the trees or their shapes differ (Optax broadcasts).
-      TypeError: a parameter is an integer (Optax truncates).
+      TypeError: a parameter is an integer (Optax truncates), or real where its update is complex.
 
     >>> import jax.numpy as jnp, lrjax
     >>> lrjax.apply_updates({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([0.5, -0.5])})

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lrjax.numerics import common_dtype, safe_increment
+from lrjax.numerics import common_dtype, narrowed, safe_increment
 from lrjax.transforms.base import assert_agree, transformation_class
 from lrjax.value import enter
 
@@ -48,7 +48,7 @@ def map_updates(formula: Callable[..., Any], updates: Any, *trees: Any, dtypes: 
         like = rest[-1] if dtypes is not None else u
         dtype = compute_dtype(u)
         out = formula(*(jnp.asarray(x).astype(_match(dtype, x)) for x in (u, *rest[: len(trees)])))
-        return out.astype(jnp.result_type(like))
+        return narrowed(out, jnp.result_type(like))
 
     others = trees if dtypes is None else (*trees, dtypes)
     return jax.tree.map(leaf, updates, *others, is_leaf=is_none)
@@ -138,7 +138,7 @@ def _rows(formula_in: Callable[[Any], Any], leaves: Any, columns: Any, specs: li
             u, *new = formula(*wide)
             like = [s.dtype for s, spec in zip(slots, specs, strict=True) if spec.dtype is None and not spec.real]
             narrow = u.astype(common_dtype(g, *like))
-            row = (narrow, *(n.astype(s.dtype) for n, s in zip(new, slots, strict=True)))
+            row = (narrow, *(narrowed(n, s.dtype) for n, s in zip(new, slots, strict=True)))
         for column, x in zip(out, row, strict=True):
             column.append(x)
     return out

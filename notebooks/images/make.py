@@ -57,7 +57,7 @@ def main() -> None:
         name = type(example).__name__
         seen[name] = seen.get(name, 0) + 1
         file = f"{name}{'' if seen[name] == 1 else seen[name]}.svg"
-        svg = schedule_svg(example, LENGTHS.get(name), width=160, height=48).replace("currentColor", COLOUR)
+        svg = schedule_svg(example, LENGTHS.get(name), width=160, height=48, color=COLOUR)
         (HERE / file).write_text(svg, encoding="utf-8")
         what = (inspect.getdoc(example) or "").split("\n")[0]
         rows.append(f"| ![{name}](notebooks/images/{file}) | `{_call(example)}` | {what} |")

@@ -1,10 +1,11 @@
-"""Warnings are errors; what computes must not need dtypes or ranks to promote by themselves."""
+"""Strict by default: warnings are errors, and neither dtypes nor ranks promote by themselves."""
 
 import jax
 import pytest
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "promotes: runs others' code, which needs dtypes and ranks to promote")
     config.addinivalue_line("filterwarnings", "error")
     # third parties' own
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:(flax|optax|orbax|equinox|matplotlib).*")
@@ -12,10 +13,11 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore::ResourceWarning")
 
 
-@pytest.fixture
-def strict_dtypes():
-    """No implicit promotion of dtypes or ranks: what Optax's own transforms don't stand."""
-    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+@pytest.fixture(autouse=True)
+def strict_promotion(request):
+    promotes = request.node.get_closest_marker("promotes") is not None
+    dtypes, ranks = ("standard", "allow") if promotes else ("strict", "raise")
+    with jax.numpy_dtype_promotion(dtypes), jax.numpy_rank_promotion(ranks):
         yield
 
 
@@ -39,3 +41,17 @@ def count_traces():
         return counted, traces
 
     return wrap
+
+
+@pytest.fixture
+def compilations():
+    """The programs that XLA has compiled since the test began, one entry each."""
+    seen = []
+
+    def note(event, duration, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(kwargs.get("fun_name", event))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(note)

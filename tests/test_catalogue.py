@@ -2,6 +2,7 @@
 
 import inspect
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +60,32 @@ def test_a_batch_of_rates_is_one_program(name):
     mapped = jax.vmap(run)(L.batched(OPTIMIZERS[name](rates)))
     alone = [run(OPTIMIZERS[name](float(rate))) for rate in rates]
     np.testing.assert_allclose(mapped, alone, rtol=1e-4)
+
+
+@each
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_eager_jitted_scanned_and_mapped_updates_agree(name, dtype):
+    start = {"w": jnp.linspace(-1, 1, 6).astype(dtype), "b": jnp.ones((), dtype)}
+
+    def step(tx, carry):
+        x, state = carry
+        updates, state = tx.update(x, state, x)  # the gradient of ½|x|²
+        return L.apply_updates(x, updates), state
+
+    def loop(step, tx):
+        carry = (start, tx.init(start))
+        for _ in range(5):
+            carry = step(tx, carry)
+        return carry
+
+    tx = OPTIMIZERS[name](0.1)
+    scan = jax.jit(lambda tx: jax.lax.scan(lambda c, _: (step(tx, c), None), (start, tx.init(start)), length=5)[0])
+    eager, jitted, scanned = loop(step, tx), loop(jax.jit(step), tx), scan(tx)
+    mapped = jax.jit(jax.vmap(scan))(L.batched(OPTIMIZERS[name](np.array([0.2, 0.1]))))
+    rtol = 1e-5 if dtype == "float32" else 0.02  # XLA may fuse, and round to bfloat16, elsewhere
+    chex.assert_trees_all_equal_shapes_and_dtypes((start, tx.init(start)), eager, jitted, scanned)
+    for other in (jitted, scanned, jax.tree.map(lambda x: x[1], mapped)):
+        chex.assert_trees_all_close(other, eager, rtol=rtol, atol=1e-7)
 
 
 @each

@@ -2,8 +2,8 @@
 
 import copy
 import dataclasses
-import json
 import pickle
+import re
 
 import jax
 import jax.numpy as jnp
@@ -45,12 +45,11 @@ def test_repr_evaluates_to_an_equal_value(value):
 
 
 @each
-def test_pickle_copy_config_and_trees_give_an_equal_value(value):
+def test_pickle_copy_and_trees_give_an_equal_value(value):
     for other in (
         pickle.loads(pickle.dumps(value)),
         copy.copy(value),
         copy.deepcopy(value),
-        L.from_config(json.loads(json.dumps(L.to_config(value)))),
         dataclasses.replace(value),
         jax.tree.map(lambda x: x, value),
     ):
@@ -109,18 +108,38 @@ def test_an_equal_value_made_anew_is_the_same_static_argument(count_traces):
     assert traces == [1]
 
 
-OPTIMIZERS = {
-    "sgd": (L.sgd, dict(learning_rate=0.1, momentum=0.5)),
-    "adagrad": (L.adagrad, dict(learning_rate=0.1, initial_accumulator_value=0.5, eps=1e-3)),
-    "rmsprop": (L.rmsprop, dict(learning_rate=0.1, decay=0.5, eps=1e-3, initial_scale=0.5, momentum=0.5)),
-    "adam": (L.adam, dict(learning_rate=0.1, b1=0.5, b2=0.5, eps=1e-3, eps_root=1e-3)),
-    "adamw": (L.adamw, dict(learning_rate=0.1, b1=0.5, b2=0.5, eps=1e-3, eps_root=1e-3, weight_decay=0.5)),
-    "amsgrad": (L.amsgrad, dict(learning_rate=0.1, b1=0.5, b2=0.5, eps=1e-3, eps_root=1e-3)),
-    "ema": (L.ema, dict(decay=0.5)),
-    "clip_by_global_norm": (L.clip_by_global_norm, dict(max_norm=0.5)),
-    "scale": (L.scale, dict(step_size=-0.5)),
-}
-HYPERPARAMETERS = [(name, h) for name, (_, kwargs) in OPTIMIZERS.items() for h in kwargs]
+# every public transformation, with every number in it away from 0, 1 and the kinks of its formula
+NUMBERS = [
+    L.sgd(0.1, momentum=0.5),
+    L.adagrad(0.1, initial_accumulator_value=0.5, eps=1e-2),
+    L.rmsprop(0.1, decay=0.5, eps=1e-2, initial_scale=0.5, momentum=0.5, nesterov=True),
+    L.rmsprop(0.1, decay=0.5, eps=1e-2, initial_scale=0.5, centered=True, momentum=0.25),
+    L.adam(0.1, b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2),
+    L.adam(0.1, b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2, nesterov=True),
+    L.adam(L.inverse_time_decay(0.5, 2, 0.5), b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2),
+    L.adamw(0.1, b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2, weight_decay=0.5),
+    L.amsgrad(0.1, b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2),
+    L.trace(0.5, nesterov=True),
+    L.ema(0.5),
+    L.scale(-0.5),
+    L.scale_by_learning_rate(0.1),
+    L.scale_by_schedule(0.5),
+    L.scale_by_rss(initial_accumulator_value=0.5, eps=1e-2),
+    L.scale_by_rms(decay=0.5, eps=1e-2, initial_scale=0.5, bias_correction=True),
+    L.scale_by_stddev(decay=0.5, eps=1e-2, initial_scale=0.5),
+    L.scale_by_adam(b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2),
+    L.scale_by_amsgrad(b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2),
+    L.add_decayed_weights(0.5),
+    L.clip(0.75),
+    L.clip_by_global_norm(0.5),
+    L.chain(L.clip(0.75), L.named_chain(("trace", L.trace(0.5)), ("sgd", L.sgd(0.1)))),
+]
+each_with_numbers = pytest.mark.parametrize("tx", NUMBERS, ids=lambda tx: type(tx).__name__)
+
+
+def test_the_list_of_values_with_numbers_is_complete():
+    public = {x for x in vars(L).values() if isinstance(x, type) and issubclass(x, L.GradientTransformation)}
+    assert public - set(map(type, NUMBERS)) == {L.GradientTransformation, L.identity, L.named_chain}
 
 
 def two_steps(tx):
@@ -133,18 +152,49 @@ def two_steps(tx):
     return total
 
 
-@pytest.mark.parametrize(("name", "hyperparameter"), HYPERPARAMETERS)
-def test_vmap_and_grad_over_every_hyperparameter(name, hyperparameter, x64):
-    make, kwargs = OPTIMIZERS[name]
-    x = kwargs[hyperparameter]
-    at = lambda v: two_steps(make(**{**kwargs, hyperparameter: v}))
-    mapped = jax.vmap(at)(jnp.asarray([x, 0.5 * x]))
-    np.testing.assert_allclose(mapped, [at(x), at(0.5 * x)], rtol=1e-12)
-    h = 1e-6 * abs(x)
-    expected = (at(x + h) - at(x - h)) / (2 * h)
-    np.testing.assert_allclose(jax.grad(at)(x), expected, rtol=1e-5, atol=1e-8)
-    whole = jax.grad(two_steps)(make(**kwargs))
-    np.testing.assert_allclose(getattr(whole, hyperparameter), expected, rtol=1e-5, atol=1e-8)
+@each_with_numbers
+def test_vmap_and_grad_over_every_number(tx, x64, count_traces):
+    leaves, structure = jax.tree.flatten(tx)
+    x, n = np.array(leaves), len(leaves)
+    h = 1e-6 * np.abs(x)
+    rows = np.concatenate([x + np.diag(h), x - np.diag(h)])
+    mapped = jax.jit(jax.vmap(two_steps))(structure.unflatten(list(rows.T)))
+    counted, traces = count_traces(two_steps)
+    alone = jax.jit(counted)
+    np.testing.assert_allclose(mapped, [alone(structure.unflatten(row.tolist())) for row in rows], rtol=1e-12)
+    assert traces == [1]
+    slopes = np.asarray(mapped[:n] - mapped[n:]) / (2 * h)
+    assert np.all(slopes != 0)  # every number matters
+    gradient = jax.tree.leaves(jax.jit(jax.grad(two_steps))(tx))
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("tx", NUMBERS[:-1], ids=lambda tx: type(tx).__name__)
+def test_every_number_is_checked_and_named(tx):
+    for field in dataclasses.fields(tx):
+        name = field.name
+        if not isinstance(vars(tx)[name], float):
+            continue
+        bad = [float("nan"), float("inf"), -float("inf"), True, 1j, "0.1", 10**400, [0.1], np.array([0.1, np.nan])]
+        bad += [None] * (field.default is not None) + [-1.0] * (type(tx) is not L.scale)
+        for value in bad:
+            with pytest.raises(ValueError, match=rf"^{type(tx).__name__}: `{name}` must be a .*number.*, got .+\.$"):
+                dataclasses.replace(tx, **{name: value})
+
+
+def test_the_message_says_what_it_got():
+    message = "exponential_decay: `transition_steps` must be a whole number of steps, 1 to 2³¹−1, got -5."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        L.exponential_decay(0.1, -5, 0.5)
+    with pytest.raises(ValueError, match=re.escape("adam: `b1` must be a number in [0, 1), got 0.999999999.")):
+        L.adam(0.1, b1=1 - 1e-9)  # 1 in float32
+
+
+def test_tracers_pass_the_checks():
+    final = jax.jit(lambda rate, b1: two_steps(L.adam(rate, b1=b1)))
+    np.testing.assert_allclose(final(0.1, 0.5), two_steps(L.adam(0.1, b1=0.5)), rtol=1e-6)
+    with pytest.raises(ValueError, match="adam: `b1` must be"):
+        jax.jit(lambda x: L.adam(0.1, b1=x))(1j)
 
 
 def test_the_gradient_reaches_the_numbers_of_a_schedule():
@@ -208,16 +258,11 @@ def test_a_bad_rate_is_named_at_construction(bad):
 @pytest.mark.parametrize(
     ("call", "argument"),
     [
-        (lambda: L.adam(0.1, b1=1.0), "b1"),
-        (lambda: L.adam(0.1, b1=1 - 1e-9), "b1"),  # 1 in float32
-        (lambda: L.adam(0.1, b2=2), "b2"),
-        (lambda: L.adam(0.1, eps=-1), "eps"),
+        (lambda: L.adam(0.1, b2=1.0), "b2"),
         (lambda: L.adam(0.1, nesterov=1), "nesterov"),
         (lambda: L.adam(0.1, mu_dtype="int8"), "mu_dtype"),
-        (lambda: L.adam(0.1, mu_dtype="float"), None),
         (lambda: L.sgd(0.1, momentum=2), "momentum"),
-        (lambda: L.clip_by_global_norm(-1), "max_norm"),
-        (lambda: L.clip_by_global_norm(float("nan")), "max_norm"),
+        (lambda: L.clip_by_global_norm(0.0), "max_norm"),
         (lambda: L.clip_by_global_norm(1e-50), "max_norm"),  # 0 in float32
         (lambda: L.chain(L.constant_schedule(0.1)), "transforms"),
         (lambda: L.chain([L.clip(1.0), L.clip(2.0)]), "transforms"),
@@ -228,9 +273,6 @@ def test_a_bad_rate_is_named_at_construction(bad):
     ],
 )
 def test_a_bad_hyperparameter_is_named_at_construction(call, argument):
-    if argument is None:
-        call()
-        return
     with pytest.raises(ValueError, match=rf"^\w+: `{argument}` must be .*, got .*\.$"):
         call()
 
@@ -244,6 +286,7 @@ def test_arguments_that_are_missing_or_unknown_are_a_type_error():
         L.chain(L.clip(1.0), speed=3)
 
 
+@pytest.mark.promotes
 def test_a_closure_over_a_tracer_is_not_kept():
     def train(rate):
         tx = L.chain(L.adam(optax.cosine_decay_schedule(rate, 100)), L.chain(optax.scale(rate)))
@@ -251,28 +294,3 @@ def test_a_closure_over_a_tracer_is_not_kept():
 
     with jax.checking_leaks():
         assert jax.jit(jax.vmap(train))(jnp.array([0.1, 0.2])).shape == (2, 3)
-
-
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        ({"type": "adamm", "learning_rate": 0.1}, "'adamm'"),
-        ({"type": "adam", "learning_rte": 0.1}, "`learning_rte`"),
-        ({"type": "adam"}, "learning_rate"),
-        ({"type": "adam", "learning_rate": -0.1}, "`learning_rate` must be"),
-        ({"learning_rate": 0.1}, "'type'"),
-        ([1, 2], "must be a dict"),
-    ],
-)
-def test_a_bad_config_is_named(config, words):
-    with pytest.raises(ValueError, match=words):
-        L.from_config(config)
-
-
-def test_a_config_holds_arrays_and_refuses_functions():
-    batch = L.adam(np.array([0.1, 0.2], np.float32))
-    assert L.from_config(json.loads(json.dumps(L.to_config(batch)))) == batch
-    with pytest.raises(TypeError, match="`mask` of adamw .* JSON"):
-        L.to_config(L.adamw(0.1, mask=lambda p: p))
-    with pytest.raises(TypeError, match="`function` of from_callable"):
-        L.to_config(L.adam(lambda t: 0.1))

@@ -46,8 +46,8 @@ def mlp(params: Any, x: jax.Array) -> jax.Array:
     """ReLU between the layers."""
     *hidden, last = params
     for layer in hidden:
-        x = jax.nn.relu(x @ layer["w"] + layer["b"])
-    return x @ last["w"] + last["b"]
+        x = jax.nn.relu(x @ layer["w"] + layer["b"][None])
+    return x @ last["w"] + last["b"][None]
 
 
 def load(name: str) -> Any:

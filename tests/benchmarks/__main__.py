@@ -36,7 +36,7 @@ def _machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     device = jax.devices()[0]
     where = f"{cores} CPU cores" if device.platform == "cpu" else device.device_kind
-    return f"Time (or bytes) of lrjax divided by that of Optax, below 1 is less: {versions}, float32, {where}."
+    return f"Time (or bytes) of lrjax divided by that of Optax; below 1 is less. {versions}; float32, {where}."
 
 
 def _version(name: str) -> str | None:

@@ -75,6 +75,7 @@ def test_compositions_are_values():
     same(jax.vmap(lambda s: s(30))(L.batched(batch)), np.array([0.5, 1.0]) * COSINE(30))
 
 
+@pytest.mark.promotes
 def test_an_optax_schedule_is_taken_as_it_is():
     theirs = optax.warmup_cosine_decay_schedule(0.0, 1.0, 10, 100)
     ours = L.warmup_cosine_decay_schedule(0.0, 1.0, 10, 100)
@@ -82,6 +83,7 @@ def test_an_optax_schedule_is_taken_as_it_is():
     same(L.join_schedules([theirs, ours], [50])(60), ours(10))
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [

@@ -6,52 +6,32 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import lrjax as L
-from tests.problems import gradients, nested_params
+from tests.problems import nested_params
 
 TRANSFORMS = {
-    "identity": (L.identity(), optax.identity()),
-    "scale": (L.scale(-0.5), optax.scale(-0.5)),
-    "scale_by_learning_rate": (L.scale_by_learning_rate(0.1), optax.scale_by_learning_rate(0.1)),
-    "ascent": (L.scale_by_learning_rate(0.1, flip_sign=False), optax.scale_by_learning_rate(0.1, flip_sign=False)),
-    "scale_by_schedule": (
-        L.scale_by_schedule(L.linear_schedule(1.0, 0.5, 50)),
-        optax.scale_by_schedule(optax.linear_schedule(1.0, 0.5, 50)),
-    ),
-    "trace": (L.trace(0.9), optax.trace(0.9)),
-    "ema": (L.ema(0.9), optax.ema(0.9)),
-    "ema, biased": (L.ema(0.9, debias=False), optax.ema(0.9, debias=False)),
-    "scale_by_rss": (L.scale_by_rss(), optax.scale_by_rss()),
-    "scale_by_rms": (L.scale_by_rms(), optax.scale_by_rms()),
-    "scale_by_stddev": (L.scale_by_stddev(), optax.scale_by_stddev()),
-    "scale_by_adam": (L.scale_by_adam(), optax.scale_by_adam()),
-    "scale_by_amsgrad": (L.scale_by_amsgrad(), optax.scale_by_amsgrad()),
-    "add_decayed_weights": (L.add_decayed_weights(0.1), optax.add_decayed_weights(0.1)),
-    "clip": (L.clip(0.5), optax.clip(0.5)),
-    "clip_by_global_norm": (L.clip_by_global_norm(0.5), optax.clip_by_global_norm(0.5)),
-    "clip_by_global_norm, small": (L.clip_by_global_norm(1e4), optax.clip_by_global_norm(1e4)),
-    "chain": (
-        L.chain(L.clip(0.5), L.ema(0.5), L.scale(-1)),
-        optax.chain(optax.clip(0.5), optax.ema(0.5), optax.scale(-1)),
-    ),
+    "identity": L.identity(),
+    "scale": L.scale(-0.5),
+    "scale_by_learning_rate": L.scale_by_learning_rate(0.1),
+    "scale_by_schedule": L.scale_by_schedule(L.linear_schedule(1.0, 0.5, 50)),
+    "trace": L.trace(0.9),
+    "ema": L.ema(0.9),
+    "scale_by_rss": L.scale_by_rss(),
+    "scale_by_rms": L.scale_by_rms(),
+    "scale_by_stddev": L.scale_by_stddev(),
+    "scale_by_adam": L.scale_by_adam(),
+    "scale_by_amsgrad": L.scale_by_amsgrad(),
+    "add_decayed_weights": L.add_decayed_weights(0.1),
+    "clip": L.clip(0.5),
+    "clip_by_global_norm": L.clip_by_global_norm(0.5),
+    "chain": L.chain(L.clip(0.5), L.ema(0.5), L.scale(-1)),
+    "named_chain": L.named_chain(("clip", L.clip(0.5)), ("adam", L.adam(0.1))),
 }
-each = pytest.mark.parametrize(("ours", "theirs"), TRANSFORMS.values(), ids=TRANSFORMS)
 
 
-@each
-def test_agrees_with_optax_over_100_steps(ours, theirs):
-    params = nested_params()
-    state, their_state, their_update = ours.init(params), theirs.init(params), jax.jit(theirs.update)
-    for g in gradients(params):
-        updates, state = ours.update(g, state, params)
-        expected, their_state = their_update(g, their_state, params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), updates, expected)
-
-
-@pytest.mark.parametrize("tx", [ours for ours, _ in TRANSFORMS.values()], ids=TRANSFORMS)
+@pytest.mark.parametrize("tx", TRANSFORMS.values(), ids=TRANSFORMS)
 class TestEveryTransform:
     @pytest.mark.parametrize("params", [{}, (), {"a": None}, {"a": {}, "b": []}], ids=repr)
     def test_empty_trees(self, tx, params):
@@ -76,7 +56,7 @@ class TestEveryTransform:
         assert updates["b"] is None
 
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-    def test_dtypes_stay(self, tx, dtype, strict_dtypes):
+    def test_dtypes_stay(self, tx, dtype):
         params = nested_params(dtype)
         state = tx.init(params)
         updates, new_state = tx.update(params, state, params)
@@ -133,7 +113,6 @@ def test_mu_dtype_is_that_of_the_first_moment():
     "mask",
     [
         {"a": True, "b": {"c": False, "d": True}},
-        {"a": True, "b": {"c": False, "d": True}},
         lambda p: {"a": True, "b": {"c": False, "d": True}},
     ],
 )
@@ -179,6 +158,18 @@ def test_integer_updates_are_refused():
         L.sgd(0.1).update(jnp.ones(2, int), L.sgd(0.1).init(jnp.ones(2)))
 
 
+@pytest.mark.promotes  # a real rate times a complex gradient
+def test_complex_updates_of_real_parameters_are_refused():
+    params, g = jnp.ones(2), jnp.full(2, 1j)  # Optax drops the imaginary part, with a warning
+    for call in (
+        lambda: L.sgd(0.1).update(g, L.sgd(0.1).init(params), params),
+        lambda: L.adam(0.1).update(g, L.adam(0.1).init(params)),
+        lambda: L.apply_updates(params, g),
+    ):
+        with pytest.raises(TypeError, match="`updates` must be real where the parameters are, got complex64"):
+            call()
+
+
 def test_a_state_of_another_length_is_named():
     tx = L.chain(L.clip(1.0), L.sgd(0.1))
     with pytest.raises(
@@ -187,6 +178,15 @@ def test_a_state_of_another_length_is_named():
         tx.update(jnp.ones(2), ())
     with pytest.raises(ValueError, match="scale_by_learning_rate: `state` must be a LearningRateState, got EmptyState"):
         tx.update(jnp.ones(2), (L.EmptyState(), (L.EmptyState(), L.EmptyState())))
+
+
+@pytest.mark.parametrize("state", [{"clip": 0}, {"clip": 0, "adam": 0}, (0, 0)], ids=repr)
+def test_a_state_of_other_names_is_named(state):
+    tx = L.named_chain(("clip", L.clip(1.0)), ("sgd", L.sgd(0.1)))
+    with pytest.raises(
+        ValueError, match=r"named_chain: `state` must be a dict of the states of \['clip', 'sgd'\], got"
+    ):
+        tx.update(jnp.ones(2), state)
 
 
 def test_the_empty_chain_is_the_identity():
@@ -228,17 +228,15 @@ def test_a_variance_is_never_negative():
     assert np.isfinite(updates).all()
 
 
-def test_an_eager_update_is_one_compiled_call(monkeypatch):
-    tx, params = L.chain(L.clip_by_global_norm(1.0), L.adamw(0.1)), nested_params()
-    state, calls = tx.init(params), []
-    compiled = type(tx)._compiled
-    monkeypatch.setattr(type(tx), "_compiled", staticmethod(lambda *a: calls.append(1) or compiled(*a)))
-    tx.update(params, state, params)
-    before = compiled._cache_size()
-    with jax.log_compiles(), jax.transfer_guard("allow"):
-        tx.update(params, state, params)
-        L.with_hyperparams(tx, learning_rate=0.5).update(params, state, params)
-    assert calls == [1, 1, 1] and compiled._cache_size() == before
+def test_an_eager_update_is_one_compiled_call_for_all_numbers(compilations):
+    tx = L.chain(L.clip_by_global_norm(1.0), L.adamw(L.cosine_decay_schedule(0.1, 10)))
+    params = {"w": jnp.ones((7, 5)), "b": jnp.ones(11)}
+    state = tx.init(params)
+    compilations.clear()
+    updates, state = tx.update(params, state, params)
+    assert compilations == ["jit(chain)"]
+    L.with_hyperparams(tx, init_value=0.5, b1=0.5, max_norm=2.0).update(updates, state, params)
+    assert compilations == ["jit(chain)"]
 
 
 @pytest.mark.parametrize(
@@ -250,7 +248,7 @@ def test_nested_in_a_callers_jit_the_update_adds_no_work(tx):
 
     def opcodes(update):
         text = jax.jit(lambda g, s, p: update(g, s, p)).lower(params, state, params).compile().as_text()
-        return sorted(re.findall(r" = \S+ ([\w-]+)\(", text))
+        return sorted(re.findall(r" = (?:\([^)]*\)|\S+) ([\w-]+)\(", text))
 
     nested = opcodes(tx.update)
     plain = opcodes(lambda g, s, p: type(tx)._update(tx, g, s, p, {}))

@@ -22,7 +22,7 @@ class Task(NamedTuple):
     train: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
     batch_size: int
-    rate: float  # a well-chosen rate for SGD with momentum: the best of a sweep
+    rate: float  # for SGD with momentum, well chosen: as good as the best of a sweep on held-out training examples
     adaptive_rates: dict[str, float]  # and for the adaptive methods
 
 

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.optimizers.adaptive import adagrad, adam, rmsprop
+from lrjax.optimizers.adam import adam
+from lrjax.optimizers.adaptive import adagrad, rmsprop
 from lrjax.optimizers.sgd import sgd
 from lrjax.schedules.base import Schedule, constant_schedule
 from lrjax.schedules.cyclic import cosine_restarts_schedule, cyclic_schedule

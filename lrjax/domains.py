@@ -168,7 +168,10 @@ def domain_of(annotation: Any) -> Domain | None:
 
 def _or_none(domain: Domain) -> Domain:
     return dataclasses.replace(
-        domain, words=f"{domain.words}, or None", accept=lambda x: None if x is None else domain.accept(x)
+        domain,
+        words=f"{domain.words}, or None",
+        accept=lambda x: None if x is None else domain.accept(x),
+        enter=lambda x: None if x is None else domain.enter(x),
     )
 
 
@@ -200,6 +203,19 @@ def choice(*options: str) -> Domain:
         return x
 
     return Domain("one of " + ", ".join(map(repr, options)), accept, static=True)
+
+
+def _axes(x: Any) -> Any:
+    axes = (x,) if isinstance(x, int) else x
+    if x is not None and not (isinstance(axes, (tuple, list)) and all(type(axis) is int for axis in axes)):
+        raise NotInDomain
+    return None if x is None else tuple(axes)
+
+
+def _size(x: Any) -> int:
+    if isinstance(x, (bool, np.bool_)) or not isinstance(x, (int, np.integer)) or x < 1:
+        raise NotInDomain
+    return int(x)
 
 
 def _dtype(x: Any) -> str:
@@ -255,6 +271,8 @@ BoundariesAndScales = Annotated[
     ),
 ]
 DType = Annotated[Any, Domain("a floating dtype", _dtype, static=True)]
+Axes = Annotated[int | tuple[int, ...] | None, Domain("an axis, some axes, or None", lambda x: _axes(x), static=True)]
+Size = Annotated[int, Domain("a whole number >= 1", _size, static=True)]
 
 
 @dataclasses.dataclass(frozen=True)

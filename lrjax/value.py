@@ -209,10 +209,14 @@ def _as_leaf(x: Any) -> Any:
 def may_compile(value: Value) -> bool:
     """False where a compiled call would keep a tracer: inside a trace, somebody's function may close over one, and
     the cache of compiled functions would hold it for ever."""
-    return get_opaque_trace_state() == _NO_TRACE or not _holds_function(value)
+    return not is_tracing() or not _holds_function(value)
 
 
 _NO_TRACE = get_opaque_trace_state()
+
+
+def is_tracing() -> bool:
+    return get_opaque_trace_state() != _NO_TRACE
 
 
 def _holds_function(x: Any) -> bool:

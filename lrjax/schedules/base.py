@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from lrjax.domains import MAX_STEPS, Domain, Rate, Requirement, as_scalar, domain_of
+from lrjax.domains import MAX_STEPS, Decay, Domain, Number, Rate, Requirement, as_scalar, domain_of
 from lrjax.numerics import Time, split
 from lrjax.value import Value, enter, may_compile, value_class, value_classes
 
@@ -32,16 +32,16 @@ class Schedule(Value):
         run = self._compiled if may_compile(self) else self._compiled.__wrapped__
         return run(self, _as_step(step))
 
-    def __mul__(self, other: "ScalarOrSchedule") -> "Schedule":
+    def __mul__(self, other: "ScheduleLike") -> "Schedule":
         return _composed("product_schedule", self, other)
 
-    def __rmul__(self, other: "ScalarOrSchedule") -> "Schedule":
+    def __rmul__(self, other: "ScheduleLike") -> "Schedule":
         return _composed("product_schedule", other, self)
 
-    def __add__(self, other: "ScalarOrSchedule") -> "Schedule":
+    def __add__(self, other: "ScheduleLike") -> "Schedule":
         return _composed("sum_schedule", self, other)
 
-    def __radd__(self, other: "ScalarOrSchedule") -> "Schedule":
+    def __radd__(self, other: "ScheduleLike") -> "Schedule":
         return _composed("sum_schedule", other, self)
 
     def clip(self, low: ArrayLike | None = None, high: ArrayLike | None = None) -> "Schedule":
@@ -174,23 +174,23 @@ def from_callable(step: Any, function: Callable):
     return jnp.asarray(function(step.whole if step.part is None else step.total), jnp.result_type(float))
 
 
-def _scalar_or_schedule(x: Any) -> Any:
-    if isinstance(x, Schedule):
-        return x
-    return from_callable(x) if callable(x) else _RATE.accept(x)
+def _or_schedule(number: Any) -> Domain:
+    """A number of the domain, or a schedule of such numbers."""
+    domain = domain_of(number)
+    assert domain is not None
+
+    def accept(x: Any) -> Any:
+        if isinstance(x, Schedule):
+            return x
+        return from_callable(x) if callable(x) else domain.accept(x)
+
+    words = f"{domain.words}, or a schedule (a function from a step to a number)"
+    return Domain(words, accept, lambda x: x if isinstance(x, Schedule) else as_scalar(x))
 
 
-_RATE = domain_of(Rate)
-assert _RATE is not None
-
-ScalarOrSchedule = Annotated[
-    ArrayLike | Schedule | Callable[[Any], Any],
-    Domain(
-        "a finite number >= 0, or a schedule (a function from a step to a number)",
-        _scalar_or_schedule,
-        lambda x: x if isinstance(x, Schedule) else as_scalar(x),
-    ),
-]
+ScheduleLike = Annotated[ArrayLike | Schedule | Callable[[Any], Any], _or_schedule(Rate)]
+DecayOrSchedule = Annotated[ArrayLike | Schedule | Callable[[Any], Any], _or_schedule(Decay)]
+NumberOrSchedule = Annotated[ArrayLike | Schedule | Callable[[Any], Any], _or_schedule(Number)]
 
 
 def as_schedule(x: Any) -> Schedule:

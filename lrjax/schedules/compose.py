@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from lrjax.domains import Boundaries, Count, Domain, NotInDomain, Positive, Rate, Steps, require
 from lrjax.numerics import Time, fractions, mix, split, where
-from lrjax.schedules.base import ScalarOrSchedule, Schedule, as_schedule, schedule
+from lrjax.schedules.base import Schedule, ScheduleLike, as_schedule, schedule
 
 
 def _schedules(items: Any) -> tuple[Schedule, ...]:
@@ -49,7 +49,7 @@ def join_schedules(step: Any, schedules: Schedules, boundaries: Boundaries):
 
 
 @schedule
-def product_schedule(step: Any, left: ScalarOrSchedule, right: ScalarOrSchedule):
+def product_schedule(step: Any, left: ScheduleLike, right: ScheduleLike):
     """`left * right`: two rates, or a rate and a number, multiplied at every step.
 
     η(t) = left(t)·right(t)
@@ -62,7 +62,7 @@ def product_schedule(step: Any, left: ScalarOrSchedule, right: ScalarOrSchedule)
 
 
 @schedule
-def sum_schedule(step: Any, left: ScalarOrSchedule, right: ScalarOrSchedule):
+def sum_schedule(step: Any, left: ScheduleLike, right: ScheduleLike):
     """`left + right`: two rates, or a rate and a number, added at every step.
 
     η(t) = left(t) + right(t)
@@ -79,7 +79,7 @@ def _at(x: Any, step: Time) -> Any:
 
 
 @schedule(require("high", ">= `low`", lambda high, low: high is None or low is None or high >= low))
-def clip_schedule(step: Any, schedule: ScalarOrSchedule, low: Rate | None = None, high: Rate | None = None):
+def clip_schedule(step: Any, schedule: ScheduleLike, low: Rate | None = None, high: Rate | None = None):
     """`schedule.clip(low, high)`: the rate, but not below `low` and not above `high` (None: no such bound).
 
     η(t) = min(max(schedule(t), low), high)
@@ -92,7 +92,7 @@ def clip_schedule(step: Any, schedule: ScalarOrSchedule, low: Rate | None = None
 
 
 @schedule
-def delay_schedule(step: Any, schedule: ScalarOrSchedule, steps: Count):
+def delay_schedule(step: Any, schedule: ScheduleLike, steps: Count):
     """`schedule.delay(steps)`: the same, `steps` later; until then its first rate.
 
     η(t) = schedule(max(t − steps, 0))
@@ -105,7 +105,7 @@ def delay_schedule(step: Any, schedule: ScalarOrSchedule, steps: Count):
 
 
 @schedule
-def stretch_schedule(step: Any, schedule: ScalarOrSchedule, factor: Positive):
+def stretch_schedule(step: Any, schedule: ScheduleLike, factor: Positive):
     """`schedule.stretch(factor)`: the same, `factor` times as long.
 
     η(t) = schedule(t / factor)
@@ -124,7 +124,7 @@ def stretch_schedule(step: Any, schedule: ScalarOrSchedule, factor: Positive):
 
 
 @schedule
-def repeat_schedule(step: Any, schedule: ScalarOrSchedule, period: Steps):
+def repeat_schedule(step: Any, schedule: ScheduleLike, period: Steps):
     """`schedule.repeat(period)`: begins anew every `period` steps, for ever.
 
     η(t) = schedule(t mod period)
@@ -137,7 +137,7 @@ def repeat_schedule(step: Any, schedule: ScalarOrSchedule, period: Steps):
 
 
 @schedule
-def warmup_schedule(step: Any, schedule: ScalarOrSchedule, steps: Count, init_value: Rate = 0.0):
+def warmup_schedule(step: Any, schedule: ScheduleLike, steps: Count, init_value: Rate = 0.0):
     """`schedule.warmup(steps)`: a line from `init_value` to the schedule's first rate, then the schedule from there.
 
     η(t) = init·(w−t)/w + schedule(0)·t/w for t < w = `steps`, schedule(t − w) after

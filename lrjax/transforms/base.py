@@ -31,6 +31,9 @@ class GradientTransformation(Value):
     _update: ClassVar[Callable[..., Any]]
     _compiled: ClassVar[Callable[..., Any]]
     _takes_extra: ClassVar[bool] = False
+    _agrees: ClassVar[bool] = True  # updates have the tree of the parameters
+    # whether it treats every number alike, however numbers are arranged in arrays
+    _per_number: ClassVar[Callable[[Any], bool]] = staticmethod(lambda tx: False)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "GradientTransformation":
         return object.__new__(pair if cls is GradientTransformation else cls)  # type: ignore[arg-type]
@@ -59,7 +62,7 @@ def _is_compilable(tree: Any) -> bool:
 
 
 def _checked_update(tx: GradientTransformation, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
-    if params is not None:
+    if params is not None and tx._agrees:
         assert_agree(type(tx).__name__, updates=updates, params=params)
     return tx._update(tx, updates, state, params, extra_args)
 
@@ -116,11 +119,12 @@ def transformation_class(
 
 
 def transformation(
-    init: Callable[[Any, Any], Any],
+    init: Callable[[Any, Any], Any], per_number: Callable[[Any], bool] = lambda tx: False, **namespace: Any
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, P], Any]], Callable[P, GradientTransformation]]:
     """Makes a transformation of `fn(updates, state, params, *hyperparameters) -> (updates, state)`.
 
-    `init(params, tx)` makes its first state. A function with `**extra_args` gets those of `update`.
+    `init(params, tx)` makes its first state. A function with `**extra_args` gets those of `update`. `per_number(tx)`
+    says whether it treats every number alike, so that `packed` may rearrange them; `namespace` are further methods.
     """
 
     def decorate(fn: Callable[..., Any]) -> Any:
@@ -131,7 +135,9 @@ def transformation(
             variadic = hyperparams.pop(tx._variadic, ()) if tx._variadic else ()
             return fn(updates, state, params, *variadic, **hyperparams, **(extra_args if takes_extra else {}))
 
-        return transformation_class(fn, init, update, ("updates", "state", "params"), takes_extra)
+        names = ("updates", "state", "params")
+        kind = staticmethod(per_number)
+        return transformation_class(fn, init, update, names, takes_extra, _per_number=kind, **namespace)
 
     return decorate
 
@@ -157,8 +163,17 @@ def optimizer(fn: Callable[P, GradientTransformation]) -> Callable[P, GradientTr
         update,
         (),
         takes_extra=True,
-        transforms=property(lambda tx: parts(tx).transforms),
+        transforms=property(lambda tx: getattr(parts(tx), "transforms", (parts(tx),))),
+        _per_number=staticmethod(lambda tx: parts(tx)._per_number(parts(tx))),
     )  # type: ignore[return-value]
+
+
+def all_per_number(transforms: Any) -> bool:
+    return all(t._per_number(t) for t in transforms)
+
+
+def always(tx: Any) -> bool:
+    return True
 
 
 class EmptyState(NamedTuple):
@@ -169,7 +184,7 @@ def no_state(params: Any, tx: Any) -> EmptyState:
     return EmptyState()
 
 
-@transformation(no_state)
+@transformation(no_state, always)
 def identity(updates: Any, state: Any, params: Any):
     """Leaves the updates as they are.
 
@@ -185,6 +200,19 @@ def pair(updates: Any, state: Any, params: Any, init: Callable, update: Callable
     """Two functions, `init(params)` and `update(updates, state, params)`, as a value: what
     `GradientTransformation(init, update)` makes."""
     return update(updates, state, params, **(extra_args if _takes_keywords(update) else {}))
+
+
+GradientTransformationExtraArgs = GradientTransformation  # every `update` takes extra arguments
+
+
+def with_extra_args_support(tx: Any) -> GradientTransformation:
+    """A pair of functions as a value, whose `update` takes extra arguments and passes on those that it knows.
+
+    >>> import lrjax
+    >>> lrjax.with_extra_args_support(lrjax.scale(2.0))
+    scale(step_size=2.0)
+    """
+    return as_transformation(tx)
 
 
 def as_transformation(tx: Any) -> GradientTransformation:
@@ -203,10 +231,13 @@ def as_transformation(tx: Any) -> GradientTransformation:
 
 
 _TRANSFORMATIONS = "gradient transformations (pairs of `init` and `update`)"
+Transformation = Annotated[Any, Domain("a gradient transformation (a pair of `init` and `update`)", as_transformation)]
 Transformations = Annotated[Any, Domain(_TRANSFORMATIONS, lambda txs: tuple(map(as_transformation, txs)))]
 
 
-@transformation(lambda params, tx: tuple(t.init(params) for t in tx.transforms))
+@transformation(
+    lambda params, tx: tuple(t.init(params) for t in tx.transforms), lambda tx: all_per_number(tx.transforms)
+)
 def chain(updates: Any, state: Any, params: Any, *transforms: Transformations, **extra_args: Any):
     """One transformation after the other; each gets the updates of the one before it.
 
@@ -260,7 +291,10 @@ def _named(items: Any) -> tuple[Named, ...]:
 NamedTransformations = Annotated[Any, Domain("pairs (name, gradient transformation) with different names", _named)]
 
 
-@transformation(lambda params, tx: {name: t.init(params) for name, t in tx.transforms})
+@transformation(
+    lambda params, tx: {name: t.init(params) for name, t in tx.transforms},
+    lambda tx: all_per_number(t for _, t in tx.transforms),
+)
 def named_chain(updates: Any, state: Any, params: Any, *transforms: NamedTransformations, **extra_args: Any):
     """A chain whose state is a dict, by the names of its parts.
 
@@ -281,17 +315,17 @@ def named_chain(updates: Any, state: Any, params: Any, *transforms: NamedTransfo
     return updates, new_state
 
 
+@jax.jit  # traced once for all arrays of one shape and dtype
+def _add(u: Any, p: Any) -> Any:
+    if not jnp.issubdtype(jnp.result_type(p), jnp.inexact):
+        raise TypeError(f"apply_updates: `params` must be floating or complex, got {jnp.result_type(p)}.")
+    dtype = common_dtype(p, u)
+    return narrowed(jnp.asarray(p, dtype) + jnp.asarray(u, dtype), jnp.result_type(p))
+
+
 @jax.jit
 def _apply(params: Any, updates: Any) -> Any:
-    def add(u: Any, p: Any) -> Any:
-        if u is None:
-            return p
-        if not jnp.issubdtype(jnp.result_type(p), jnp.inexact):
-            raise TypeError(f"apply_updates: `params` must be floating or complex, got {jnp.result_type(p)}.")
-        dtype = common_dtype(p, u)
-        return narrowed(jnp.asarray(p, dtype) + jnp.asarray(u, dtype), jnp.result_type(p))
-
-    return jax.tree.map(add, updates, params, is_leaf=lambda x: x is None)
+    return jax.tree.map(lambda u, p: p if u is None else _add(u, p), updates, params, is_leaf=lambda x: x is None)
 
 
 def apply_updates(params: chex.ArrayTree, updates: chex.ArrayTree) -> Any:

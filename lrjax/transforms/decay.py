@@ -1,28 +1,30 @@
 """Decay of the weights themselves."""
 
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
+import jax.numpy as jnp
 
-from lrjax.domains import Domain, NonNegative
-from lrjax.transforms.base import no_state, transformation
+from lrjax.numerics import safe_increment
+from lrjax.schedules.base import Schedule, ScheduleLike
+from lrjax.transforms.base import EmptyState, transformation
 from lrjax.transforms.elementwise import cast, is_none, map_updates
-from lrjax.value import Frozen, freeze
-
-Mask = Annotated[
-    chex.ArrayTree | Callable[[Any], Any] | None,
-    Domain(
-        "a tree of bools like the parameters (or a prefix of it), a function from them to one, or None",
-        freeze,
-        static=True,
-    ),
-]
+from lrjax.transforms.masking import Mask, flags
 
 
-@transformation(no_state)
-def add_decayed_weights(updates: Any, state: Any, params: Any, weight_decay: NonNegative = 0.0, mask: Mask = None):
+class WeightDecaySchedule(NamedTuple):
+    """The state of `add_decayed_weights` with a schedule."""
+
+    count: chex.Array  # int32 (): updates so far
+
+
+def _count(params: Any, tx: Any) -> Any:
+    return WeightDecaySchedule(jnp.zeros([], jnp.int32)) if isinstance(tx.weight_decay, Schedule) else EmptyState()
+
+
+@transformation(_count, lambda tx: tx.mask is None)
+def add_decayed_weights(updates: Any, state: Any, params: Any, weight_decay: ScheduleLike = 0.0, mask: Mask = None):
     """Adds the parameters, times `weight_decay`, to the updates; where there is a mask, only where it is True.
 
     u = g + weight_decay·p
@@ -38,9 +40,10 @@ def add_decayed_weights(updates: Any, state: Any, params: Any, weight_decay: Non
     """
     if params is None:
         raise ValueError("add_decayed_weights: `params` must be given to `update`, got None.")
+    if isinstance(weight_decay, Schedule):
+        weight_decay, state = weight_decay(state.count), WeightDecaySchedule(safe_increment(state.count))
     decayed = map_updates(lambda g, p: g + cast(weight_decay, p) * p, updates, params)
     if mask is None:
         return decayed, state
-    flags = mask.tree if isinstance(mask, Frozen) else mask(params)
-    choose = lambda flag, new, old: jax.tree.map(lambda n, o: n if flag else o, new, old, is_leaf=is_none)  # noqa: E731
-    return jax.tree.map(choose, flags, decayed, updates), state
+    choose = lambda flag, new, old: jax.tree.map(lambda n, o: n if flag else o, new, old, is_leaf=is_none)
+    return jax.tree.map(choose, flags(mask, params), decayed, updates), state

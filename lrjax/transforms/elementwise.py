@@ -1,29 +1,52 @@
 """Lifts a formula on arrays to trees of parameters: the machinery of every transformation that has moments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lrjax.numerics import common_dtype, narrowed, safe_increment
+from lrjax.schedules.base import Schedule
 from lrjax.transforms.base import assert_agree, transformation_class
-from lrjax.value import enter
+from lrjax.value import enter, is_tracing
 
 
 class Slot(NamedTuple):
     """How a slot of the state begins: a tree like the parameters, filled with a number.
 
-    `dtype` and `start` name the hyperparameters that say so; a `real` slot of a complex parameter is real.
+    `dtype` and `start` name the hyperparameters that say so; a `real` slot of a complex parameter is real; one that
+    `copies` begins as the parameters; a `scalar` one is one number for each array.
     """
 
     dtype: str | None = None
     start: str | None = None
     real: bool = False
+    copies: bool = False
+    scalar: bool = False
 
 
 def is_none(x: Any) -> bool:
     return x is None
+
+
+def traced_once(leaf: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function on arrays, traced once for all of one shape and dtype; XLA inlines the calls.
+
+    Outside of a trace it is left as it is: there every update would make, and compile, another function.
+    """
+    return jax.jit(leaf) if is_tracing() else leaf
+
+
+def alike(leaves: Sequence[Any]) -> list[list[int]]:
+    """The positions of the arrays, small ones of one shape and dtype together, at most 32 of them.
+
+    A small array costs more to launch and to compile than to read, so one operation for several of them is faster.
+    """
+    groups: dict[Any, list[int]] = {}
+    for i, x in enumerate(leaves):
+        groups.setdefault((jnp.shape(x), jnp.result_type(x)) if jnp.size(x) <= 2**14 else i, []).append(i)
+    return [group[start : start + 32] for group in groups.values() for start in range(0, len(group), 32)]
 
 
 def compute_dtype(x: Any) -> Any:
@@ -42,16 +65,15 @@ def map_updates(formula: Callable[..., Any], updates: Any, *trees: Any, dtypes: 
     """`formula` on every leaf of the updates and its like in `trees`, in float32 at least; the result has the dtype of
     the update, or of the leaf of `dtypes`. A leaf that is None stays so."""
 
+    @traced_once
     def leaf(u: Any, *rest: Any) -> Any:
-        if u is None:
-            return None
         like = rest[-1] if dtypes is not None else u
         dtype = compute_dtype(u)
         out = formula(*(jnp.asarray(x).astype(_match(dtype, x)) for x in (u, *rest[: len(trees)])))
         return narrowed(out, jnp.result_type(like))
 
     others = trees if dtypes is None else (*trees, dtypes)
-    return jax.tree.map(leaf, updates, *others, is_leaf=is_none)
+    return jax.tree.map(lambda u, *rest: None if u is None else leaf(u, *rest), updates, *others, is_leaf=is_none)
 
 
 def _match(dtype: Any, x: Any) -> Any:
@@ -64,7 +86,9 @@ def cast(scalar: jax.Array, like: jax.Array) -> jax.Array:
     return scalar.astype(real_dtype(like.dtype))
 
 
-def elementwise(State: Any, **slots: Slot) -> Callable[[Callable[..., Any]], Any]:
+def elementwise(
+    State: Any, needs_params: bool = False, per_number: bool = True, **slots: Slot
+) -> Callable[[Callable[..., Any]], Any]:
     """Makes a transformation of a formula in two stages:
 
         @elementwise(ScaleByAdamState, nu=Slot(real=True))
@@ -75,70 +99,91 @@ def elementwise(State: Any, **slots: Slot) -> Callable[[Callable[..., Any]], Any
                 return update, mu, nu
             return leaf
 
-    The slots are the fields of the `State` but `count`; `t` counts the updates from 1. The scalars come in the dtype
-    of the formula, which is float32 for narrower arrays; results go back to the dtypes of the update and the state.
+    The slots are the fields of the `State` but the counters (`count`, `count_m2`, `t`); with `needs_params` the leaf is
+    a function of (g, p, slots). `t` counts the updates from 1; a hyperparameter that is a schedule comes as its number
+    at step t−1. The scalars come in the dtype of the formula, which is float32 for narrower arrays; results go back to
+    the dtypes of the update and the state. A leaf that reduces its array isn't `per_number`.
     """
-    counts = "count" in State._fields
-    names = [f for f in State._fields if f != "count"]
+    counters = [f for f in State._fields if f in ("count", "count_m2", "t")]
+    names = [f for f in State._fields if f not in counters]
     specs = [slots.get(name, Slot()) for name in names]
 
     def init(params: Any, tx: Any) -> Any:
         def fill(spec: Slot) -> Any:
+            if spec.copies:  # a copy: aliased parameters could not be donated
+                return jax.tree.map(jnp.copy, params)
             start = 0 if spec.start is None else getattr(tx, spec.start)
             dtype = None if spec.dtype is None else getattr(tx, spec.dtype)
-            return jax.tree.map(lambda p: _full(p, start, dtype, spec.real), params)
+            shape = () if spec.scalar else None
+            return jax.tree.map(lambda p: _full(p, start, dtype, spec.real, shape), params)
 
         filled = dict(zip(names, map(fill, specs), strict=True))
-        return State(**filled, **({"count": jnp.zeros([], jnp.int32)} if counts else {}))
+        return State(**filled, **{counter: jnp.zeros([], jnp.int32) for counter in counters})
 
     def decorate(formula: Callable[..., Any]) -> Any:
         def update(tx: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
-            hyperparams = enter(tx)
-            new_count = {"count": safe_increment(state.count)} if counts else {}
+            if needs_params and params is None:
+                raise ValueError(f"{formula.__name__}: `params` must be given to `update`, got None.")
+            count = getattr(state, counters[0]) if counters else None
+            new_counts = {counter: safe_increment(count) for counter in counters}
+            hyperparams = {k: v(count) if isinstance(v, Schedule) else v for k, v in enter(tx).items()}
             leaf_formulas: dict[Any, Any] = {}
 
             def formula_in(dtype: Any) -> Any:  # one set of scalars for each dtype, which is mostly one
                 if dtype not in leaf_formulas:
                     scalars = {k: v.astype(dtype) if isinstance(v, jax.Array) else v for k, v in hyperparams.items()}
-                    t = (new_count["count"].astype(dtype),) if counts else ()
-                    leaf_formulas[dtype] = formula(*t, **scalars)
+                    t = (new_counts[counters[0]].astype(dtype),) if counters else ()
+                    leaf_formulas[dtype] = traced_once(formula(*t, **scalars))
                 return leaf_formulas[dtype]
 
             leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
-            columns = [_column(formula.__name__, treedef, updates, name, getattr(state, name)) for name in names]
-            out, *new = _rows(formula_in, leaves, columns, specs)
+            slots = [
+                _column(formula.__name__, treedef, updates, state, *named) for named in zip(names, specs, strict=True)
+            ]
+            given = [treedef.flatten_up_to(params)] if needs_params else []
+            out, *new = _rows(formula_in, leaves, given, slots, specs)
             unflattened = {n: treedef.unflatten(column) for n, column in zip(names, new, strict=True)}
-            return treedef.unflatten(out), State(**unflattened, **new_count)
+            return treedef.unflatten(out), State(**unflattened, **new_counts)
 
-        return transformation_class(formula, init, update, ("t",) if counts else (), takes_extra=False)
+        return transformation_class(
+            formula,
+            init,
+            update,
+            ("t",) if counters else (),
+            takes_extra=False,
+            _per_number=staticmethod(lambda tx: per_number),
+        )
 
     return decorate
 
 
-def _full(p: Any, start: Any, dtype: Any, real: bool) -> jax.Array:
+def _full(p: Any, start: Any, dtype: Any, real: bool, shape: Any) -> jax.Array:
     dtype = jnp.dtype(dtype or jnp.result_type(p))
-    return jnp.full_like(p, start, dtype=real_dtype(dtype) if real else dtype)
+    return jnp.full_like(p, start, dtype=real_dtype(dtype) if real else dtype, shape=shape)
 
 
-def _column(name: str, treedef: Any, updates: Any, field: str, slot: Any) -> list[Any]:
+def _column(name: str, treedef: Any, updates: Any, state: Any, field: str, spec: Slot) -> list[Any]:
     """The leaves of a slot at the leaves of the updates."""
-    assert_agree(name, updates=updates, **{f"state.{field}": slot})
+    slot = getattr(state, field)
+    if not spec.scalar:
+        assert_agree(name, updates=updates, **{f"state.{field}": slot})
     return treedef.flatten_up_to(slot)
 
 
-def _rows(formula_in: Callable[[Any], Any], leaves: Any, columns: Any, specs: list[Slot]) -> Any:
-    out: list[list[Any]] = [[] for _ in range(len(columns) + 1)]
-    for g, *slots in zip(leaves, *columns, strict=True):
+def _rows(formula_in: Callable[[Any], Any], leaves: Any, given: Any, slots: Any, specs: list[Slot]) -> Any:
+    out: list[list[Any]] = [[] for _ in range(len(slots) + 1)]
+    for g, *rest in zip(leaves, *given, *slots, strict=True):
+        params, state = rest[: len(given)], rest[len(given) :]
         if g is None:  # no gradient: nothing moves
-            row = (None, *slots)
+            row = (None, *state)
         else:
             dtype = compute_dtype(g)
             formula = formula_in(real_dtype(dtype))
-            wide = (x.astype(_match(dtype, x)) for x in (jnp.asarray(g), *slots))
+            wide = (x.astype(_match(dtype, x)) for x in map(jnp.asarray, (g, *params, *state)))
             u, *new = formula(*wide)
-            like = [s.dtype for s, spec in zip(slots, specs, strict=True) if spec.dtype is None and not spec.real]
+            like = [s.dtype for s, spec in zip(state, specs, strict=True) if spec.dtype is None and not spec.real]
             narrow = u.astype(common_dtype(g, *like))
-            row = (narrow, *(narrowed(n, s.dtype) for n, s in zip(new, slots, strict=True)))
+            row = (narrow, *(narrowed(n, s.dtype) for n, s in zip(new, state, strict=True)))
         for column, x in zip(out, row, strict=True):
             column.append(x)
     return out

@@ -1,18 +1,20 @@
 """Bounds on the size of an update."""
 
+import functools
+import operator
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from lrjax.domains import Positive
+from lrjax.domains import Axes, NonNegative, Positive
 from lrjax.numerics import abs_sq
-from lrjax.transforms.base import no_state, transformation
-from lrjax.transforms.elementwise import cast, compute_dtype, map_updates
+from lrjax.transforms.base import always, no_state, transformation
+from lrjax.transforms.elementwise import alike, cast, compute_dtype, map_updates
 
 
-@transformation(no_state)
+@transformation(no_state, always)
 def clip(updates: Any, state: Any, params: Any, max_delta: Positive):
     """Every coordinate between −`max_delta` and `max_delta`.
 
@@ -30,7 +32,7 @@ def clip(updates: Any, state: Any, params: Any, max_delta: Positive):
     return map_updates(leaf, updates), state
 
 
-@transformation(no_state)
+@transformation(no_state, always)
 def clip_by_global_norm(updates: Any, state: Any, params: Any, max_norm: Positive):
     """Scales all updates alike so that their norm, as one vector, is at most `max_norm`.
 
@@ -47,6 +49,120 @@ def clip_by_global_norm(updates: Any, state: Any, params: Any, max_norm: Positiv
     return map_updates(lambda g: cast(factor, g) * g, updates), state
 
 
+@transformation(no_state)
+def clip_by_block_rms(updates: Any, state: Any, params: Any, threshold: Positive):
+    """Scales each array's update so that its root mean square is at most `threshold`.
+
+    u = g/max(1, rms(g)/threshold)
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> lrjax.clip_by_block_rms(1.0).update(jnp.array([2.0, -2.0]), lrjax.EmptyState())[0]
+    Array([ 1., -1.], dtype=float32)
+
+    Source: Shazeer & Stern 2018, Adafactor, arXiv:1804.04235, section 6.
+    """
+
+    def leaf(g: jax.Array) -> jax.Array:
+        rms = jnp.sqrt(jnp.sum(abs_sq(g)) / max(g.size, 1))
+        return g * (1 / jnp.maximum(1, rms / cast(threshold, g)))
+
+    return map_updates(leaf, updates), state
+
+
+@transformation(no_state)
+def adaptive_grad_clip(
+    updates: Any, state: Any, params: Any, clipping: Positive, eps: NonNegative = 1e-3, axis: Axes = None
+):
+    """Scales each unit's update so that its norm is at most `clipping` times that of the unit's parameters.
+
+    u = g·min(1, clipping·max(‖p‖, eps)/‖g‖) for every unit
+
+    A unit is what is left when the axes of `axis` are reduced; by default a whole vector, a column of a matrix or of a
+    stack of them (axis 0), a filter of a convolution (all axes but the last).
+
+    Needs: `params`.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx, params = lrjax.adaptive_grad_clip(0.5), jnp.array([6.0, 8.0])
+    >>> tx.update(jnp.array([30.0, 40.0]), lrjax.EmptyState(), params)[0]
+    Array([3., 4.], dtype=float32)
+
+    Source: Brock et al. 2021, High-Performance Large-Scale Image Recognition Without Normalization, arXiv:2102.06171,
+    eq. 3.
+    """
+    if params is None:
+        raise ValueError("adaptive_grad_clip: `params` must be given to `update`, got None.")
+
+    def leaf(g: jax.Array, p: jax.Array) -> jax.Array:
+        axes = _unit_axes(g) if axis is None else axis
+        norm = lambda x: jnp.sqrt(jnp.sum(abs_sq(x), axis=axes, keepdims=True))
+        most, size = cast(clipping, g) * jnp.maximum(norm(p), cast(eps, g)), norm(g)
+        return g * jnp.where(size < most, 1, most / jnp.maximum(size, 1e-6))
+
+    return map_updates(leaf, updates, params), state
+
+
+def _unit_axes(x: jax.Array) -> tuple[int, ...]:
+    if x.squeeze().ndim <= 1:
+        return tuple(range(x.ndim))
+    if x.ndim > 5:
+        raise ValueError(f"adaptive_grad_clip: `axis` must be given for arrays of more than 5 axes, got {x.shape}.")
+    return (0,) if x.ndim <= 3 else tuple(range(x.ndim - 1))
+
+
+def _batch_size(name: str, grads: Any) -> int:
+    sizes = {jnp.shape(g)[0] if jnp.ndim(g) else None for g in jax.tree.leaves(grads)}
+    if len(sizes) != 1 or None in sizes:
+        shapes = jax.tree.map(jnp.shape, grads)
+        raise ValueError(f"{name}: `grads` must have one first axis, that of the examples, got shapes {shapes}.")
+    return sizes.pop()
+
+
+def per_example_global_norm_clip(grads: chex.ArrayTree, l2_norm_clip: Any) -> tuple[Any, jax.Array]:
+    """The sum over the examples of their gradients, each scaled to a norm of at most `l2_norm_clip`; and how many were.
+
+    Every array of `grads` has the examples as its first axis.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> lrjax.per_example_global_norm_clip(jnp.array([[3.0, 4.0], [0.0, 1.0]]), 1.0)
+    (Array([0.6, 1.8], dtype=float32), Array(1, dtype=int32))
+
+    Source: Abadi et al. 2016, Deep Learning with Differential Privacy, arXiv:1607.00133, algorithm 1.
+    """
+    _batch_size("per_example_global_norm_clip", grads)
+    norms = jax.vmap(global_norm)(grads)
+    factors = jnp.where(
+        norms > 0, jnp.minimum(jnp.asarray(l2_norm_clip, norms.dtype) / jnp.where(norms > 0, norms, 1), 1), 1
+    )
+    total = map_updates(lambda g: jnp.tensordot(factors.astype(g.real.dtype), g, axes=1), grads)
+    return total, jnp.sum(factors < 1, dtype=jnp.int32)
+
+
+def per_example_layer_norm_clip(
+    grads: chex.ArrayTree, global_l2_norm_clip: Any, uniform: bool = True
+) -> tuple[Any, Any]:
+    """As `per_example_global_norm_clip` for each array alone, with a share of the norm each.
+
+    The share of an array is √(1/arrays), or if not `uniform` √(its numbers/all numbers). Returns a tree of the sums and
+    one of how many examples were clipped.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> lrjax.per_example_layer_norm_clip([jnp.array([[0.0, 3.0, 4.0], [4.0, 0.0, 3.0]])], 1.25)
+    ([Array([1.  , 0.75, 1.75], dtype=float32)], [Array(2, dtype=int32)])
+
+    Source: McMahan et al. 2018, Learning Differentially Private Recurrent Language Models, arXiv:1710.06963, section 3.
+    """
+    _batch_size("per_example_layer_norm_clip", grads)
+    leaves, treedef = jax.tree.flatten(grads)
+    sizes = [g[0].size for g in leaves]
+    shares = [1 / len(leaves) if uniform else size / max(sum(sizes), 1) for size in sizes]
+    pairs = [
+        per_example_global_norm_clip(g, global_l2_norm_clip * share**0.5)
+        for g, share in zip(leaves, shares, strict=True)
+    ]
+    return treedef.unflatten([s for s, _ in pairs]), treedef.unflatten([n for _, n in pairs])
+
+
 def global_norm(updates: chex.ArrayTree) -> jax.Array:
     """The Euclidean norm of a tree as one vector, summed in float32 at least; 0 for an empty tree.
 
@@ -54,7 +170,8 @@ def global_norm(updates: chex.ArrayTree) -> jax.Array:
     >>> lrjax.global_norm({"a": jnp.array([3.0]), "b": jnp.array([4.0])})
     Array(5., dtype=float32)
     """
-    total = jnp.zeros([], jnp.result_type(float))
-    for g in jax.tree.leaves(updates):
-        total = total + jnp.sum(abs_sq(jnp.asarray(g).astype(compute_dtype(g)))).astype(total.dtype)
+    leaves, total = jax.tree.leaves(updates), jnp.zeros([], jnp.result_type(float))
+    for group in alike(leaves):
+        squares = (abs_sq(jnp.asarray(leaves[i]).astype(compute_dtype(leaves[i]))) for i in group)
+        total = total + jnp.sum(functools.reduce(operator.add, squares)).astype(total.dtype)
     return jnp.sqrt(total)

@@ -20,23 +20,21 @@ class ScaleByRmsState(NamedTuple):
     nu: chex.ArrayTree  # like params, real: moving average of |g|²
 
 
+class ScaleByAdaDeltaState(NamedTuple):
+    e_g: chex.ArrayTree  # like params, real: moving average of |g|²
+    e_x: chex.ArrayTree  # like params, real: moving average of |u|²
+
+
+class ScaleByNovogradState(NamedTuple):
+    count: chex.Array  # int32 (): updates so far
+    mu: chex.ArrayTree  # like params: Σ b1ᵏ·(normalised g + decayed p)
+    nu: chex.ArrayTree  # for each parameter, float (): moving average of ‖g‖²
+
+
 class ScaleByRStdDevState(NamedTuple):
     count: chex.Array  # int32 (): updates so far
     mu: chex.ArrayTree  # like params: moving average of g
     nu: chex.ArrayTree  # like params, real: moving average of |g|²
-
-
-class ScaleByAdamState(NamedTuple):
-    count: chex.Array  # int32 (): updates so far
-    mu: chex.ArrayTree  # like params: moving average of g
-    nu: chex.ArrayTree  # like params, real: moving average of |g|²
-
-
-class ScaleByAmsgradState(NamedTuple):
-    count: chex.Array  # int32 (): updates so far
-    mu: chex.ArrayTree  # like params: moving average of g
-    nu: chex.ArrayTree  # like params, real: moving average of |g|²
-    nu_max: chex.ArrayTree  # like params, real: the largest ν̂ so far
 
 
 @elementwise(ScaleByRssState, sum_of_squares=Slot(start="initial_accumulator_value", real=True))
@@ -81,11 +79,11 @@ def scale_by_rms(
 
     Source: Tieleman & Hinton 2012, RMSProp, Coursera lecture 6e.
     """
-    rest, scale = 1 - decay, _debias(decay, t, bias_correction)
+    rest, scale = 1 - decay, debias(decay, t, bias_correction)
 
     def leaf(g: Any, nu: Any) -> Any:
         nu = decay * nu + rest * abs_sq(g)
-        return g / _root(scale * nu, eps, eps_in_sqrt), nu
+        return g / root(scale * nu, eps, eps_in_sqrt), nu
 
     return leaf
 
@@ -111,92 +109,83 @@ def scale_by_stddev(
 
     Source: Graves 2013, Generating Sequences With Recurrent Neural Networks, arXiv:1308.0850, eq. 38–41.
     """
-    rest, scale = 1 - decay, _debias(decay, t, bias_correction)
+    rest, scale = 1 - decay, debias(decay, t, bias_correction)
 
     def leaf(g: Any, mu: Any, nu: Any) -> Any:
         mu = decay * mu + rest * g
         nu = decay * nu + rest * abs_sq(g)
         variance = jnp.maximum(scale * nu - abs_sq(scale * mu), 0)  # rounding may make it negative
-        return g / _root(variance, eps, eps_in_sqrt), mu, nu
+        return g / root(variance, eps, eps_in_sqrt), mu, nu
 
     return leaf
 
 
-@elementwise(ScaleByAdamState, mu=Slot(dtype="mu_dtype"), nu=Slot(real=True))
-def scale_by_adam(
-    t: Any,
-    b1: Decay = 0.9,
-    b2: Decay = 0.999,
-    eps: NonNegative = 1e-8,
-    eps_root: NonNegative = 0.0,
-    mu_dtype: DType | None = None,
-    *,
-    nesterov: bool = False,
-):
-    """Adam's direction: a moving average of the gradient over the root of one of its square, both without bias.
+@elementwise(ScaleByAdaDeltaState, e_g=Slot(real=True), e_x=Slot(real=True))
+def scale_by_adadelta(rho: Decay = 0.9, eps: NonNegative = 1e-6):
+    """The running size of past updates over that of the gradients, so that the updates have the unit of the parameters.
 
-    μ ← b1·μ + (1−b1)·g; ν ← b2·ν + (1−b2)·|g|²; u = μ̂/(√(ν̂ + eps_root) + eps), μ̂ = μ/(1−b1ᵗ), ν̂ = ν/(1−b2ᵗ);
-    with `nesterov` μ̂ = b1·μ/(1−b1ᵗ⁺¹) + (1−b1)·g/(1−b1ᵗ)
+    e_g ← rho·e_g + (1−rho)·|g|²; u = √(e_x + eps)/√(e_g + eps)·g; e_x ← rho·e_x + (1−rho)·|u|²
 
     >>> import jax.numpy as jnp, lrjax
-    >>> tx = lrjax.scale_by_adam()
-    >>> tx.update(jnp.array([0.5, -4.0]), tx.init(jnp.zeros(2)))[0]
-    Array([ 1., -1.], dtype=float32)
+    >>> tx = lrjax.scale_by_adadelta(rho=0.0, eps=1.0)
+    >>> tx.update(jnp.array([3.0**0.5]), tx.init(jnp.array([0.0])))[0]
+    Array([0.8660254], dtype=float32)
 
-    Source: Kingma & Ba 2015, Adam, arXiv:1412.6980, algorithm 1; `nesterov`: Dozat 2016, Incorporating Nesterov
-    Momentum into Adam, algorithm 2.
+    Source: Zeiler 2012, ADADELTA, arXiv:1212.5701, algorithm 1.
     """
-    rest1, rest2 = 1 - b1, 1 - b2
-    scale_mu, scale_nu = 1 / correction(b1, t), 1 / correction(b2, t)
-    if nesterov:
-        scale_mu, scale_g = b1 / correction(b1, t + 1), rest1 * scale_mu
+    rest = 1 - rho
 
-    def leaf(g: Any, mu: Any, nu: Any) -> Any:
-        mu = b1 * mu + rest1 * g
-        nu = b2 * nu + rest2 * abs_sq(g)
-        mu_hat = scale_mu * mu + scale_g * g if nesterov else scale_mu * mu
-        return mu_hat / (jnp.sqrt(scale_nu * nu + eps_root) + eps), mu, nu
+    def leaf(g: Any, e_g: Any, e_x: Any) -> Any:
+        e_g = rho * e_g + rest * abs_sq(g)
+        u = jnp.sqrt(e_x + eps) / jnp.sqrt(e_g + eps) * g
+        return u, e_g, rho * e_x + rest * abs_sq(u)
 
     return leaf
 
 
-@elementwise(ScaleByAmsgradState, mu=Slot(dtype="mu_dtype"), nu=Slot(real=True), nu_max=Slot(real=True))
-def scale_by_amsgrad(
+@elementwise(
+    ScaleByNovogradState,
+    needs_params=True,
+    per_number=False,
+    mu=Slot(dtype="mu_dtype"),
+    nu=Slot(real=True, scalar=True),
+)
+def scale_by_novograd(
     t: Any,
     b1: Decay = 0.9,
-    b2: Decay = 0.999,
+    b2: Decay = 0.25,
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
+    weight_decay: NonNegative = 0.0,
     mu_dtype: DType | None = None,
-    bias_correction_mu: bool = True,
-    bias_correction_nu: bool = True,
 ):
-    """Adam's direction with the largest second moment so far, so that no coordinate's step size grows.
+    """Each array's gradient over the running norm of that array's gradients, with momentum and weight decay.
 
-    μ, ν as Adam's; ν_max ← max(ν_max, ν̂); u = μ̂/(√(ν_max + eps_root) + eps)
+    ν ← b2·ν + (1−b2)·‖g‖², ‖g‖² at the first update; μ ← b1·μ + g/(√(ν + eps_root) + eps) + weight_decay·p; u = μ
+
+    Needs: `params`.
 
     >>> import jax.numpy as jnp, lrjax
-    >>> tx = lrjax.scale_by_amsgrad()
-    >>> tx.update(jnp.array([0.5, -4.0]), tx.init(jnp.zeros(2)))[0]
-    Array([ 1., -1.], dtype=float32)
+    >>> tx, params = lrjax.scale_by_novograd(), jnp.zeros(2)
+    >>> tx.update(jnp.array([3.0, 4.0]), tx.init(params), params)[0]
+    Array([0.6, 0.8], dtype=float32)
 
-    Source: Reddi, Kale & Kumar 2018, On the Convergence of Adam and Beyond, arXiv:1904.09237, algorithm 2.
+    Source: Ginsburg et al. 2019, Stochastic Gradient Methods with Layer-wise Adaptive Moments, arXiv:1905.11286,
+    algorithm 1.
     """
-    rest1, rest2 = 1 - b1, 1 - b2
-    scale_mu, scale_nu = _debias(b1, t, bias_correction_mu), _debias(b2, t, bias_correction_nu)
+    keep = jnp.where(t > 1, b2, 0)
 
-    def leaf(g: Any, mu: Any, nu: Any, nu_max: Any) -> Any:
-        mu = b1 * mu + rest1 * g
-        nu = b2 * nu + rest2 * abs_sq(g)
-        nu_max = jnp.maximum(nu_max, scale_nu * nu)
-        return scale_mu * mu / (jnp.sqrt(nu_max + eps_root) + eps), mu, nu, nu_max
+    def leaf(g: Any, p: Any, mu: Any, nu: Any) -> Any:
+        nu = keep * nu + (1 - keep) * jnp.sum(abs_sq(g))
+        mu = b1 * mu + g * (1 / (jnp.sqrt(nu + eps_root) + eps)) + weight_decay * p
+        return mu, mu, nu
 
     return leaf
 
 
-def _debias(decay: Any, t: Any, debias: bool) -> Any:
+def debias(decay: Any, t: Any, debias: bool) -> Any:
     return 1 / correction(decay, t) if debias else 1
 
 
-def _root(nu: Any, eps: Any, eps_in_sqrt: bool) -> Any:
+def root(nu: Any, eps: Any, eps_in_sqrt: bool) -> Any:
     return jnp.sqrt(nu + eps) if eps_in_sqrt else jnp.sqrt(nu) + eps

@@ -1,0 +1,207 @@
+"""Several gradients for one update."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from lrjax.domains import Domain, DType, NotInDomain, Steps, domain_of
+from lrjax.numerics import abs_sq, common_dtype, safe_increment
+from lrjax.schedules.base import Schedule, from_callable
+from lrjax.transforms.base import Transformation, always, transformation
+from lrjax.transforms.conditional import when
+from lrjax.transforms.elementwise import cast, compute_dtype, is_none, map_updates
+
+
+class MultiStepsState(NamedTuple):
+    mini_step: chex.Array  # int32 (): gradients since the last update
+    gradient_step: chex.Array  # int32 (): updates so far
+    inner_opt_state: chex.ArrayTree
+    acc_grads: chex.ArrayTree  # like params: mean, or sum, of the gradients since the last update
+    skip_state: chex.ArrayTree = ()  # what `should_skip_update_fn` told
+    acc_extra_args: dict[str, chex.Array] = {}  # float32 (): means of the `averaged_args` since the last update
+
+
+class ApplyEvery(NamedTuple):
+    """The state of `apply_every`."""
+
+    count: chex.Array  # int32 (): updates so far, modulo k
+    grad_acc: chex.ArrayTree  # like params: sum of the updates since the last that went out
+
+
+def skip_not_finite(updates: Any, gradient_step: Any, params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """For `MultiSteps`: skips a gradient that holds a nan or an infinity.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> bool(lrjax.skip_not_finite({"w": jnp.array([1.0, jnp.inf])}, 0, None)[0])
+    True
+    """
+    counts = [jnp.sum(~jnp.isfinite(g), dtype=jnp.int32) for g in jax.tree.leaves(updates)]
+    bad = sum(counts, jnp.zeros([], jnp.int32))
+    return bad > 0, {"should_skip": bad > 0, "num_not_finite": bad}
+
+
+def skip_large_updates(
+    updates: Any, gradient_step: Any, params: Any, max_squared_norm: Any
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """For `MultiSteps`, with `functools.partial(..., max_squared_norm=...)`: skips a gradient of larger norm, or nan.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> bool(lrjax.skip_large_updates(jnp.array([3.0, 4.0]), 0, None, max_squared_norm=24.0)[0])
+    True
+    """
+    squares = [jnp.sum(abs_sq(g.astype(compute_dtype(g)))) for g in map(jnp.asarray, jax.tree.leaves(updates))]
+    norm_squared = sum(squares, jnp.zeros([], jnp.result_type(float)))
+    skip = ~(norm_squared < max_squared_norm)
+    return skip, {"should_skip": skip, "norm_squared": norm_squared}
+
+
+_STEPS = domain_of(Steps)
+assert _STEPS is not None
+
+
+def _period(x: Any) -> Any:
+    if isinstance(x, Schedule):
+        return x
+    return from_callable(x) if callable(x) else _STEPS.accept(x)
+
+
+Period = Annotated[
+    ArrayLike | Callable[[Any], Any],
+    Domain(
+        f"{_STEPS.words}, or a function from the updates so far to one",
+        _period,
+        lambda x: x if isinstance(x, Schedule) else _STEPS.enter(x),
+        whole=True,
+    ),
+]
+
+
+def _names(x: Any) -> tuple[str, ...]:
+    if isinstance(x, str) or not all(isinstance(name, str) for name in x):
+        raise NotInDomain
+    return tuple(x)
+
+
+Names = Annotated[Any, Domain("a sequence of names of arguments", _names, static=True)]
+
+
+def _never(updates: Any, gradient_step: Any, params: Any) -> tuple[jax.Array, Any]:
+    return jnp.array(False), ()
+
+
+def _accumulator(p: Any, dtype: Any) -> jax.Array:
+    return jnp.zeros_like(p, common_dtype(dtype, p) if jnp.iscomplexobj(p) else dtype)
+
+
+def _init_multi_steps(params: Any, tx: Any) -> MultiStepsState:
+    zero, none = jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, params)
+    skip = tx.should_skip_update_fn or _never
+    return MultiStepsState(
+        mini_step=zero,
+        gradient_step=jnp.zeros_like(zero),
+        inner_opt_state=tx.opt.init(params),
+        acc_grads=jax.tree.map(lambda p: _accumulator(p, tx.accumulator_dtype), params),
+        skip_state=skip(none, zero, params)[1],
+        acc_extra_args={name: jnp.zeros([], jnp.result_type(float)) for name in tx.averaged_args},
+    )
+
+
+def _has_updated(self: Any, state: MultiStepsState) -> jax.Array:
+    """Whether the last call of `update` made one."""
+    return (state.mini_step == 0) & (state.gradient_step > 0)
+
+
+@transformation(
+    _init_multi_steps,
+    has_updated=_has_updated,
+    inner_opt=property(lambda self: self.opt),
+    gradient_transformation=lambda self: self,
+)
+def MultiSteps(
+    updates: Any,
+    state: Any,
+    params: Any,
+    opt: Transformation,
+    every_k_schedule: Period,
+    use_grad_mean: bool = True,
+    should_skip_update_fn: Callable | None = None,
+    accumulator_dtype: DType = "float32",
+    *,
+    averaged_args: Names = ("value",),
+    **extra_args: Any,
+):
+    """Gathers k gradients, then does with their mean, or sum, what `opt` does; the updates between are zero.
+
+    `every_k_schedule` is k, or a function from the updates so far to it. `should_skip_update_fn(updates, gradient_step,
+    params)` returns whether to leave a gradient out, as if it had never come, and something to keep in the state:
+    `skip_not_finite`, `skip_large_updates`. The extra arguments named in `averaged_args`, such as the loss, reach `opt`
+    as their means over the k calls; others as in the last one.
+
+    State: `MultiStepsState`; `tx.has_updated(state)` says whether the last call made an update. `opt` is only computed
+    when an update is due.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx, params = lrjax.MultiSteps(lrjax.sgd(1.0), every_k_schedule=2), jnp.zeros(1)
+    >>> updates, state = tx.update(jnp.array([1.0]), tx.init(params), params)
+    >>> updates, tx.update(jnp.array([3.0]), state, params)[0]
+    (Array([0.], dtype=float32), Array([-2.], dtype=float32))
+    """
+    if isinstance(every_k_schedule, Schedule):
+        k = jnp.maximum(jnp.round(every_k_schedule(state.gradient_step)).astype(jnp.int32), 1)
+    else:
+        k = every_k_schedule.whole
+    skip, skip_state = (should_skip_update_fn or _never)(updates, state.gradient_step, params)
+    if jnp.shape(skip) != () or jnp.result_type(skip) != jnp.bool_:
+        raise ValueError(f"MultiSteps: `should_skip_update_fn` must return one bool first, got {skip!r}.")
+    weight = 1 / (state.mini_step.astype(jnp.result_type(float)) + 1)  # of one more number in a running mean
+
+    def gather(g: Any, acc: Any) -> Any:
+        return acc + cast(weight, acc) * (g - acc) if use_grad_mean else acc + g
+
+    acc_grads = map_updates(gather, _filled(updates, state.acc_grads), state.acc_grads, dtypes=state.acc_grads)
+    means = {
+        name: mean + weight * (jnp.asarray(extra_args[name], mean.dtype) - mean)
+        for name, mean in state.acc_extra_args.items()
+        if name in extra_args
+    }
+    gathered = jax.tree.map(lambda acc, g: acc.astype(jnp.result_type(g)), acc_grads, _filled(updates, acc_grads))
+    do = lambda: opt._update(opt, gathered, state.inner_opt_state, params, {**extra_args, **means})
+    due = ~skip & (state.mini_step >= k - 1)
+    new_updates, inner_state = when(due, do, None, state.inner_opt_state)
+    keep = lambda new, old: jnp.where(skip, old, jnp.where(due, jnp.zeros_like(new), new))
+    return new_updates, MultiStepsState(
+        mini_step=jnp.where(skip, state.mini_step, jnp.where(due, 0, state.mini_step + 1)),
+        gradient_step=jnp.where(due, safe_increment(state.gradient_step), state.gradient_step),
+        inner_opt_state=inner_state,
+        acc_grads=jax.tree.map(keep, acc_grads, state.acc_grads),
+        skip_state=jax.tree.map(lambda new, old: jnp.asarray(new, jnp.result_type(old)), skip_state, state.skip_state),
+        acc_extra_args={n: keep(means.get(n, old), old) for n, old in state.acc_extra_args.items()},
+    )
+
+
+def _filled(updates: Any, like: Any) -> Any:
+    """The updates with zeros in place of None."""
+    return jax.tree.map(lambda g, p: jnp.zeros_like(p) if g is None else g, updates, like, is_leaf=is_none)
+
+
+@transformation(lambda params, tx: ApplyEvery(jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, params)), always)
+def apply_every(updates: Any, state: Any, params: Any, k: Steps = 1):
+    """The sum of k updates at every k-th, zero between.
+
+    What stands before it in a chain still sees every gradient; to accumulate gradients, use `MultiSteps`.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx, g = lrjax.apply_every(2), jnp.ones(1)
+    >>> updates, state = tx.update(g, tx.init(g))
+    >>> updates, tx.update(g, state)[0]
+    (Array([0.], dtype=float32), Array([2.], dtype=float32))
+    """
+    first, last = state.count == 0, state.count >= k.whole - 1
+    add = lambda g, acc: jnp.where(first, g, acc + g)
+    grad_acc = map_updates(add, _filled(updates, state.grad_acc), state.grad_acc, dtypes=state.grad_acc)
+    updates = jax.tree.map(lambda acc: jnp.where(last, acc, jnp.zeros_like(acc)), grad_acc)
+    return updates, ApplyEvery(jnp.where(last, 0, state.count + 1), grad_acc)

@@ -1,0 +1,143 @@
+"""Transformations that act only when they should."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lrjax.domains import Count
+from lrjax.numerics import safe_increment
+from lrjax.transforms.base import Transformation, transformation
+
+
+class ConditionallyTransformState(NamedTuple):
+    inner_state: chex.ArrayTree
+    step: chex.Array  # int32 (): updates so far
+
+
+class ConditionallyMaskState(NamedTuple):
+    step: chex.Array  # int32 (): updates so far
+    inner_state: chex.ArrayTree
+
+
+class ApplyIfFiniteState(NamedTuple):
+    notfinite_count: chex.Array  # int32 (): updates that weren't finite, since the last that was
+    last_finite: chex.Array  # bool (): whether the last update was finite
+    total_notfinite: chex.Array  # int32 (): updates that weren't finite, in all
+    inner_state: chex.ArrayTree
+
+
+def when(condition: Any, do: Callable[[], tuple[Any, Any]], otherwise: Any, state: Any) -> tuple[Any, Any]:
+    """(updates, state) of `do()` where the condition holds, else `otherwise`, in the same dtypes, and the old state.
+
+    Only the chosen one is computed, but under `vmap`. Without updates to pass on, `otherwise=None`, they are zero.
+    """
+    shapes, _ = jax.eval_shape(do)
+    like = (
+        (lambda x, s: jnp.asarray(x).astype(s.dtype))
+        if otherwise is not None
+        else lambda s: jnp.zeros(s.shape, s.dtype)
+    )
+    passed = jax.tree.map(like, otherwise, shapes) if otherwise is not None else jax.tree.map(like, shapes)
+    return jax.lax.cond(condition, do, lambda: (passed, state))
+
+
+def _asked(should: Callable[..., Any], name: str, step: Any, extra_args: Any, forward: bool) -> Any:
+    answer = jnp.asarray(should(step, **(extra_args if forward else {})))
+    if answer.shape != () or answer.dtype != jnp.bool_:
+        raise ValueError(f"{name}: `should_transform_fn` must return one bool, got {answer.dtype}{answer.shape}.")
+    return answer
+
+
+@transformation(lambda params, tx: ConditionallyTransformState(tx.inner.init(params), jnp.zeros([], jnp.int32)))
+def conditionally_transform(
+    updates: Any,
+    state: Any,
+    params: Any,
+    inner: Transformation,
+    should_transform_fn: Callable,
+    forward_extra_args: bool = False,
+    **extra_args: Any,
+):
+    """Does what `inner` does at the steps where `should_transform_fn(step)` is True; passes the updates on at others.
+
+    With `forward_extra_args` the function gets those of `update` too.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx, g = lrjax.conditionally_transform(lrjax.scale(2.0), lambda step: step >= 1), jnp.ones(1)
+    >>> updates, state = tx.update(g, tx.init(g))
+    >>> updates, tx.update(g, state)[0]
+    (Array([1.], dtype=float32), Array([2.], dtype=float32))
+    """
+    due = _asked(should_transform_fn, "conditionally_transform", state.step, extra_args, forward_extra_args)
+    do = lambda: inner._update(inner, updates, state.inner_state, params, extra_args)
+    updates, inner_state = when(due, do, updates, state.inner_state)
+    return updates, ConditionallyTransformState(inner_state, safe_increment(state.step))
+
+
+@transformation(lambda params, tx: ConditionallyMaskState(jnp.zeros([], jnp.int32), tx.inner.init(params)))
+def conditionally_mask(
+    updates: Any,
+    state: Any,
+    params: Any,
+    inner: Transformation,
+    should_transform_fn: Callable,
+    forward_extra_args: bool = False,
+    **extra_args: Any,
+):
+    """Does what `inner` does at the steps where `should_transform_fn(step)` is True; at others the updates are zero.
+
+    With `forward_extra_args` the function gets those of `update` too.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx, g = lrjax.conditionally_mask(lrjax.scale(2.0), lambda step: step >= 1), jnp.ones(1)
+    >>> updates, state = tx.update(g, tx.init(g))
+    >>> updates, tx.update(g, state)[0]
+    (Array([0.], dtype=float32), Array([2.], dtype=float32))
+    """
+    due = _asked(should_transform_fn, "conditionally_mask", state.step, extra_args, forward_extra_args)
+    do = lambda: inner._update(inner, updates, state.inner_state, params, extra_args)
+    updates, inner_state = when(due, do, None, state.inner_state)
+    return updates, ConditionallyMaskState(safe_increment(state.step), inner_state)
+
+
+def all_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.array([True, *(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree))]))
+
+
+def _finite_so_far(params: Any, tx: Any) -> ApplyIfFiniteState:
+    zero = jnp.zeros([], jnp.int32)
+    return ApplyIfFiniteState(zero, jnp.array(True), jnp.zeros_like(zero), tx.inner.init(params))
+
+
+@transformation(_finite_so_far)
+def apply_if_finite(
+    updates: Any,
+    state: Any,
+    params: Any,
+    inner: Transformation,
+    max_consecutive_errors: Count | None = None,
+    **extra_args: Any,
+):
+    """Skips updates that hold a nan or an infinity: zero updates, and the state of `inner` stays.
+
+    As in Optax it gives up after more than `max_consecutive_errors` of them in a row and lets them through, which ends
+    the run; None, the default, never gives up.
+
+    State: `ApplyIfFiniteState(notfinite_count, last_finite, total_notfinite, inner_state)`.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx, params = lrjax.apply_if_finite(lrjax.sgd(0.5), 3), jnp.ones(1)
+    >>> updates, state = tx.update(jnp.array([jnp.nan]), tx.init(params), params)
+    >>> updates, int(state.total_notfinite)
+    (Array([0.], dtype=float32), 1)
+    """
+    finite = all_finite(updates)
+    in_a_row = jnp.where(finite, 0, safe_increment(state.notfinite_count))
+    gives_up = False if max_consecutive_errors is None else in_a_row > max_consecutive_errors.whole
+    do = lambda: inner._update(inner, updates, state.inner_state, params, extra_args)
+    updates, inner_state = when(finite | gives_up, do, None, state.inner_state)
+    total = jnp.where(finite, state.total_notfinite, safe_increment(state.total_notfinite))
+    return updates, ApplyIfFiniteState(in_a_row, finite, total, inner_state)

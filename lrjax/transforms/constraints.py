@@ -1,0 +1,118 @@
+"""Transformations without a state worth the name: any function, limits, means and bad numbers taken out."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lrjax.domains import NonNegative, Number
+from lrjax.transforms.base import always, no_state, transformation
+from lrjax.transforms.elementwise import cast, is_none, map_updates
+from lrjax.transforms.norms import global_norm
+
+
+class ZeroNansState(NamedTuple):
+    found_nan: chex.ArrayTree  # for each parameter, bool (): whether its last update had a nan
+
+
+@transformation(no_state)
+def stateless(updates: Any, state: Any, params: Any, f: Callable):
+    """A function of the updates and the parameters as a transformation.
+
+    u = f(updates, params)
+
+    >>> import jax, jax.numpy as jnp, lrjax
+    >>> tx = lrjax.stateless(lambda updates, params: jax.tree.map(jnp.negative, updates))
+    >>> tx.update(jnp.ones(1), lrjax.EmptyState())[0]
+    Array([-1.], dtype=float32)
+    """
+    return f(updates, params), state
+
+
+@transformation(no_state)
+def stateless_with_tree_map(updates: Any, state: Any, params: Any, f: Callable):
+    """A function of an array and its parameter as a transformation of trees.
+
+    u = f(g, p) for every array, with p None where there are no parameters
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> lrjax.stateless_with_tree_map(lambda g, p: 2 * g).update({"w": jnp.ones(1)}, lrjax.EmptyState())[0]
+    {'w': Array([2.], dtype=float32)}
+    """
+    if params is None:
+        return jax.tree.map(lambda g: f(g, None), updates), state
+    return jax.tree.map(lambda g, p: None if g is None else f(g, p), updates, params, is_leaf=is_none), state
+
+
+@transformation(no_state, always)
+def keep_params_nonnegative(updates: Any, state: Any, params: Any):
+    """An update that would make a parameter negative makes it 0: the last of a chain.
+
+    u = g, −p where p + g < 0
+
+    Needs: `params`.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx, params = lrjax.keep_params_nonnegative(), jnp.array([1.0, 1.0])
+    >>> tx.update(jnp.array([-3.0, 3.0]), lrjax.EmptyState(), params)[0]
+    Array([-1.,  3.], dtype=float32)
+    """
+    if params is None:
+        raise ValueError("keep_params_nonnegative: `params` must be given to `update`, got None.")
+    return map_updates(lambda g, p: jnp.where(p + g < 0, -p, g), updates, params), state
+
+
+@transformation(lambda params, tx: ZeroNansState(jax.tree.map(lambda p: jnp.array(False), params)))
+def zero_nans(updates: Any, state: Any, params: Any):
+    """Zeros in place of nans.
+
+    State: `ZeroNansState(found_nan)`, which parameters had one in the last update.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx, g = lrjax.zero_nans(), jnp.array([jnp.nan, 1.0])
+    >>> tx.update(g, tx.init(g))[0]
+    Array([0., 1.], dtype=float32)
+    """
+    found = jax.tree.map(
+        lambda g, old: old & False if g is None else jnp.any(jnp.isnan(g)), updates, state.found_nan, is_leaf=is_none
+    )
+    return map_updates(lambda g: jnp.where(jnp.isnan(g), 0, g), updates), ZeroNansState(found)
+
+
+@transformation(no_state)
+def centralize(updates: Any, state: Any, params: Any):
+    """Takes the mean out of every slice along the first axis; a vector or a scalar stays.
+
+    u = g − mean(g) over all axes but the first
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> lrjax.centralize().update(jnp.array([[1.0, 3.0], [2.0, 2.0]]), lrjax.EmptyState())[0]
+    Array([[-1.,  1.],
+           [ 0.,  0.]], dtype=float32)
+
+    Source: Yong et al. 2020, Gradient Centralization, arXiv:2004.01461, eq. 1 (there the first axis is the output).
+    """
+
+    def leaf(g: jax.Array) -> jax.Array:
+        return g - jnp.mean(g, axis=tuple(range(1, g.ndim)), keepdims=True) if g.ndim > 1 else g
+
+    return map_updates(leaf, updates), state
+
+
+@transformation(no_state, always)
+def normalize_by_update_norm(
+    updates: Any, state: Any, params: Any, scale_factor: Number = 1.0, eps: NonNegative = 1e-6
+):
+    """All updates over their norm as one vector.
+
+    u = scale_factor·g/(‖g‖ + eps), 0 where the norm and eps are 0
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> lrjax.normalize_by_update_norm(eps=0.0).update(jnp.array([3.0, 4.0]), lrjax.EmptyState())[0]
+    Array([0.6, 0.8], dtype=float32)
+    """
+    norm = global_norm(updates) + eps
+    factor = jnp.where(norm > 0, scale_factor / jnp.where(norm > 0, norm, 1), 0)
+    return map_updates(lambda g: cast(factor, g) * g, updates), state

@@ -1,0 +1,114 @@
+"""Directions that use an estimate of the Hessian's diagonal."""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lrjax.domains import Decay, DType, NonNegative, Positive, Steps
+from lrjax.numerics import bias_correction, narrowed, safe_increment
+from lrjax.transforms.base import Transformation, transformation
+from lrjax.transforms.elementwise import cast, is_none, map_updates
+from lrjax.transforms.noise import Key, random_key
+
+
+class HutchinsonState(NamedTuple):
+    key: chex.Array  # uint32 (2,): of the next signs
+
+
+class SophiaState(NamedTuple):
+    count: chex.Array  # int32 (): updates so far
+    mu: chex.ArrayTree  # like params: moving average of g
+    nu: chex.ArrayTree  # like params: moving average of the Hessian's diagonal
+    hessian_fn_state: chex.ArrayTree  # of the estimator
+
+
+@transformation(lambda params, tx: HutchinsonState(random_key(tx.random_seed)))
+def hutchinson_estimator_diag_hessian(updates: Any, state: Any, params: Any, random_seed: Key = 0, **extra_args: Any):
+    """An estimate of the diagonal of the Hessian: r ⊙ H·r with random signs r.
+
+    Needs: `params`, and `obj_fn`, the loss as a function of the parameters, as an argument of `update`.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx, params = lrjax.hutchinson_estimator_diag_hessian(), jnp.array([1.0, 2.0])
+    >>> tx.update(params, tx.init(params), params, obj_fn=lambda p: jnp.sum(p**2 * jnp.array([1.0, 3.0])))[0]
+    Array([2., 6.], dtype=float32)
+
+    Source: Liu et al. 2023, Sophia, arXiv:2305.14342, algorithm 1.
+    """
+    if params is None or "obj_fn" not in extra_args:
+        raise ValueError("hutchinson_estimator_diag_hessian: `params` and `obj_fn` must be given to `update`.")
+    key, subkey = jax.random.split(state.key)
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(subkey, max(len(leaves), 1))
+    signs = [jax.random.rademacher(k, jnp.shape(p), jnp.result_type(p)) for k, p in zip(keys, leaves, strict=False)]
+    direction = treedef.unflatten(signs)
+    product = jax.jvp(jax.grad(extra_args["obj_fn"]), (params,), (direction,))[1]
+    return jax.tree.map(jnp.multiply, product, direction), HutchinsonState(key)
+
+
+def _init_sophia(params: Any, tx: Any) -> SophiaState:
+    mu = jax.tree.map(lambda p: jnp.zeros_like(p, tx.mu_dtype), params)
+    nu = jax.tree.map(jnp.zeros_like, params)
+    return SophiaState(jnp.zeros([], jnp.int32), mu, nu, tx.hessian_diagonal_fn.init(params))
+
+
+_HUTCHINSON = hutchinson_estimator_diag_hessian()
+
+
+@transformation(_init_sophia)
+def scale_by_sophia(
+    updates: Any,
+    state: Any,
+    params: Any,
+    b1: Decay = 0.965,
+    b2: Decay = 0.99,
+    eps: NonNegative = 1e-8,
+    gamma: Positive = 0.01,
+    clip_threshold: Positive | None = 1.0,
+    update_interval: Steps = 10,
+    hessian_diagonal_fn: Transformation = _HUTCHINSON,
+    mu_dtype: DType | None = None,
+    **extra_args: Any,
+):
+    """A moving average of the gradient over one of the Hessian's diagonal, within ±`clip_threshold`.
+
+    μ ← b1·μ + (1−b1)·g; u = μ̂/max(gamma·h, eps), clipped; every `update_interval` updates, from the first on,
+    h ← b2·h + (1−b2)·ĥ with an estimate ĥ
+
+    As in Optax the direction uses the h of the update before.
+
+    Needs: `params`, and `obj_fn` as an argument of `update`.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx, params = lrjax.scale_by_sophia(), jnp.array([1.0])
+    >>> tx.update(params, tx.init(params), params, obj_fn=lambda p: jnp.sum(p**2))[0]
+    Array([1.], dtype=float32)
+
+    Source: Liu et al. 2023, Sophia, arXiv:2305.14342, algorithm 3.
+    """
+    if params is None:
+        raise ValueError("scale_by_sophia: `params` must be given to `update`, got None.")
+    count = safe_increment(state.count)
+    scale = 1 / bias_correction(b1, count.astype(b1.dtype))
+    mean = lambda g, m: cast(b1, m) * m + cast(1 - b1, m) * g
+    mu = jax.tree.map(lambda g, m: m if g is None else g, updates, state.mu, is_leaf=is_none)
+    mu = map_updates(mean, mu, state.mu, dtypes=state.mu)
+
+    def direction(g: Any, m: Any, h: Any) -> Any:
+        m = cast(b1, g) * m + cast(1 - b1, g) * g
+        u = cast(scale, g) * m / jnp.maximum(cast(gamma, g) * h, cast(eps, g))
+        return u if clip_threshold is None else jnp.clip(u, -cast(clip_threshold, g), cast(clip_threshold, g))
+
+    u = map_updates(direction, updates, state.mu, state.nu)
+
+    def estimate(inner: Any, nu: Any) -> Any:
+        estimator = hessian_diagonal_fn
+        diagonal, inner = estimator._update(estimator, updates, inner, params, extra_args)
+        average = lambda d, h: narrowed(cast(b2, h) * h + cast(1 - b2, h) * d.astype(h.dtype), h.dtype)
+        return inner, jax.tree.map(average, diagonal, nu)
+
+    due = state.count % update_interval.whole == 0
+    inner, nu = jax.lax.cond(due, estimate, lambda *same: same, state.hessian_fn_state, state.nu)
+    return u, SophiaState(count, mu, nu, inner)

@@ -1,0 +1,127 @@
+"""Steps that look beyond the gradient: at its last value, or at the loss itself."""
+
+from typing import Any, Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lrjax.domains import NonNegative, Number, Positive
+from lrjax.numerics import narrowed, safe_increment
+from lrjax.schedules.base import ScheduleLike
+from lrjax.transforms.base import always, transformation
+from lrjax.transforms.elementwise import Slot, cast, elementwise, is_none, map_updates
+from lrjax.transforms.learning_rate import LearningRateState
+from lrjax.transforms.norms import global_norm
+
+
+class ScaleByOptimisticGradientState(NamedTuple):
+    is_initial_step: chex.Array  # bool ()
+    previous_gradient: chex.ArrayTree  # like params: the last gradient
+
+
+class MadgradState(NamedTuple):
+    count: chex.Array  # int32 (): updates so far
+    grad_sum_sq: chex.ArrayTree  # like params, real: Σ λ·|g|²
+    s: chex.ArrayTree  # like params: Σ λ·g
+    x0: chex.ArrayTree  # like params: where they began
+
+
+def _first_gradient(params: Any, tx: Any) -> ScaleByOptimisticGradientState:
+    return ScaleByOptimisticGradientState(jnp.array(True), jax.tree.map(jnp.zeros_like, params))
+
+
+@transformation(_first_gradient, always)
+def scale_by_optimistic_gradient(updates: Any, state: Any, params: Any, alpha: Number = 1.0, beta: Number = 1.0):
+    """The gradient with its last change added: a guess of the next one.
+
+    u = (alpha + beta)·g − beta·gₜ₋₁, alpha·g at the first update
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx, g = lrjax.scale_by_optimistic_gradient(), jnp.array([1.0])
+    >>> updates, state = tx.update(g, tx.init(g))
+    >>> updates, tx.update(3 * g, state)[0]
+    (Array([1.], dtype=float32), Array([5.], dtype=float32))
+
+    Source: Mokhtari, Ozdaglar & Pattathil 2019, A Unified Analysis of Extra-gradient and Optimistic Gradient Methods,
+    arXiv:1901.08511, eq. 3.
+    """
+    keep = lambda g, p: p if g is None else narrowed(g, p.dtype)
+    kept = jax.tree.map(keep, updates, state.previous_gradient, is_leaf=is_none)
+
+    def extrapolate(g: Any, before: Any) -> Any:
+        change = jnp.where(state.is_initial_step, 0, g - before)
+        return cast(alpha, g) * g + cast(beta, g) * change
+
+    u = map_updates(extrapolate, updates, state.previous_gradient)
+    return u, ScaleByOptimisticGradientState(jnp.array(False), kept)
+
+
+def _no_rate(params: Any, tx: Any) -> LearningRateState:
+    one = jnp.ones([], jnp.result_type(float))
+    return LearningRateState(jnp.zeros([], jnp.int32), one, jnp.zeros_like(one))
+
+
+@transformation(_no_rate, always)
+def scale_by_polyak(
+    updates: Any,
+    state: Any,
+    params: Any,
+    f_min: Number = 0.0,
+    max_learning_rate: Positive = 1.0,
+    eps: NonNegative = 0.0,
+    variant: Literal["sps", "sps+"] = "sps",
+    **extra_args: Any,
+):
+    """Polyak's step: as long as it takes the loss to `f_min` if the loss were linear.
+
+    γ = min((value − f_min)/(‖g‖² + eps), max_learning_rate), with max(value − f_min, 0) in `sps+`; u = γ·g, 0 where g
+    is 0
+
+    State: `LearningRateState`; `get_learning_rate` reads γ. Needs: `value`, the loss, as an argument of `update`.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx, params = lrjax.scale_by_polyak(), jnp.array([3.0, 4.0])
+    >>> tx.update(2 * params, tx.init(params), params, value=jnp.sum(params**2))[0]
+    Array([1.5, 2. ], dtype=float32)
+
+    Source: Loizou et al. 2021, Stochastic Polyak Step-size for SGD, arXiv:2002.10542, eq. 2; `sps+`: Garrigos, Gower &
+    Schaipp 2023, Function Value Learning, arXiv:2307.14528, section 5.
+    """
+    if "value" not in extra_args:
+        raise ValueError("scale_by_polyak: `value`, the loss, must be given to `update`.")
+    square = global_norm(updates) ** 2
+    gap = jnp.asarray(extra_args["value"]).astype(square.dtype) - f_min
+    gap = jnp.maximum(gap, 0) if variant == "sps+" else gap
+    flat = square <= 0
+    step = state.scale * jnp.where(flat, 0, jnp.minimum(gap / jnp.where(flat, 1, square + eps), max_learning_rate))
+    u = map_updates(lambda g: cast(step, g) * g, updates)
+    return u, LearningRateState(safe_increment(state.count), state.scale, step)
+
+
+@elementwise(MadgradState, needs_params=True, grad_sum_sq=Slot(real=True), x0=Slot(copies=True))
+def scale_by_madgrad(t: Any, learning_rate: ScheduleLike, momentum: NonNegative = 0.9, eps: NonNegative = 1e-6):
+    """Dual averaging: from where the parameters began, against the sum of all gradients over the cube root of that of
+    their squares.
+
+    λ = (η + eps)·√t; s ← s + λ·g; ν ← ν + λ·|g|²; z = x₀ − s/(∛ν + eps); u = (1 − momentum)·(z − p)
+
+    Needs: `params`. The rate is inside: no `scale_by_learning_rate` after it.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx, params = lrjax.scale_by_madgrad(1.0, momentum=0.0, eps=0.0), jnp.array([1.0])
+    >>> tx.update(jnp.array([8.0]), tx.init(params), params)[0]
+    Array([-2.], dtype=float32)
+
+    Source: Defazio & Jelassi 2021, Adaptivity without Compromise (MADGRAD), arXiv:2101.11075, algorithm 1.
+    """
+    weight, rest = (learning_rate + eps) * jnp.sqrt(t), 1 - momentum
+
+    def leaf(g: Any, p: Any, squares: Any, s: Any, x0: Any) -> Any:
+        squares = squares + weight * jnp.real(g * jnp.conj(g))
+        s = s + weight * g
+        root = jnp.cbrt(squares) + eps
+        z = x0 - jnp.where(root > 0, s / jnp.where(root > 0, root, 1), 0)
+        return rest * (z - p), squares, s, x0
+
+    return leaf

@@ -1,0 +1,159 @@
+"""Second moments that take less memory than the parameters."""
+
+import functools
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrjax.domains import Count, Decay, Fraction, NonNegative, Positive, Size
+from lrjax.numerics import Time, abs_sq, narrowed, safe_increment
+from lrjax.transforms.base import transformation
+from lrjax.transforms.elementwise import compute_dtype, is_none, real_dtype
+
+
+class FactoredState(NamedTuple):
+    count: chex.Array  # int32 (): updates so far
+    v_row: chex.ArrayTree  # for each parameter: its mean of |g|² over the longest axis, or (1,)
+    v_col: chex.ArrayTree  # for each parameter: its mean of |g|² over the second longest axis, or (1,)
+    v: chex.ArrayTree  # for each parameter: its |g|² where it isn't factored, or (1,)
+
+
+class ScaleBySM3State(NamedTuple):
+    mu: chex.ArrayTree  # for each parameter: a list of vectors, one for each axis
+    nu: chex.ArrayTree  # like params: moving average of the update
+
+
+def _split_columns(rows: list[tuple[Any, ...]], treedef: Any, width: int) -> list[Any]:
+    columns = zip(*rows, strict=True) if rows else [()] * width
+    return [treedef.unflatten(column) for column in columns]
+
+
+def _factored_axes(shape: tuple[int, ...], factored: bool, least: int) -> tuple[int, int] | None:
+    """The second longest and the longest axis, where both are long enough."""
+    if not factored or len(shape) < 2:
+        return None
+    *_, second, longest = np.argsort(shape, kind="stable")
+    return None if shape[second] < least else (int(second), int(longest))
+
+
+def _init_factored(params: Any, tx: Any) -> FactoredState:
+    def start(p: Any) -> tuple[Any, Any, Any]:
+        p = jnp.asarray(p)
+        dtype, nothing = real_dtype(p.dtype), jnp.zeros(1, real_dtype(p.dtype))
+        axes = _factored_axes(p.shape, tx.factored, tx.min_dim_size_to_factor)
+        if axes is None:
+            return nothing, nothing, jnp.zeros_like(p, dtype)
+        without = lambda axis: jax.lax.full_like(jax.lax.index_in_dim(p, 0, axis, keepdims=False), 0, dtype)
+        return without(axes[1]), without(axes[0]), nothing
+
+    leaves, treedef = jax.tree.flatten(params)
+    return FactoredState(jnp.zeros([], jnp.int32), *_split_columns([start(p) for p in leaves], treedef, 3))
+
+
+@transformation(_init_factored)
+def scale_by_factored_rms(
+    updates: Any,
+    state: Any,
+    params: Any,
+    factored: bool = True,
+    decay_rate: Positive = 0.8,
+    step_offset: Count = 0,
+    min_dim_size_to_factor: Size = 128,
+    epsilon: NonNegative = 1e-30,
+):
+    """Divides by the root of a second moment that is kept as the product of its row and its column means.
+
+    β = 1 − tᵖ with p = −decay_rate, t = 1 at `step_offset`; R ← β·R + (1−β)·mean over columns of |g|² + epsilon,
+    C likewise over rows; u = g/√(R·C/mean(R)). An array without two axes of `min_dim_size_to_factor` keeps its own.
+
+    State: `FactoredState(count, v_row, v_col, v)`, of the dtype of the parameters.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx = lrjax.scale_by_factored_rms(min_dim_size_to_factor=2)
+    >>> g = jnp.array([[1.0, 2.0], [2.0, 4.0]])
+    >>> tx.update(g, tx.init(g), g)[0].round(5)
+    Array([[1., 1.],
+           [1., 1.]], dtype=float32)
+
+    Source: Shazeer & Stern 2018, Adafactor, arXiv:1804.04235, algorithm 4 and section 7.2.
+    """
+    elapsed = (Time(state.count) - step_offset).clip(0, None).total
+    keep = 1 - (elapsed + 1) ** -decay_rate
+
+    def one(g: Any, v_row: Any, v_col: Any, v: Any) -> Any:
+        if g is None:
+            return None, v_row, v_col, v
+        wide = jnp.asarray(g).astype(compute_dtype(g))
+        real = real_dtype(wide.dtype)
+        old, new = keep.astype(real), (1 - keep).astype(real)
+        square = abs_sq(wide) + epsilon.astype(real)
+        axes = _factored_axes(wide.shape, factored, min_dim_size_to_factor)
+        if axes is None:
+            moment = old * v.astype(real) + new * square
+            return (wide * jax.lax.rsqrt(moment)).astype(g.dtype), v_row, v_col, narrowed(moment, v.dtype)
+        short, long = axes
+        row = old * v_row.astype(real) + new * jnp.mean(square, axis=long)
+        col = old * v_col.astype(real) + new * jnp.mean(square, axis=short)
+        mean = jnp.mean(row, axis=short - 1 if short > long else short, keepdims=True)
+        row_factor = jnp.expand_dims(jax.lax.rsqrt(row / mean), long)
+        u = wide * row_factor * jnp.expand_dims(jax.lax.rsqrt(col), short)
+        return u.astype(g.dtype), narrowed(row, v_row.dtype), narrowed(col, v_col.dtype), v
+
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
+    columns = (treedef.flatten_up_to(slot) for slot in state[1:])
+    rows = [one(*row) for row in zip(leaves, *columns, strict=True)]
+    u, *slots = _split_columns(rows, treedef, 4)
+    return u, FactoredState(safe_increment(state.count), *slots)
+
+
+def _init_sm3(params: Any, tx: Any) -> ScaleBySM3State:
+    def cover(p: Any) -> list[jax.Array]:
+        p = jnp.asarray(p)
+        if jnp.iscomplexobj(p):
+            raise TypeError(f"scale_by_sm3: `params` must be real, got {p.dtype}.")
+        if p.ndim == 0:
+            return [jnp.zeros_like(p)]
+        others = lambda axis: tuple(i for i in range(p.ndim) if i != axis)
+        return [jnp.zeros_like(jnp.max(p, axis=others(axis)) if p.size else p[:0]) for axis in range(p.ndim)]
+
+    return ScaleBySM3State(jax.tree.map(cover, params), jax.tree.map(jnp.zeros_like, params))
+
+
+@transformation(_init_sm3)
+def scale_by_sm3(updates: Any, state: Any, params: Any, b1: Decay = 0.9, b2: Fraction = 1.0, eps: NonNegative = 1e-8):
+    """AdaGrad whose sums are kept as one vector for each axis; each coordinate's is at most the least of its vectors.
+
+    s = b2·min over axes of their vectors + (1−b2)·g² (g² itself if b2 = 1); u = g/√(s + eps), 0 where s is 0;
+    each axis' vector ← max of s over the other axes; μ ← b1·μ + (1−b1)·u
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx = lrjax.scale_by_sm3(b1=0.0, eps=0.0)
+    >>> tx.update(jnp.array([[2.0, -4.0]]), tx.init(jnp.zeros((1, 2))))[0]
+    Array([[ 1., -1.]], dtype=float32)
+
+    Source: Anil et al. 2019, Memory-Efficient Adaptive Optimization, arXiv:1901.11150, algorithm SM3-II.
+    """
+    gain = jnp.where(b2 < 1, 1 - b2, 1)
+
+    def one(g: Any, cover: Any, mu: Any) -> Any:
+        if g is None:
+            return None, cover, mu
+        wide = jnp.asarray(g).astype(compute_dtype(g))
+        number = lambda x: x.astype(wide.dtype)
+        along = lambda v, axis: number(v).reshape([-1 if i == axis else 1 for i in range(wide.ndim)])
+        least = functools.reduce(jnp.minimum, [along(v, axis) for axis, v in enumerate(cover)])
+        s = number(gain) * wide**2 + number(b2) * least
+        u = wide * jnp.where(s > 0, jax.lax.rsqrt(jnp.where(s > 0, s, 1) + number(eps)), 0)
+        mu_new = number(b1) * number(mu) + number(1 - b1) * u
+        others = lambda axis: tuple(i for i in range(wide.ndim) if i != axis)
+        tops = [jnp.max(s, axis=others(axis)).astype(v.dtype) for axis, v in enumerate(cover)]
+        return mu_new.astype(g.dtype), tops, mu_new.astype(mu.dtype)
+
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
+    columns = (treedef.flatten_up_to(slot) for slot in state)
+    rows = [one(*row) for row in zip(leaves, *columns, strict=True)]
+    u, mu, nu = _split_columns(rows, treedef, 3)
+    return u, ScaleBySM3State(mu, nu)

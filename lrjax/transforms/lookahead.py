@@ -1,0 +1,127 @@
+"""Fast and slow parameters, and averages of parameters."""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lrjax.domains import Fraction, Steps
+from lrjax.numerics import narrowed
+from lrjax.transforms.base import Transformation, transformation
+from lrjax.transforms.elementwise import cast, compute_dtype, is_none
+
+
+class LookaheadParams(NamedTuple):
+    """Two copies of the parameters: gradients are taken at `fast`, the model to keep is `slow`.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> lrjax.LookaheadParams.init_synced(jnp.ones(1))
+    LookaheadParams(fast=Array([1.], dtype=float32), slow=Array([1.], dtype=float32))
+    """
+
+    fast: Any
+    slow: Any
+
+    @classmethod
+    def init_synced(cls, params: Any) -> "LookaheadParams":
+        """Both as `params`; in memory of their own, so that they may be donated."""
+        return cls(fast=params, slow=jax.tree.map(jnp.copy, params))
+
+
+class LookaheadState(NamedTuple):
+    fast_state: chex.ArrayTree  # of `fast_optimizer`
+    steps_since_sync: chex.Array  # int32 ()
+
+
+def _fast(params: Any) -> Any:
+    if not (hasattr(params, "fast") and hasattr(params, "slow")):
+        raise ValueError(
+            f"lookahead: `params` must be LookaheadParams, got {type(params).__name__}. "
+            "Create them with `LookaheadParams.init_synced(params)`."
+        )
+    return params.fast
+
+
+@transformation(
+    lambda params, tx: LookaheadState(tx.fast_optimizer.init(_fast(params)), jnp.zeros([], jnp.int32)), _agrees=False
+)
+def lookahead(
+    updates: Any,
+    state: Any,
+    params: Any,
+    fast_optimizer: Transformation,
+    sync_period: Steps,
+    slow_step_size: Fraction,
+    reset_state: bool = False,
+    **extra_args: Any,
+):
+    """Every `sync_period` updates the slow parameters go a part of the way to the fast ones, which go on from there.
+
+    fast ← fast + u; at every k-th update slow ← slow + slow_step_size·(fast − slow), fast ← slow
+
+    `params` are `LookaheadParams`, the gradients are those at `params.fast`, and the updates are LookaheadParams again.
+    With `reset_state` the fast optimizer begins anew after each synchronisation.
+
+    State: `LookaheadState(fast_state, steps_since_sync)`. Needs: `params`.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx = lrjax.lookahead(lrjax.sgd(1.0), sync_period=1, slow_step_size=0.5)
+    >>> params = lrjax.LookaheadParams.init_synced(jnp.array([4.0]))
+    >>> updates, state = tx.update(jnp.array([2.0]), tx.init(params), params)
+    >>> lrjax.apply_updates(params, updates)
+    LookaheadParams(fast=Array([3.], dtype=float32), slow=Array([3.], dtype=float32))
+
+    Source: Zhang et al. 2019, Lookahead Optimizer, arXiv:1907.08610, algorithm 1.
+    """
+    optimizer, fast, slow = fast_optimizer, _fast(params), params.slow
+    updates, fast_state = optimizer._update(optimizer, updates, state.fast_state, fast, extra_args)
+    sync = state.steps_since_sync >= sync_period.whole - 1
+
+    def both(u: Any, f: Any, s: Any) -> tuple[Any, Any]:
+        if u is None:
+            return None, None
+        dtype = compute_dtype(u)
+        wide_u, gap = u.astype(dtype), f.astype(dtype) + u.astype(dtype) - s.astype(dtype)
+        part = cast(slow_step_size, gap)
+        u_fast = jnp.where(sync, wide_u - (1 - part) * gap, wide_u)
+        return narrowed(u_fast, u.dtype), narrowed(jnp.where(sync, part * gap, 0), u.dtype)
+
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
+    pairs = [both(*row) for row in zip(leaves, treedef.flatten_up_to(fast), treedef.flatten_up_to(slow), strict=True)]
+    new = LookaheadParams(*(treedef.unflatten([pair[i] for pair in pairs]) for i in (0, 1)))
+    if reset_state:
+        begin = lambda now, start: jnp.where(sync, start, now)
+        fast_state = jax.tree.map(begin, fast_state, optimizer.init(fast))
+    return new, LookaheadState(fast_state, jnp.where(sync, 0, state.steps_since_sync + 1))
+
+
+def incremental_update(new_tensors: Any, old_tensors: Any, step_size: Any) -> Any:
+    """A step from the old parameters to the new ones: step_size·new + (1 − step_size)·old, in the dtype of the old.
+
+    With a fixed `step_size` the result is a moving average (Polyak & Juditsky 1992).
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> lrjax.incremental_update(jnp.array([1.0]), jnp.array([0.0]), 0.25)
+    Array([0.25], dtype=float32)
+    """
+
+    def mean(new: Any, old: Any) -> Any:
+        if new is None:
+            return None
+        wide = compute_dtype(old)
+        part = jnp.asarray(step_size).astype(jnp.finfo(wide).dtype)
+        return narrowed(part * jnp.asarray(new).astype(wide) + (1 - part) * jnp.asarray(old).astype(wide), old.dtype)
+
+    return jax.tree.map(mean, new_tensors, old_tensors, is_leaf=is_none)
+
+
+def periodic_update(new_tensors: Any, old_tensors: Any, steps: Any, update_period: Any) -> Any:
+    """The new parameters at every multiple of `update_period`, the old ones between.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> lrjax.periodic_update(jnp.array([1.0]), jnp.array([0.0]), steps=10, update_period=5)
+    Array([1.], dtype=float32)
+    """
+    due = jnp.asarray(steps) % update_period == 0
+    return jax.tree.map(lambda new, old: jnp.where(due, new, old), new_tensors, old_tensors)

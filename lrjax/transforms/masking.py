@@ -1,0 +1,222 @@
+"""Transformations of a part of the parameters, and of several parts."""
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lrjax.domains import Domain, NotInDomain
+from lrjax.transforms.base import Named, Transformation, always, as_transformation, no_state, optimizer, transformation
+from lrjax.transforms.elementwise import map_updates
+from lrjax.value import Frozen
+from lrjax.value import freeze as frozen_flags
+
+Mask = Annotated[
+    chex.ArrayTree | Callable[[Any], Any] | None,
+    Domain(
+        "a tree of bools like the parameters (or a prefix of it), a function from them to one, or None",
+        frozen_flags,
+        static=True,
+    ),
+]
+
+
+def flags(mask: Any, params: Any) -> Any:
+    """The tree of flags."""
+    if isinstance(mask, Frozen):
+        return mask.tree
+    try:
+        return frozen_flags(mask(params)).tree
+    except (NotInDomain, AttributeError):
+        raise ValueError(f"masked: `mask` must return a tree of bools, got {mask(params)!r}.") from None
+
+
+class MaskedNode(NamedTuple):
+    """Stands for a parameter that a masked transformation doesn't see; a tree without leaves.
+
+    >>> import lrjax
+    >>> lrjax.MaskedNode()
+    MaskedNode()
+    """
+
+
+class MaskedState(NamedTuple):
+    inner_state: chex.ArrayTree  # of `inner`, on the parameters where the mask is True
+
+
+class PartitionState(NamedTuple):
+    inner_states: dict[Hashable, MaskedState]  # by label
+
+
+def _shown(tree: Any, mask: Any) -> Any:
+    try:
+        return jax.tree.map(lambda flag, below: below if flag else MaskedNode(), mask, tree)
+    except ValueError as error:
+        raise ValueError(f"masked: `mask` must be a tree like the parameters, or a prefix of it. {error}") from None
+
+
+def _masked_update(inner: Any, mask: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
+    shown = None if params is None else _shown(params, mask)
+    new, inner_state = inner._update(inner, _shown(updates, mask), state.inner_state, shown, extra_args)
+    choose = lambda flag, n, old: n if flag else old
+    return jax.tree.map(choose, mask, new, updates), MaskedState(inner_state)
+
+
+def _matching(extra_args: Any, updates: Any, mask: Any, wanted: bool) -> Any:
+    """Extra arguments that are trees like the updates are masked like them, where that is wanted."""
+    like = lambda x: wanted and jax.tree.structure(x) == jax.tree.structure(updates)
+    return {k: _shown(x, mask) if like(x) else x for k, x in extra_args.items()}
+
+
+@transformation(lambda params, tx: MaskedState(tx.inner.init(_shown(params, flags(tx.mask, params)))))
+def masked(
+    updates: Any,
+    state: Any,
+    params: Any,
+    inner: Transformation,
+    mask: Mask,
+    *,
+    mask_compatible_extra_args: bool = False,
+    **extra_args: Any,
+):
+    """Does what `inner` does where the mask is True, and leaves the other updates as they are.
+
+    Left as they are means: the gradient itself, with its sign. To keep parameters where they are, use `freeze`. With
+    `mask_compatible_extra_args`, extra arguments that are trees like the updates are masked too.
+
+    State: `MaskedState(inner_state)`, without memory for the other parameters.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx, g = lrjax.masked(lrjax.scale(-1.0), {"w": True, "b": False}), {"w": jnp.ones(1), "b": jnp.ones(1)}
+    >>> tx.update(g, tx.init(g))[0]
+    {'b': Array([1.], dtype=float32), 'w': Array([-1.], dtype=float32)}
+    """
+    mask = flags(mask, updates if params is None else params)
+    extra_args = _matching(extra_args, updates, mask, mask_compatible_extra_args)
+    return _masked_update(inner, mask, updates, state, params, extra_args)
+
+
+def _by_label(x: Any) -> Any:
+    items = x.items() if isinstance(x, Mapping) else x
+    try:
+        named = tuple(Named(label, as_transformation(tx)) for label, tx in items)
+    except (TypeError, ValueError):
+        raise NotInDomain from None
+    labels = [label for label, _ in named]
+    if len(set(labels)) < len(labels) or len({type(label) for label in labels}) > 1:
+        raise NotInDomain
+    return named
+
+
+def _labels(x: Any) -> Any:
+    if callable(x) or isinstance(x, Frozen):
+        return x
+    if x is None or not jax.tree.leaves(x) or any(not isinstance(leaf, Hashable) for leaf in jax.tree.leaves(x)):
+        raise NotInDomain
+    return Frozen(x)
+
+
+ByLabel = Annotated[
+    Mapping[Hashable, Any], Domain("a dict from labels, all of one type, to gradient transformations", _by_label)
+]
+Labels = Annotated[
+    Any,
+    Domain("a tree of labels like the parameters (or a prefix of it), or a function to one", _labels, static=True),
+]
+
+
+def _groups(tx_labels: Any, params: Any, known: list[Any]) -> dict[Any, Any]:
+    """The mask of each label."""
+    given = tx_labels.tree if isinstance(tx_labels, Frozen) else tx_labels(params)
+    found = jax.tree.leaves(given)
+    if unknown := [label for label in dict.fromkeys(found) if label not in known]:
+        raise ValueError(f"partition: `param_labels` must be of {known}, got {unknown}.")
+    unused = [label for label in known if label not in found]
+    if isinstance(tx_labels, Frozen) and unused:
+        raise ValueError(f"partition: `transforms` must have labels that parameters have, got {unused} besides.")
+    return {label: jax.tree.map(lambda x, label=label: x == label, given) for label in known}
+
+
+def _init_partition(params: Any, tx: Any) -> PartitionState:
+    groups = _groups(tx.param_labels, params, [label for label, _ in tx.transforms])
+    return PartitionState({k: MaskedState(t.init(_shown(params, groups[k]))) for k, t in tx.transforms})
+
+
+@transformation(_init_partition)
+def partition(
+    updates: Any,
+    state: Any,
+    params: Any,
+    transforms: ByLabel,
+    param_labels: Labels,
+    *,
+    mask_compatible_extra_args: bool = False,
+    **extra_args: Any,
+):
+    """To each group of parameters its own transformation.
+
+    `param_labels` says which group a parameter is in: a tree of labels like the parameters, or a prefix of it, or a
+    function from them to one.
+
+    State: `PartitionState(inner_states)`, by label; `get_learning_rate` reads all the rates.
+
+    Raises:
+      ValueError: a parameter's label is in no group; or a tree of labels lacks one of the groups.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx = lrjax.partition({"body": lrjax.adam(1e-4), "head": lrjax.sgd(0.1)}, {"b": "body", "h": "head"})
+    >>> lrjax.get_learning_rate(tx.init({"b": jnp.ones(3), "h": jnp.ones(3)}))
+    {'body': Array(0.0001, dtype=float32), 'head': Array(0.1, dtype=float32)}
+    """
+    new_states = {}
+    groups = _groups(param_labels, updates if params is None else params, [label for label, _ in transforms])
+    whole = updates
+    for label, inner in transforms:
+        mine = _matching(extra_args, whole, groups[label], mask_compatible_extra_args)
+        updates, new_states[label] = _masked_update(
+            inner, groups[label], updates, state.inner_states[label], params, mine
+        )
+    return updates, PartitionState(new_states)
+
+
+multi_transform = partition
+
+
+@transformation(no_state, always)
+def set_to_zero(updates: Any, state: Any, params: Any):
+    """Zeros: the parameters stay.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> lrjax.set_to_zero().update(jnp.ones(2), lrjax.EmptyState())[0]
+    Array([0., 0.], dtype=float32)
+    """
+    return map_updates(jnp.zeros_like, updates), state
+
+
+@optimizer
+def freeze(mask: Mask):
+    """Keeps the parameters where the mask is True as they are, and leaves the other updates.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx, g = lrjax.freeze({"w": True, "b": False}), {"w": jnp.ones(1), "b": jnp.ones(1)}
+    >>> tx.update(g, tx.init(g))[0]
+    {'b': Array([1.], dtype=float32), 'w': Array([0.], dtype=float32)}
+    """
+    return masked(set_to_zero(), mask)
+
+
+@optimizer
+def selective_transform(optimizer: Transformation, *, freeze_mask: Mask):
+    """Does what `optimizer` does, with the parameters where the mask is True kept as they are, without memory for them.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx = lrjax.selective_transform(lrjax.sgd(0.5), freeze_mask={"w": True, "b": False})
+    >>> g = {"w": jnp.ones(1), "b": jnp.ones(1)}
+    >>> tx.update(g, tx.init(g), g)[0]
+    {'b': Array([-0.5], dtype=float32), 'w': Array([0.], dtype=float32)}
+    """
+    label = lambda flag: "freeze" if flag else "train"
+    labels = lambda params: jax.tree.map(label, flags(freeze_mask, params))
+    return partition({"train": optimizer, "freeze": set_to_zero()}, labels)

@@ -1,0 +1,64 @@
+"""Noise on the gradient."""
+
+from typing import Annotated, Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrjax.domains import Domain, NonNegative, NotInDomain
+from lrjax.numerics import safe_increment
+from lrjax.transforms.base import transformation
+from lrjax.transforms.elementwise import cast, is_none, map_updates
+
+
+class AddNoiseState(NamedTuple):
+    count: chex.Array  # int32 (): updates so far
+    rng_key: chex.Array  # uint32 (2,): of the next noise
+
+
+def _seed(x: Any) -> Any:
+    if isinstance(x, (int, np.integer)) and not isinstance(x, bool):
+        return int(x)
+    if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer):
+        data = jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        if data.dtype == jnp.uint32 and data.ndim == 1:
+            return tuple(map(int, data))
+    if isinstance(x, tuple) and x and all(isinstance(n, int) for n in x):
+        return x
+    raise NotInDomain
+
+
+Key = Annotated[Any, Domain("a whole number (a seed) or a random key", _seed, static=True)]
+
+
+def random_key(seed: Any) -> jax.Array:
+    """As plain uint32 numbers, which every checkpoint can hold."""
+    return jax.random.PRNGKey(seed) if isinstance(seed, int) else jnp.asarray(seed, jnp.uint32)
+
+
+@transformation(lambda params, tx: AddNoiseState(jnp.zeros([], jnp.int32), random_key(tx.key)))
+def add_noise(updates: Any, state: Any, params: Any, eta: NonNegative, gamma: NonNegative, key: Key = 0):
+    """Adds normal noise whose variance falls with the steps.
+
+    u = g + 𝒩(0, eta/tᵞ), γ = gamma
+
+    State: `AddNoiseState(count, rng_key)`; for other noise in every run, give each its `key`, or replace `rng_key`.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx = lrjax.add_noise(eta=0.0, gamma=0.55, key=42)
+    >>> tx.update(jnp.array([1.0]), tx.init(jnp.zeros(1)))[0]
+    Array([1.], dtype=float32)
+
+    Source: Neelakantan et al. 2015, Adding Gradient Noise Improves Learning for Very Deep Networks, arXiv:1511.06807,
+    eq. 1.
+    """
+    count = safe_increment(state.count)
+    deviation = jnp.sqrt(eta / count.astype(eta.dtype) ** gamma)
+    rng_key, key = jax.random.split(state.rng_key)
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
+    keys = jax.random.split(key, max(len(leaves), 1))
+    draw = lambda k, g: None if g is None else jax.random.normal(k, jnp.shape(g), jnp.result_type(g))
+    noise = treedef.unflatten([draw(k, g) for k, g in zip(keys, leaves, strict=False)])
+    return map_updates(lambda g, n: g + cast(deviation, g) * n, updates, noise), AddNoiseState(count, rng_key)

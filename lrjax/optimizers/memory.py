@@ -37,10 +37,9 @@ def adafactor(
     Needs: `params`.
 
     >>> import jax.numpy as jnp, lrjax
-    >>> tx, params = lrjax.adafactor(0.1, min_dim_size_to_factor=2), jnp.full((2, 2), 3.0)
-    >>> tx.update(jnp.ones((2, 2)), tx.init(params), params)[0].round(5)
-    Array([[-0.3, -0.3],
-           [-0.3, -0.3]], dtype=float32)
+    >>> tx, params = lrjax.adafactor(0.5, min_dim_size_to_factor=2), jnp.full((2, 2), 2.0)
+    >>> jnp.allclose(tx.update(jnp.ones((2, 2)), tx.init(params), params)[0], -1)
+    Array(True, dtype=bool)
 
     Source: Shazeer & Stern 2018, Adafactor, arXiv:1804.04235, algorithm 5.
     """

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lrjax.domains import NonNegative, Number, Positive
-from lrjax.numerics import narrowed, safe_increment
+from lrjax.numerics import abs_sq, narrowed, safe_increment
 from lrjax.schedules.base import ScheduleLike
 from lrjax.transforms.base import always, transformation
 from lrjax.transforms.elementwise import Slot, cast, elementwise, is_none, map_updates
@@ -118,10 +118,10 @@ def scale_by_madgrad(t: Any, learning_rate: ScheduleLike, momentum: NonNegative 
     weight, rest = (learning_rate + eps) * jnp.sqrt(t), 1 - momentum
 
     def leaf(g: Any, p: Any, squares: Any, s: Any, x0: Any) -> Any:
-        squares = squares + weight * jnp.real(g * jnp.conj(g))
+        squares = squares + weight * abs_sq(g)
         s = s + weight * g
-        root = jnp.cbrt(squares) + eps
-        z = x0 - jnp.where(root > 0, s / jnp.where(root > 0, root, 1), 0)
+        moved = squares > 0  # where nothing has come, the cube root has no slope, and with eps = 0 there is 0/0
+        z = x0 - jnp.where(moved, s / (jnp.cbrt(jnp.where(moved, squares, 1)) + eps), 0)
         return rest * (z - p), squares, s, x0
 
     return leaf

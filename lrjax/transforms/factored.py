@@ -46,7 +46,7 @@ def _init_factored(params: Any, tx: Any) -> FactoredState:
         axes = _factored_axes(p.shape, tx.factored, tx.min_dim_size_to_factor)
         if axes is None:
             return nothing, nothing, jnp.zeros_like(p, dtype)
-        without = lambda axis: jax.lax.full_like(jax.lax.index_in_dim(p, 0, axis, keepdims=False), 0, dtype)
+        without = lambda axis: jnp.zeros_like(jnp.sum(p, axis), dtype)  # a sum, to keep the sharding of the other axes
         return without(axes[1]), without(axes[0]), nothing
 
     leaves, treedef = jax.tree.flatten(params)

@@ -124,4 +124,4 @@ def periodic_update(new_tensors: Any, old_tensors: Any, steps: Any, update_perio
     Array([1.], dtype=float32)
     """
     due = jnp.asarray(steps) % update_period == 0
-    return jax.tree.map(lambda new, old: jnp.where(due, new, old), new_tensors, old_tensors)
+    return jax.tree.map(lambda new, old: jnp.where(due, jnp.asarray(new, old.dtype), old), new_tensors, old_tensors)

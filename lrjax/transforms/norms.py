@@ -110,12 +110,11 @@ def _unit_axes(x: jax.Array) -> tuple[int, ...]:
     return (0,) if x.ndim <= 3 else tuple(range(x.ndim - 1))
 
 
-def _batch_size(name: str, grads: Any) -> int:
+def _check_examples(name: str, grads: Any) -> None:
     sizes = {jnp.shape(g)[0] if jnp.ndim(g) else None for g in jax.tree.leaves(grads)}
     if len(sizes) != 1 or None in sizes:
         shapes = jax.tree.map(jnp.shape, grads)
         raise ValueError(f"{name}: `grads` must have one first axis, that of the examples, got shapes {shapes}.")
-    return sizes.pop()
 
 
 def per_example_global_norm_clip(grads: chex.ArrayTree, l2_norm_clip: Any) -> tuple[Any, jax.Array]:
@@ -129,7 +128,7 @@ def per_example_global_norm_clip(grads: chex.ArrayTree, l2_norm_clip: Any) -> tu
 
     Source: Abadi et al. 2016, Deep Learning with Differential Privacy, arXiv:1607.00133, algorithm 1.
     """
-    _batch_size("per_example_global_norm_clip", grads)
+    _check_examples("per_example_global_norm_clip", grads)
     norms = jax.vmap(global_norm)(grads)
     factors = jnp.where(
         norms > 0, jnp.minimum(jnp.asarray(l2_norm_clip, norms.dtype) / jnp.where(norms > 0, norms, 1), 1), 1
@@ -152,7 +151,7 @@ def per_example_layer_norm_clip(
 
     Source: McMahan et al. 2018, Learning Differentially Private Recurrent Language Models, arXiv:1710.06963, section 3.
     """
-    _batch_size("per_example_layer_norm_clip", grads)
+    _check_examples("per_example_layer_norm_clip", grads)
     leaves, treedef = jax.tree.flatten(grads)
     sizes = [g[0].size for g in leaves]
     shares = [1 / len(leaves) if uniform else size / max(sum(sizes), 1) for size in sizes]

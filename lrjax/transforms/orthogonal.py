@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lrjax.domains import Decay, Domain, DType, NonNegative, NotInDomain, Positive, Size
 from lrjax.numerics import bias_correction, narrowed, safe_increment
@@ -190,6 +191,8 @@ def scale_by_muon(
 
     Every parameter must be a matrix, or have its `weight_dimension_numbers`; `muon` sees to the others.
 
+    A sharded matrix is gathered for its products; the moments stay sharded.
+
     State: `MuonState(count, mu, ns_coeffs)`.
 
     >>> import jax.numpy as jnp, lrjax
@@ -217,9 +220,14 @@ def scale_by_muon(
         wide = jnp.asarray(g).astype(compute_dtype(g))
         new = cast(beta, wide) * mu.astype(wide.dtype) + cast(rest, wide) * wide
         mu_hat = cast(scale_mu, wide) * new + cast(scale_g, wide) * wide
+        sharding = jax.typeof(mu_hat).sharding
+        sharded = any(sharding.spec)  # known on an explicit mesh: there the products need whole matrices
+        if sharded:
+            mu_hat = jax.sharding.reshard(mu_hat, NamedSharding(sharding.mesh, PartitionSpec(*[None] * mu_hat.ndim)))
         u = orthogonalized(mu_hat, state.ns_coeffs, ns_steps, preconditioning, cast(eps, wide), numbers)
         if adaptive:
             u = jnp.sum(jnp.conj(mu_hat) * u) * u
+        u = jax.sharding.reshard(u, sharding) if sharded else u
         return u.astype(g.dtype), narrowed(new, mu.dtype)
 
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)

@@ -204,24 +204,38 @@ def test_parameters_and_state_may_be_donated(tx):
 
 def test_sharded_parameters_give_a_sharded_state():
     program = """
-    import jax, jax.numpy as jnp, lrjax
-    from jax.sharding import NamedSharding, PartitionSpec as P
-    mesh = jax.make_mesh((8,), ("d",))
-    shard = NamedSharding(mesh, P("d"))
-    params = {"w": jax.device_put(jnp.ones((16, 4)), shard)}
-    tx = lrjax.chain(lrjax.adamw(lrjax.cosine_decay_schedule(0.1, 10)))
-    state = tx.init(params)
-    update = jax.jit(tx.update)
-    updates, new = update(params, state, params)
-    for tree in (state, new, updates):
-        for leaf in jax.tree.leaves(tree):
-            assert leaf.ndim == 0 or leaf.sharding.is_equivalent_to(shard, leaf.ndim), leaf.sharding
-    text = update.lower(params, state, params).compile().as_text()
-    assert "all-gather" not in text
-    print("sharded", len(jax.devices()))
+    import inspect, jax, jax.numpy as jnp, lrjax
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+
+    def check(name, tx, shard, **extra):
+        put = lambda *shape: jax.device_put(jnp.ones(shape), shard)
+        params = {"w": put(16, 8), "b": put(16), "c": put(16), "e": put(256, 128)}
+        state = tx.init(params)
+        update = jax.jit(lambda g, s, p: tx.update(g, s, p, **extra))
+        updates, new = update(params, state, params)
+        for leaf in jax.tree.leaves((state, new, updates)):
+            if leaf.shape and leaf.shape[0] in (16, 256):
+                assert leaf.sharding.is_equivalent_to(shard, leaf.ndim), (name, leaf.shape, leaf.sharding)
+        text = update.lower(params, state, params).compile().as_text()
+        assert name == "muon" or "all-gather" not in text, name
+
+    square = lambda p: sum(jnp.sum(x**2) for x in jax.tree.leaves(p))
+    made = {name: make(0.1) for name, make in vars(lrjax).items()
+            if getattr(make, "__module__", "").startswith("lrjax.optimizers")
+            and "learning_rate" in inspect.signature(make).parameters}
+    made["clip"] = lrjax.chain(lrjax.clip_by_global_norm(1.0), lrjax.adamw(lrjax.cosine_decay_schedule(0.1, 10)))
+    made["packed"], made["MultiSteps"] = lrjax.packed(made["clip"]), lrjax.MultiSteps(made["adam"], 4)
+    mesh = lambda kind: jax.make_mesh((8,), ("d",), axis_types=(kind,))
+    shards = {kind: NamedSharding(mesh(kind), P("d")) for kind in (AxisType.Explicit, AxisType.Auto)}
+    for name, tx in made.items():
+        for kind, shard in shards.items():
+            if kind == AxisType.Auto and name not in ("adam", "clip", "muon"):
+                continue
+            check(name, tx, shard, **({"obj_fn": square} if name == "sophia" else {}))
+    print("sharded", len(jax.devices()), len(made))
     """
     environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, env=os.environ | environment
     )
-    assert done.stdout.strip() == "sharded 8", done.stderr
+    assert done.stdout.strip() == "sharded 8 35", done.stderr

@@ -23,8 +23,8 @@ def _output_kinds(notebook):
     return [[sorted(o.get("data", [o.output_type])) for o in cell.outputs] for cell in _code_cells(notebook)]
 
 
-def test_there_is_a_notebook():
-    assert [path.name for path in NOTEBOOKS][:1] == ["01_learning_rates.ipynb"]
+def test_the_notebooks_are_there():
+    assert [path.name for path in NOTEBOOKS] == ["01_learning_rates.ipynb", "02_composing_transforms.ipynb"]
 
 
 @pytest.mark.slow

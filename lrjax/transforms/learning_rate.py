@@ -140,7 +140,8 @@ def get_learning_rate(state: chex.ArrayTree) -> Any:
     for path, node in nodes:
         if isinstance(node, LearningRateState):
             group = _group(path)
-            rate = jax.tree.map(jnp.asarray, node.learning_rate)
+            # flax's nnx keeps every number of a state in a box of its own, which is a pytree itself.
+            rate = jax.tree.map(jnp.asarray, node.learning_rate, is_leaf=lambda x: hasattr(x, "__jax_array__"))
             found[group] = _product(found[group], rate) if group in found else rate
     if not found:
         raise ValueError(

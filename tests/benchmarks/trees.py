@@ -23,6 +23,11 @@ def transformer(layers: int = 12, width: int = 256) -> Any:
     return {f"layer{i}": {name: jnp.ones(shape) for name, shape in shapes.items()} for i in range(layers)}
 
 
+def narrow() -> Any:
+    """The same arrays, of about 0.6 million numbers: what an update costs beside its arithmetic."""
+    return transformer(width=64)
+
+
 def thousand() -> Any:
     return {f"p{i}": jnp.ones(64) for i in range(1000)}
 

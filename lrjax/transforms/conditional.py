@@ -35,12 +35,10 @@ def when(condition: Any, do: Callable[[], tuple[Any, Any]], otherwise: Any, stat
     Only the chosen one is computed, but under `vmap`. Without updates to pass on, `otherwise=None`, they are zero.
     """
     shapes, _ = jax.eval_shape(do)
-    like = (
-        (lambda x, s: jnp.asarray(x).astype(s.dtype))
-        if otherwise is not None
-        else lambda s: jnp.zeros(s.shape, s.dtype)
-    )
-    passed = jax.tree.map(like, otherwise, shapes) if otherwise is not None else jax.tree.map(like, shapes)
+    if otherwise is None:
+        passed = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    else:
+        passed = jax.tree.map(lambda x, s: jnp.asarray(x).astype(s.dtype), otherwise, shapes)
     return jax.lax.cond(condition, do, lambda: (passed, state))
 
 

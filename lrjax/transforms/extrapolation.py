@@ -120,8 +120,8 @@ def scale_by_madgrad(t: Any, learning_rate: ScheduleLike, momentum: NonNegative 
     def leaf(g: Any, p: Any, squares: Any, s: Any, x0: Any) -> Any:
         squares = squares + weight * abs_sq(g)
         s = s + weight * g
-        moved = squares > 0  # where nothing has come, the cube root has no slope, and with eps = 0 there is 0/0
-        z = x0 - jnp.where(moved, s / (jnp.cbrt(jnp.where(moved, squares, 1)) + eps), 0)
+        # where nothing has come, s is 0; the cube root of 0 has no slope, and with eps = 0 there would be 0/0
+        z = x0 - s / (jnp.cbrt(jnp.where(squares > 0, squares, 1)) + eps)
         return rest * (z - p), squares, s, x0
 
     return leaf

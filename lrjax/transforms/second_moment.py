@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import chex
+import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Decay, DType, NonNegative
@@ -53,7 +54,7 @@ def scale_by_rss(initial_accumulator_value: NonNegative = 0.1, eps: NonNegative 
 
     def leaf(g: Any, s: Any) -> Any:
         s = s + abs_sq(g)
-        return jnp.where(s > 0, g / jnp.sqrt(jnp.where(s > 0, s, 1) + eps), 0), s
+        return g * jax.lax.rsqrt(jnp.where(s > 0, s + eps, jnp.inf)), s  # 1/√∞ is 0, and so is its derivative
 
     return leaf
 
@@ -83,7 +84,7 @@ def scale_by_rms(
 
     def leaf(g: Any, nu: Any) -> Any:
         nu = decay * nu + rest * abs_sq(g)
-        return g / root(scale * nu, eps, eps_in_sqrt), nu
+        return over_root(g, scale * nu, eps, eps_in_sqrt), nu
 
     return leaf
 
@@ -115,7 +116,7 @@ def scale_by_stddev(
         mu = decay * mu + rest * g
         nu = decay * nu + rest * abs_sq(g)
         variance = jnp.maximum(scale * nu - abs_sq(scale * mu), 0)  # rounding may make it negative
-        return g / root(variance, eps, eps_in_sqrt), mu, nu
+        return over_root(g, variance, eps, eps_in_sqrt), mu, nu
 
     return leaf
 
@@ -137,7 +138,7 @@ def scale_by_adadelta(rho: Decay = 0.9, eps: NonNegative = 1e-6):
 
     def leaf(g: Any, e_g: Any, e_x: Any) -> Any:
         e_g = rho * e_g + rest * abs_sq(g)
-        u = jnp.sqrt(e_x + eps) / jnp.sqrt(e_g + eps) * g
+        u = jnp.sqrt((e_x + eps) / (e_g + eps)) * g
         return u, e_g, rho * e_x + rest * abs_sq(u)
 
     return leaf
@@ -187,5 +188,5 @@ def debias(decay: Any, t: Any, debias: bool) -> Any:
     return 1 / correction(decay, t) if debias else 1
 
 
-def root(nu: Any, eps: Any, eps_in_sqrt: bool) -> Any:
-    return jnp.sqrt(nu + eps) if eps_in_sqrt else jnp.sqrt(nu) + eps
+def over_root(g: Any, nu: Any, eps: Any, eps_in_sqrt: bool) -> Any:
+    return g * jax.lax.rsqrt(nu + eps) if eps_in_sqrt else g / (jnp.sqrt(nu) + eps)

@@ -85,6 +85,9 @@ from lrjax.schedules.warmup import warmup_cosine_decay_schedule as warmup_cosine
 from lrjax.schedules.warmup import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule
 from lrjax.schedules.warmup import warmup_linear_decay_schedule as warmup_linear_decay_schedule
 from lrjax.schedules.warmup import warmup_stable_decay_schedule as warmup_stable_decay_schedule
+from lrjax.search.result import SweepResult as SweepResult
+from lrjax.search.sweep import grid as grid
+from lrjax.search.sweep import sweep as sweep
 from lrjax.transforms.accumulate import ApplyEvery as ApplyEvery
 from lrjax.transforms.accumulate import MultiSteps as MultiSteps
 from lrjax.transforms.accumulate import MultiStepsState as MultiStepsState

@@ -24,6 +24,7 @@ LAYERS = [
     ("transforms",),
     ("optimizers",),
     ("tasks",),
+    ("search",),
     ("compare", "config", "interop", "parse"),
     ("report",),
     ("__main__",),

@@ -1,0 +1,85 @@
+"""Pictures of a sweep: with matplotlib, and as a table in a notebook."""
+
+from html import escape
+from typing import Any
+
+import numpy as np
+
+
+def _axes(ax: Any) -> Any:
+    if ax is not None:
+        return ax
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise ImportError("SweepResult.plot needs matplotlib: pip install 'lrjax[plot]'.") from None
+    return plt.subplots(layout="constrained")[1]
+
+
+def plot_losses(result: Any, ax: Any = None) -> Any:
+    """Loss over rate: each run, the mean with the spread over the seeds, divergence shaded, the best marked."""
+    ax = _axes(ax)
+    order = np.argsort(result.learning_rates, kind="stable")
+    rates, final = result.learning_rates[order], result.final[order]
+    mean, spread = (np.where(np.isfinite(x), x, np.nan) for x in (result.loss[order], result.spread[order]))
+    ax.fill_between(rates, mean - spread, mean + spread, alpha=0.2, lw=0)
+    ax.plot(rates, mean, lw=1.5)
+    ax.plot(
+        np.repeat(rates, final.shape[1]), np.where(np.isfinite(final), final, np.nan).ravel(), ".", ms=3, color="C0"
+    )
+    for i in np.flatnonzero(result.diverged[order].any(axis=1)):
+        left = np.sqrt(rates[i] * rates[max(i - 1, 0)])
+        right = np.sqrt(rates[i] * rates[min(i + 1, len(rates) - 1)])
+        ax.axvspan(left, right, color="C3", alpha=0.15, lw=0)
+    if np.isfinite(result.loss).any():
+        best = result.best
+        ax.plot(
+            result.learning_rates[best],
+            result.loss[best],
+            "o",
+            color="C1",
+            label=f"best: {result.best_learning_rate:.3g}",
+        )
+        ax.legend(frameon=False)
+    finite = mean[np.isfinite(mean)]
+    if len(finite) and finite.min() > 0 and finite.max() > 10 * finite.min():
+        ax.set_yscale("log")
+    ax.set(xscale="log", xlabel="learning rate", ylabel="loss")
+    return ax
+
+
+def plot_curves(result: Any, ax: Any = None) -> Any:
+    """The loss of every setting over the steps, the mean over its seeds and over some steps; dark is a low rate."""
+    ax = _axes(ax)
+    import matplotlib
+
+    steps = result.losses.shape[2]
+    width = max(1, steps // 50)
+    kernel = np.ones(width) / width
+    order = np.argsort(result.learning_rates, kind="stable")
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.95, len(order)))
+    for colour, i in zip(colours, order, strict=True):
+        curve = np.convolve(result.losses[i].mean(axis=0), kernel, "valid")
+        ax.plot(np.arange(len(curve)) + width // 2, curve, color=colour, lw=1, label=f"{result.learning_rates[i]:.3g}")
+    top = result.start
+    lowest = np.nanmin(result.losses) if np.isfinite(result.losses).any() else np.nan
+    if np.isfinite(top) and np.isfinite(lowest):
+        if lowest > 0 and top > 10 * lowest:
+            ax.set(yscale="log", ylim=(None, 2 * top))
+        else:
+            ax.set(ylim=(None, top + 0.2 * abs(top - lowest)))
+    if len(order) <= 12:
+        ax.legend(title="rate", frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    ax.set(xlabel="step", ylabel="loss")
+    return ax
+
+
+def as_html(result: Any) -> str:
+    rows = result.rows()
+    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in rows[0])
+    best = result.best if np.isfinite(result.loss).any() else None
+    body = "".join(
+        f"<tr{' style=font-weight:bold' if i == best else ''}>{''.join(f'<td>{x:.4g}</td>' for x in row.values())}</tr>"
+        for i, row in enumerate(rows)
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

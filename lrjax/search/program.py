@@ -1,0 +1,135 @@
+"""The compiled program of a sweep: many runs, each a pure function of its numbers."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lrjax.transforms.base import apply_updates, as_transformation
+
+
+class Run(NamedTuple):
+    """What a run carries from step to step. In a sweep every array has the runs first."""
+
+    params: chex.ArrayTree
+    state: chex.ArrayTree
+    first: chex.Array  # () the loss before the first update
+    alive: chex.Array  # bool (): not diverged
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """All that a sweep is compiled for; two equal ones share what is compiled."""
+
+    loss_fn: Callable[..., Any]
+    make: Callable[[Any], Any]  # from the numbers of a run to its optimizer
+    at: Callable[[Any, Any, Any], Any]  # see `Batches`
+    init: Callable[[Any], Any] | None
+    eval_fn: Callable[..., Any] | None
+    has_aux: bool
+    chunk: int  # the most steps of one call
+    together: int  # runs that a device vectorises; groups of them come one after the other
+    diverged_above: float  # a run has diverged when its loss rose by this multiple of its first
+    stop: bool  # whether a group whose runs have all diverged is left
+    mesh: Mesh
+
+    @property
+    def by_run(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+
+    @property
+    def whole(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+
+def place(tree: Any, sharding: NamedSharding) -> Any:
+    """On the devices; every process gives the same tree and keeps its part."""
+    make = lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+    is_placed = lambda x: isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim)
+    return jax.tree.map(lambda x: x if is_placed(x) else make(np.asarray(x)), tree)
+
+
+def _over_runs(program: Program, one: Callable[..., Any], runs: Any, *shared: Any) -> Any:
+    """`one(run, *shared)` on groups of `together` runs, the groups in turn, the devices side by side."""
+
+    def on_device(runs: Any, *shared: Any) -> Any:
+        grouped = jax.tree.map(lambda x: x.reshape(-1, program.together, *x.shape[1:]), runs)
+        out = jax.lax.map(lambda group: one(group, *shared), grouped)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+
+    by_run, whole = program.by_run.spec, PartitionSpec()
+    specs = (by_run, *(whole for _ in shared))
+    mapped = jax.shard_map(on_device, mesh=program.mesh, in_specs=specs, out_specs=by_run, check_vma=False)
+    return mapped(runs, *shared)
+
+
+def together(program: Program, one: Callable[..., Any]) -> Callable[..., Any]:
+    """`one(run, *shared)` for a group of runs. A group of one isn't vectorised: XLA is slower with a dimension of 1."""
+    if program.together == 1:
+        alone = lambda x: x[0]
+        return lambda runs, *shared: jax.tree.map(lambda x: x[None], one(jax.tree.map(alone, runs), *shared))
+    return lambda runs, *shared: jax.vmap(lambda run: one(run, *shared))(runs)
+
+
+@partial(jax.jit, static_argnums=0)
+def start(program: Program, numbers: Any, seeds: jax.Array, params: Any) -> Run:
+    """Every run before its first step."""
+
+    def one(given: Any, params: Any) -> Run:
+        numbers, seed = given
+        if program.init is not None:
+            params = program.init(jax.random.fold_in(jax.random.key(0), seed))
+        state = as_transformation(program.make(numbers)).init(params)
+        return Run(params, state, jnp.zeros([], jnp.result_type(float)), jnp.array(True))
+
+    return _over_runs(program, together(program, one), (numbers, seeds), params)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def advance(program: Program, runs: Run, numbers: Any, seeds: jax.Array, chunk: Any, begin: Any, count: Any) -> Any:
+    """(runs, losses [runs, chunk]) after `count` steps from `begin` on; the losses of steps not made are nan."""
+
+    def step(given: Any, chunk: Any, i: Any) -> tuple[Run, jax.Array]:
+        run, numbers, seed = given
+        found, grads = jax.value_and_grad(program.loss_fn, has_aux=program.has_aux)(
+            run.params, program.at(chunk, i, seed)
+        )
+        loss = found[0] if program.has_aux else found
+        tx = as_transformation(program.make(numbers))
+        updates, state = tx.update(grads, run.state, run.params, value=loss, grad=grads)
+        first = jnp.where(begin + i == 0, loss, run.first).astype(run.first.dtype)
+        alive = run.alive & (loss - first <= program.diverged_above * jnp.abs(first))  # nan is not
+        recorded = jnp.where(run.alive, loss, jnp.nan).astype(first.dtype)
+        return Run(apply_updates(run.params, updates), state, first, alive), recorded
+
+    def group(given: Any, chunk: Any, begin: Any, count: Any) -> Any:
+        runs, numbers, seeds = given
+
+        def goes_on(loop: Any) -> jax.Array:
+            i, runs, _ = loop
+            return (i < count) & (jnp.any(runs.alive) | (not program.stop))
+
+        def body(loop: Any) -> Any:
+            i, runs, losses = loop
+            runs, loss = together(program, step)((runs, numbers, seeds), chunk, i)
+            return i + 1, runs, losses.at[:, i].set(loss)
+
+        losses = jnp.full((program.together, program.chunk), jnp.nan, runs.first.dtype)
+        _, runs, losses = jax.lax.while_loop(goes_on, body, (jnp.int32(0), runs, losses))
+        return runs, losses
+
+    return _over_runs(program, group, (runs, numbers, seeds), chunk, begin, count)
+
+
+@partial(jax.jit, static_argnums=0)
+def evaluate(program: Program, params: Any, batch: Any) -> jax.Array:
+    """[runs]: `eval_fn` of every run."""
+    assert program.eval_fn is not None
+    arguments = () if batch is None else (batch,)
+    return _over_runs(program, together(program, program.eval_fn), params, *arguments)

@@ -1,0 +1,249 @@
+"""Many runs of one model as one compiled program."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import Mesh
+
+from lrjax.schedules.base import Schedule
+from lrjax.schedules.groups import is_rate
+from lrjax.search.batches import Batches, as_batches
+from lrjax.search.program import Program, advance, evaluate, place, start
+from lrjax.search.progress import bar
+from lrjax.search.result import SweepResult
+from lrjax.transforms.base import GradientTransformation
+from lrjax.value import Value, bad_argument, batched, hyperparameter_names, with_hyperparams
+
+CHUNKS = 25  # of a sweep: the progress bar moves after each
+
+
+def grid(value: Any, **hyperparams: Any) -> Any:
+    """The product of several hyperparameters, as a batch for `sweep`.
+
+    Args:
+      value: an optimizer or a schedule.
+      **hyperparams: sequences of numbers, by name, at whatever depth of a chain the name stands.
+
+    Raises:
+      ValueError: a name isn't in `value`, or is there more than once.
+
+    >>> import lrjax
+    >>> lrjax.grid(lrjax.sgd(0.1), learning_rate=[0.1, 0.2], momentum=[0.0, 0.9]).momentum
+    array([0. , 0.9, 0. , 0.9])
+    """
+    axes = np.meshgrid(*map(np.asarray, hyperparams.values()), indexing="ij")
+    return with_hyperparams(value, **{name: axis.ravel() for name, axis in zip(hyperparams, axes, strict=True)})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Numbers:
+    """The runs of a sweep: their numbers [runs, ...], how to make an optimizer of them, and what to call them."""
+
+    tree: Any
+    make: Callable[[Any], Any]
+    settings: dict[str, np.ndarray]
+    learning_rates: np.ndarray
+
+
+def _itself(x: Any) -> Any:
+    return x
+
+
+def _numbers(optimizer: Any, learning_rates: Any, steps: int) -> _Numbers:
+    if learning_rates is not None:
+        rates = _rates(learning_rates)
+        if not isinstance(optimizer, Value):
+            if not callable(optimizer):
+                raise bad_argument(
+                    "sweep", "optimizer", "a function from a rate to an optimizer, or a value", optimizer
+                )
+            return _Numbers(rates.astype(np.float32), optimizer, {"learning_rate": rates}, rates)
+        optimizer = with_hyperparams(optimizer, learning_rate=rates)
+    if not isinstance(optimizer, GradientTransformation):
+        words = "an lrjax optimizer, or with `learning_rates` a function from a rate to any optimizer"
+        raise bad_argument("sweep", "optimizer", words, optimizer)
+    many = any(np.ndim(x) for x in jax.tree.leaves(optimizer))
+    value = batched(optimizer) if many else jax.tree.map(lambda x: np.asarray(x)[None], optimizer)
+    tree = jax.tree.map(lambda x: np.asarray(x, np.int32 if isinstance(x, int) else jnp.result_type(float)), value)
+    paths = jax.tree_util.tree_leaves_with_path(optimizer)
+    varied = {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(x) for path, x in paths if np.ndim(x)}
+    return _Numbers(tree, _itself, varied, _peaks(value, steps))
+
+
+def _rates(learning_rates: Any) -> np.ndarray:
+    rates = np.asarray(learning_rates)
+    if (
+        rates.ndim != 1
+        or not len(rates)
+        or rates.dtype.kind not in "iuf"
+        or not np.all(np.isfinite(rates) & (rates >= 0))
+    ):
+        raise bad_argument("sweep", "learning_rates", "a sequence of finite numbers >= 0", learning_rates)
+    return rates.astype(np.float64)
+
+
+def _peaks(value: Any, steps: int) -> np.ndarray:
+    """[runs]: the highest rate of each, of a batched value; nan where it has none."""
+    runs = len(jax.tree.leaves(value)[0])
+    rate = _learning_rate(value)
+    if rate is None:
+        return np.full(runs, np.nan)
+    highest = np.zeros(runs)
+    for one in jax.tree.leaves(rate, is_leaf=is_rate):
+        curve = jax.vmap(lambda s: jnp.max(s(jnp.arange(steps))))(one) if isinstance(one, Schedule) else one
+        highest = np.maximum(highest, np.asarray(curve, np.float64))
+    return _as_written(highest)
+
+
+def _as_written(x: np.ndarray) -> np.ndarray:
+    """In float64, the float32 number nearest to 0.4 as 0.4."""
+    return np.array([float(str(np.float32(v))) if np.float32(v) == v else v for v in x])
+
+
+def _learning_rate(x: Any) -> Any:
+    if isinstance(x, Value):
+        fields = vars(x)
+        if "learning_rate" in fields:
+            return fields["learning_rate"]
+        return next((r for n in hyperparameter_names(x) if (r := _learning_rate(fields[n])) is not None), None)
+    if isinstance(x, tuple):
+        return next((r for item in x if (r := _learning_rate(item)) is not None), None)
+    return None
+
+
+def _whole(name: str, x: Any) -> int:
+    if isinstance(x, bool) or not isinstance(x, (int, np.integer)) or x < 1:
+        raise bad_argument("sweep", name, "a whole number >= 1", x)
+    return int(x)
+
+
+def sweep(
+    loss_fn: Callable[..., Any],
+    init: Any,
+    batches: Any,
+    optimizer: Any,
+    *,
+    learning_rates: Sequence[float] | np.ndarray | jax.Array | None = None,
+    steps: int | None = None,
+    seeds: int = 1,
+    batch_size: int | None = None,
+    eval_fn: Callable[..., Any] | None = None,
+    eval_batch: Any = None,
+    has_aux: bool = False,
+    mesh: Mesh | None = None,
+    runs_per_device: int | None = None,
+    stop_when_diverged: bool = True,
+    diverged_above: float = 10.0,
+    progress: bool = True,
+) -> SweepResult:
+    """Trains one model with many settings and several seeds, compiled once.
+
+    Another sweep of the same shape, with other numbers, compiles nothing. The runs are spread over all devices of all
+    processes. On a CPU with several cores start the process with as many devices as it has cores, before JAX does
+    anything: `jax.config.update("jax_num_cpu_devices", cores)`.
+
+    Args:
+      loss_fn: (params, batch) -> loss, a scalar; with `has_aux` (loss, anything).
+      init: a tree of parameters, from which all runs start, or key -> params: then each seed has a start of its own.
+      batches: arrays with a leading step axis; or arrays of examples, with `batch_size`: shuffled, each epoch and each
+        seed in another order, the same for every run; or a function from the step to a batch, which is compiled; or an
+        iterable: each batch is loaded once and feeds every run, and what can be gone through again is, at its end.
+      optimizer: a value with arrays as hyperparameters, which are zipped (for their product see `grid`), a schedule's
+        included; or a function from a rate to a transformation, lrjax's or Optax's, with `learning_rates`.
+      learning_rates: the rates, [runs].
+      steps: updates of each run. Default: as many as there are batches, where that is known.
+      seeds: runs of each setting.
+      batch_size: of `batches` that are examples.
+      eval_fn: (params, eval_batch) -> a loss, lower is better, after the last step; of params alone without a batch.
+      eval_batch: for `eval_fn`.
+      has_aux: whether `loss_fn` returns more than the loss.
+      mesh: the devices; default: all.
+      runs_per_device: runs that a device vectorises; others wait for their turn. Default: on a CPU 1, as a run alone
+        uses its caches best and ends when it diverged; elsewhere all.
+      stop_when_diverged: a run that diverged costs no more time, where runs come one after the other.
+      diverged_above: a run has diverged when its loss is not finite, or has risen by this multiple of its first loss.
+      progress: a bar with steps/s, the best rate and the number of diverged runs, in a terminal or a notebook.
+
+    Raises:
+      ValueError: an argument is not of these; the message says which and what it takes.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> result = lrjax.sweep(
+    ...     lambda w, x: jnp.sum((w - x) ** 2), jnp.zeros(2), jnp.ones((20, 2)), lrjax.sgd(jnp.array([0.01, 0.4, 1.5]))
+    ... )
+    >>> result.best_learning_rate, result.diverged[:, 0]
+    (0.4, array([False, False,  True]))
+    """
+    seeds = _whole("seeds", seeds)
+    source = as_batches(batches, batch_size, steps, seeds)
+    if steps is None and source.steps is None:
+        raise bad_argument("sweep", "steps", "given, for such `batches`", None)
+    steps = _whole("steps", source.steps if steps is None else steps)
+    numbers = _numbers(optimizer, learning_rates, steps)
+    runs = len(numbers.learning_rates) * seeds
+    if mesh is None:
+        devices = jax.devices()
+        mesh = Mesh(np.array(devices if jax.process_count() > 1 else devices[:runs]), ("runs",))
+    each = -(-runs // mesh.size)
+    together = _whole("runs_per_device", runs_per_device) if runs_per_device else (1 if _is_cpu(mesh) else each)
+    program = Program(
+        loss_fn=loss_fn,
+        make=numbers.make,
+        at=source.at,
+        init=init if callable(init) else None,
+        eval_fn=eval_fn,
+        has_aux=has_aux,
+        chunk=-(-steps // CHUNKS),
+        together=min(together, each),
+        diverged_above=float(diverged_above),
+        stop=stop_when_diverged,
+        mesh=mesh,
+    )
+    with bar(steps, numbers.learning_rates, progress) as show:
+        losses, evaluated, diverged = _train(program, source, numbers, init, steps, seeds, eval_batch, show)
+    return SweepResult(numbers.learning_rates, numbers.settings, losses, evaluated, diverged)
+
+
+def _is_cpu(mesh: Mesh) -> bool:
+    return mesh.devices.flat[0].platform == "cpu"
+
+
+def _train(
+    program: Program,
+    source: Batches,
+    numbers: _Numbers,
+    init: Any,
+    steps: int,
+    seeds: int,
+    eval_batch: Any,
+    show: Callable[[int, np.ndarray], None],
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """(losses [settings, seeds, steps], eval [settings, seeds], diverged [settings, seeds])."""
+    settings = len(numbers.learning_rates)
+    runs, places = settings * seeds, program.mesh.size * program.together
+    run = np.minimum(np.arange(-(-runs // places) * places), runs - 1)  # to fill all groups the last one is repeated
+
+    def by_setting(x: jax.Array) -> np.ndarray:
+        fetched = x if x.is_fully_addressable else process_allgather(x, tiled=True)
+        return np.asarray(fetched)[:runs].reshape(settings, seeds, *x.shape[1:])
+
+    tree = place(jax.tree.map(lambda x: x[run // seeds], numbers.tree), program.by_run)
+    seed = place((run % seeds).astype(np.int32), program.by_run)
+    carried = start(program, tree, seed, None if callable(init) else place(init, program.whole))
+    losses = []
+    for begin in range(0, steps, program.chunk):
+        count = min(program.chunk, steps - begin)
+        chunk = place((source.chunk(begin, count), np.int32(begin), np.int32(count)), program.whole)
+        carried, loss = advance(program, carried, tree, seed, *chunk)
+        losses.append(by_setting(loss)[:, :, :count])
+        show(begin + count, losses[-1])
+    evaluated = None
+    if program.eval_fn is not None:
+        batch = None if eval_batch is None else place(eval_batch, program.whole)
+        evaluated = by_setting(evaluate(program, carried.params, batch))
+    return np.concatenate(losses, axis=2), evaluated, ~by_setting(carried.alive)

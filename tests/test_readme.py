@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import lrjax
 
@@ -23,6 +24,7 @@ def test_sessions_print_what_they_say():
     assert result.attempted >= 5 and result.failed == 0
 
 
+@pytest.mark.promotes  # as everybody runs them
 def test_blocks_run_one_after_the_other_and_train(capsys):
     names: dict = {"__name__": "readme"}
     blocks = [block for block in _blocks("python") if ">>>" not in block]
@@ -32,6 +34,7 @@ def test_blocks_run_one_after_the_other_and_train(capsys):
     assert float(jnp.abs(names["params"]["w"]).max()) < 0.1
     assert names["halving_schedule"](0.1, 1000)(1000) == np.float32(0.05)
     assert names["final"].shape == (32, 3) and float(jnp.abs(names["final"]).min()) < 0.1
+    assert names["result"].losses.shape == (16, 3, 200) and 1e-3 < names["result"].best_learning_rate < 1
     assert "Array" in capsys.readouterr().out
 
 

@@ -83,3 +83,16 @@ def as_html(result: Any) -> str:
         for i, row in enumerate(rows)
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def plot_range(result: Any, ax: Any = None) -> Any:
+    """The smoothed loss of every seed over the rate, and the suggestions."""
+    ax = _axes(ax)
+    for curve in result.smoothed:
+        ax.plot(result.learning_rates, curve, color="C0", lw=1.5 if len(result.smoothed) == 1 else 0.8)
+    for i, (rule, rate) in enumerate(result.suggestions.items(), start=1):
+        if np.isfinite(rate):
+            ax.axvline(rate, color=f"C{i}", lw=1, ls="--", label=f"{rule}: {rate:.2g}")
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    ax.set(xscale="log", xlabel="learning rate", ylabel="smoothed loss")
+    return ax

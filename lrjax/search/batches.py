@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import jax
@@ -107,14 +107,19 @@ def _shuffled(epoch: Any, seeds: int, count: int, batch_size: int) -> jax.Array:
 def _iterable(batches: Iterable[Any]) -> Batches:
     """Each batch is asked for once; what can be gone through again, such as a list, begins anew after its end."""
     again = not isinstance(batches, Iterator)
-    source = _endless(batches) if again else iter(batches)
-    taken = 0
+    source, taken = iter(_endless(batches) if again else batches), 0
 
     def chunk(start: int, count: int) -> Any:
-        nonlocal taken
-        got = list(islice(chain(source), start - taken, start - taken + count))
+        nonlocal source, taken
+        if start < taken:
+            if not again:
+                raise bad_argument("tune", "batches", "something that can be gone through again", batches)
+            source, taken = _endless(batches), 0
+        got = list(islice(source, start - taken, start - taken + count))
         if len(got) < count:
-            raise bad_argument("sweep", "batches", f"at least {start + count} batches", f"an end after {taken}")
+            raise bad_argument(
+                "sweep", "batches", f"at least {start + count} batches", f"an end after {start + len(got)}"
+            )
         taken = start + count
         return jax.tree.map(lambda *xs: np.stack(xs), *got), jnp.int32(0)
 

@@ -92,8 +92,11 @@ def start(program: Program, numbers: Any, seeds: jax.Array, params: Any) -> Run:
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
-def advance(program: Program, runs: Run, numbers: Any, seeds: jax.Array, chunk: Any, begin: Any, count: Any) -> Any:
-    """(runs, losses [runs, chunk]) after `count` steps from `begin` on; the losses of steps not made are nan."""
+def advance(
+    program: Program, runs: Run, numbers: Any, seeds: jax.Array, awake: Any, chunk: Any, begin: Any, count: Any
+) -> Any:
+    """(runs, losses [runs, chunk]) after `count` steps from `begin` on of the runs that are awake; the losses of steps
+    not made are nan."""
 
     def step(given: Any, chunk: Any, i: Any) -> tuple[Run, jax.Array]:
         run, numbers, seed = given
@@ -109,22 +112,25 @@ def advance(program: Program, runs: Run, numbers: Any, seeds: jax.Array, chunk: 
         return Run(apply_updates(run.params, updates), state, first, alive), recorded
 
     def group(given: Any, chunk: Any, begin: Any, count: Any) -> Any:
-        runs, numbers, seeds = given
+        before, numbers, seeds, awake = given
 
         def goes_on(loop: Any) -> jax.Array:
             i, runs, _ = loop
-            return (i < count) & (jnp.any(runs.alive) | (not program.stop))
+            return (i < count) & jnp.any(awake & (runs.alive | (not program.stop)))
 
         def body(loop: Any) -> Any:
             i, runs, losses = loop
             runs, loss = together(program, step)((runs, numbers, seeds), chunk, i)
-            return i + 1, runs, losses.at[:, i].set(loss)
+            return i + 1, runs, losses.at[:, i].set(jnp.where(awake, loss, jnp.nan))
 
-        losses = jnp.full((program.together, program.chunk), jnp.nan, runs.first.dtype)
-        _, runs, losses = jax.lax.while_loop(goes_on, body, (jnp.int32(0), runs, losses))
+        losses = jnp.full((program.together, program.chunk), jnp.nan, before.first.dtype)
+        _, runs, losses = jax.lax.while_loop(goes_on, body, (jnp.int32(0), before, losses))
+        if program.together > 1:  # one alone has made no step when it is not awake
+            keep = jax.vmap(lambda awake, new, old: jax.tree.map(lambda n, o: jnp.where(awake, n, o), new, old))
+            runs = keep(awake, runs, before)
         return runs, losses
 
-    return _over_runs(program, group, (runs, numbers, seeds), chunk, begin, count)
+    return _over_runs(program, group, (runs, numbers, seeds, awake), chunk, begin, count)
 
 
 @partial(jax.jit, static_argnums=0)

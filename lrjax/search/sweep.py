@@ -7,15 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 
 from lrjax.schedules.base import Schedule
 from lrjax.schedules.groups import is_rate
-from lrjax.search.batches import Batches, as_batches
-from lrjax.search.program import Program, advance, evaluate, place, start
+from lrjax.search.batches import as_batches
 from lrjax.search.progress import bar
 from lrjax.search.result import SweepResult
+from lrjax.search.runs import Runs, programmed
 from lrjax.transforms.base import GradientTransformation
 from lrjax.value import Value, bad_argument, batched, hyperparameter_names, with_hyperparams
 
@@ -185,13 +184,7 @@ def sweep(
         raise bad_argument("sweep", "steps", "given, for such `batches`", None)
     steps = _whole("steps", source.steps if steps is None else steps)
     numbers = _numbers(optimizer, learning_rates, steps)
-    runs = len(numbers.learning_rates) * seeds
-    if mesh is None:
-        devices = jax.devices()
-        mesh = Mesh(np.array(devices if jax.process_count() > 1 else devices[:runs]), ("runs",))
-    each = -(-runs // mesh.size)
-    together = _whole("runs_per_device", runs_per_device) if runs_per_device else (1 if _is_cpu(mesh) else each)
-    program = Program(
+    program = programmed(
         loss_fn=loss_fn,
         make=numbers.make,
         at=source.at,
@@ -199,51 +192,19 @@ def sweep(
         eval_fn=eval_fn,
         has_aux=has_aux,
         chunk=-(-steps // CHUNKS),
-        together=min(together, each),
+        together=None if runs_per_device is None else _whole("runs_per_device", runs_per_device),
         diverged_above=float(diverged_above),
         stop=stop_when_diverged,
         mesh=mesh,
+        runs=len(numbers.learning_rates) * seeds,
     )
-    with bar(steps, numbers.learning_rates, progress) as show:
-        losses, evaluated, diverged = _train(program, source, numbers, init, steps, seeds, eval_batch, show)
-    return SweepResult(numbers.learning_rates, numbers.settings, losses, evaluated, diverged)
-
-
-def _is_cpu(mesh: Mesh) -> bool:
-    return mesh.devices.flat[0].platform == "cpu"
-
-
-def _train(
-    program: Program,
-    source: Batches,
-    numbers: _Numbers,
-    init: Any,
-    steps: int,
-    seeds: int,
-    eval_batch: Any,
-    show: Callable[[int, np.ndarray], None],
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """(losses [settings, seeds, steps], eval [settings, seeds], diverged [settings, seeds])."""
-    settings = len(numbers.learning_rates)
-    runs, places = settings * seeds, program.mesh.size * program.together
-    run = np.minimum(np.arange(-(-runs // places) * places), runs - 1)  # to fill all groups the last one is repeated
-
-    def by_setting(x: jax.Array) -> np.ndarray:
-        fetched = x if x.is_fully_addressable else process_allgather(x, tiled=True)
-        return np.asarray(fetched)[:runs].reshape(settings, seeds, *x.shape[1:])
-
-    tree = place(jax.tree.map(lambda x: x[run // seeds], numbers.tree), program.by_run)
-    seed = place((run % seeds).astype(np.int32), program.by_run)
-    carried = start(program, tree, seed, None if callable(init) else place(init, program.whole))
+    runs = Runs(program, source, numbers.tree, init, len(numbers.learning_rates), seeds)
     losses = []
-    for begin in range(0, steps, program.chunk):
-        count = min(program.chunk, steps - begin)
-        chunk = place((source.chunk(begin, count), np.int32(begin), np.int32(count)), program.whole)
-        carried, loss = advance(program, carried, tree, seed, *chunk)
-        losses.append(by_setting(loss)[:, :, :count])
-        show(begin + count, losses[-1])
-    evaluated = None
-    if program.eval_fn is not None:
-        batch = None if eval_batch is None else place(eval_batch, program.whole)
-        evaluated = by_setting(evaluate(program, carried.params, batch))
-    return np.concatenate(losses, axis=2), evaluated, ~by_setting(carried.alive)
+    with bar(steps, numbers.learning_rates, progress) as show:
+        for begin in range(0, steps, program.chunk):
+            losses.append(runs.go(begin, min(begin + program.chunk, steps)))
+            show(begin + losses[-1].shape[2], losses[-1])
+    evaluated = None if eval_fn is None else runs.evaluated(eval_batch)
+    return SweepResult(
+        numbers.learning_rates, numbers.settings, np.concatenate(losses, axis=2), evaluated, runs.diverged
+    )

@@ -90,6 +90,8 @@ from lrjax.search.range_test import range_test as range_test
 from lrjax.search.result import SweepResult as SweepResult
 from lrjax.search.sweep import grid as grid
 from lrjax.search.sweep import sweep as sweep
+from lrjax.search.tune import TuneResult as TuneResult
+from lrjax.search.tune import tune as tune
 from lrjax.transforms.accumulate import ApplyEvery as ApplyEvery
 from lrjax.transforms.accumulate import MultiSteps as MultiSteps
 from lrjax.transforms.accumulate import MultiStepsState as MultiStepsState

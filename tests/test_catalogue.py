@@ -21,7 +21,7 @@ OPTIMIZERS = {
 RATES = {
     "sgd": (0.1, 1e-3), "noisy_sgd": (0.1, 1e-3), "optimistic_gradient_descent": (0.1, 5e-4), "sign_sgd": (0.1, 1e-3),
     "lion": (0.1, 1e-3), "rprop": (0.1, 0.01), "adagrad": (1.0, 0.5), "rmsprop": (0.02, 2e-3), "adadelta": (10.0, 0.1),
-    "sm3": (1.0, 0.5), "radam": (0.1, 0.002), "fromage": (0.1, 0.01), "lamb": (0.1, 0.01), "lars": (1.0, 1.0),
+    "sm3": (1.0, 0.5), "radam": (0.1, 0.002), "fromage": (0.1, 0.01), "lamb": (0.1, 0.02), "lars": (1.0, 1.0),
     "muon": (0.1, 0.05), "novograd": (0.1, 0.01), "madgrad": (0.1, 0.01), "adafactor": (0.1, 0.01),
 }  # fmt: skip
 each = pytest.mark.parametrize("name", OPTIMIZERS)

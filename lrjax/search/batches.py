@@ -19,12 +19,13 @@ KINDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """`chunk(start, count)` is what the program is given for some steps, `at(chunk, i, seed)` is a batch of it.
+    """`chunk(start, count, size)` is what the program is given for some steps, in arrays for `size` of them, so that
+    all chunks have one shape; `at(chunk, i, seed)` is a batch of it.
 
     `at` is traced, and part of what the program is compiled for: it compares by value.
     """
 
-    chunk: Callable[[int, int], Any]
+    chunk: Callable[[int, int, int], Any]
     at: Callable[[Any, Any, Any], Any]
     steps: int | None  # how many there are, where that is known
 
@@ -54,14 +55,14 @@ def as_batches(batches: Any, batch_size: int | None, steps: int | None, seeds: i
     if batch_size is not None:
         return _examples(batches, batch_size, seeds)
     if callable(batches):
-        return Batches(lambda start, count: jnp.int32(start), _Called(batches), None)
+        return Batches(lambda start, count, size: jnp.int32(start), _Called(batches), None)
     if isinstance(batches, list) or (isinstance(batches, Iterable) and not _is_tree_of_arrays(batches)):
         return _iterable(batches)
     length = _length(batches)
     if steps is not None and steps > length:
         raise bad_argument("sweep", "batches", f"at least `steps`={steps} of them", length)
     arrays = jax.tree.map(jnp.asarray, batches)
-    return Batches(lambda start, count: (arrays, jnp.int32(start)), _of_step, length)
+    return Batches(lambda start, count, size: (arrays, jnp.int32(start)), _of_step, length)
 
 
 def _is_tree_of_arrays(x: Any) -> bool:
@@ -92,7 +93,7 @@ def _examples(examples: Any, batch_size: int, seeds: int) -> Batches:
         epochs = jnp.concatenate([_shuffled(epoch, seeds, count, batch_size) for epoch in range(first, last + 1)], 1)
         return epochs[:, start - first * per_epoch :][:, :steps]
 
-    return Batches(lambda start, steps: (arrays, order(start, steps)), _of_order, None)
+    return Batches(lambda start, count, size: (arrays, order(start, size)), _of_order, None)
 
 
 @jax.jit(static_argnums=(1, 2, 3))
@@ -109,7 +110,7 @@ def _iterable(batches: Iterable[Any]) -> Batches:
     again = not isinstance(batches, Iterator)
     source, taken = iter(_endless(batches) if again else batches), 0
 
-    def chunk(start: int, count: int) -> Any:
+    def chunk(start: int, count: int, size: int) -> Any:
         nonlocal source, taken
         if start < taken:
             if not again:
@@ -121,7 +122,7 @@ def _iterable(batches: Iterable[Any]) -> Batches:
                 "sweep", "batches", f"at least {start + count} batches", f"an end after {start + len(got)}"
             )
         taken = start + count
-        return jax.tree.map(lambda *xs: np.stack(xs), *got), jnp.int32(0)
+        return jax.tree.map(lambda *xs: np.stack(xs), *got, *got[-1:] * (size - count)), jnp.int32(0)
 
     return Batches(chunk, _of_step, len(batches) if again and hasattr(batches, "__len__") else None)
 

@@ -41,7 +41,8 @@ class Program:
 
     @property
     def by_run(self) -> NamedSharding:
-        return NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+        # one device: JAX calls results there replicated, and other names would be another program
+        return NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names) if self.mesh.size > 1 else PartitionSpec())
 
     @property
     def whole(self) -> NamedSharding:

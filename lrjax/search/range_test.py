@@ -21,7 +21,7 @@ def _valley(rates: np.ndarray, losses: np.ndarray) -> float:
     end = int(length.argmax())
     start = end - int(length[end]) if end else 0
     third = (end - start) / 3
-    return rates[start + int(third) + int(third / 2)]
+    return float(rates[start + int(third) + int(third / 2)])
 
 
 def _slide(rates: np.ndarray, losses: np.ndarray, width: int = 15, threshold: float = 0.005) -> float:
@@ -30,17 +30,17 @@ def _slide(rates: np.ndarray, losses: np.ndarray, width: int = 15, threshold: fl
     left = np.arange(len(losses) - 1 - width, -1, -1)
     flat = np.flatnonzero(np.abs(slope[left + width] - slope[left]) <= threshold)
     # the one before the first flat pair; where every pair is steep, the last
-    return rates[left[max(flat[0] - 1, 0) if len(flat) else -1]]
+    return float(rates[left[max(flat[0] - 1, 0) if len(flat) else -1]])
 
 
 def _steep(rates: np.ndarray, losses: np.ndarray) -> float:
     """Where the loss falls fastest over the logarithm of the rate."""
-    return rates[np.argmin(np.diff(losses) / np.diff(np.log(rates)))]
+    return float(rates[np.argmin(np.diff(losses) / np.diff(np.log(rates)))])
 
 
 def _minimum(rates: np.ndarray, losses: np.ndarray) -> float:
     """A tenth of the rate of the lowest loss."""
-    return rates[np.argmin(losses)] / 10
+    return float(rates[np.argmin(losses)] / 10)
 
 
 RULES = {"valley": _valley, "slide": _slide, "steep": _steep, "minimum": _minimum}

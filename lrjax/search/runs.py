@@ -38,7 +38,8 @@ class Runs:
         that are awake, nan of others and of steps not made."""
         program, count = self.program, end - begin
         wanted = np.ones(self.shape, bool) if awake is None else awake
-        chunk = place((self.source.chunk(begin, count), np.int32(begin), np.int32(count)), program.whole)
+        batches = self.source.chunk(begin, count, program.chunk)
+        chunk = place((batches, np.int32(begin), np.int32(count)), program.whole)
         mask = place(wanted.ravel()[self._run], program.by_run)
         self._carried, losses = advance(program, self._carried, self._numbers, self._seeds, mask, *chunk)
         return self._fetched(losses)[:, :, :count]

@@ -89,7 +89,7 @@ def _rates(learning_rates: Any) -> np.ndarray:
 def _peaks(value: Any, steps: int) -> np.ndarray:
     """[runs]: the highest rate of each, of a batched value; nan where it has none."""
     runs = len(jax.tree.leaves(value)[0])
-    rate = _learning_rate(value)
+    rate = rate_of(value)
     if rate is None:
         return np.full(runs, np.nan)
     highest = np.zeros(runs)
@@ -104,18 +104,19 @@ def _as_written(x: np.ndarray) -> np.ndarray:
     return np.array([float(str(np.float32(v))) if np.float32(v) == v else v for v in x])
 
 
-def _learning_rate(x: Any) -> Any:
+def rate_of(x: Any) -> Any:
+    """The first `learning_rate` in a value; None where it has none."""
     if isinstance(x, Value):
         fields = vars(x)
         if "learning_rate" in fields:
             return fields["learning_rate"]
-        return next((r for n in hyperparameter_names(x) if (r := _learning_rate(fields[n])) is not None), None)
+        return next((r for n in hyperparameter_names(x) if (r := rate_of(fields[n])) is not None), None)
     if isinstance(x, tuple):
-        return next((r for item in x if (r := _learning_rate(item)) is not None), None)
+        return next((r for item in x if (r := rate_of(item)) is not None), None)
     return None
 
 
-def _whole(name: str, x: Any) -> int:
+def whole_number(name: str, x: Any) -> int:
     if isinstance(x, bool) or not isinstance(x, (int, np.integer)) or x < 1:
         raise bad_argument("sweep", name, "a whole number >= 1", x)
     return int(x)
@@ -178,11 +179,11 @@ def sweep(
     >>> result.best_learning_rate, result.diverged[:, 0]
     (0.4, array([False, False,  True]))
     """
-    seeds = _whole("seeds", seeds)
+    seeds = whole_number("seeds", seeds)
     source = as_batches(batches, batch_size, steps, seeds)
     if steps is None and source.steps is None:
         raise bad_argument("sweep", "steps", "given, for such `batches`", None)
-    steps = _whole("steps", source.steps if steps is None else steps)
+    steps = whole_number("steps", source.steps if steps is None else steps)
     numbers = _numbers(optimizer, learning_rates, steps)
     program = programmed(
         loss_fn=loss_fn,
@@ -192,7 +193,7 @@ def sweep(
         eval_fn=eval_fn,
         has_aux=has_aux,
         chunk=-(-steps // CHUNKS),
-        together=None if runs_per_device is None else _whole("runs_per_device", runs_per_device),
+        together=None if runs_per_device is None else whole_number("runs_per_device", runs_per_device),
         diverged_above=float(diverged_above),
         stop=stop_when_diverged,
         mesh=mesh,

@@ -12,7 +12,7 @@ from lrjax.schedules.base import Schedule
 from lrjax.search.batches import as_batches
 from lrjax.search.progress import bar
 from lrjax.search.runs import Runs, programmed
-from lrjax.search.sweep import CHUNKS, _learning_rate, _whole
+from lrjax.search.sweep import CHUNKS, rate_of, whole_number
 from lrjax.value import Value, bad_argument, with_hyperparams
 
 GRID = 25  # rates, at equal ratios
@@ -26,15 +26,13 @@ class _AtRate:
     peak: float
 
     def __call__(self, rate: Any) -> Any:
-        shape = _learning_rate(self.optimizer)
+        shape = rate_of(self.optimizer)
         return with_hyperparams(
             self.optimizer, learning_rate=shape * (rate / self.peak) if isinstance(shape, Schedule) else rate
         )
 
 
-Advance = Callable[
-    [np.ndarray, int, int, int], np.ndarray
-]  # (rates, seed, from step, to step) -> losses [rates, steps]
+Advance = Callable[[np.ndarray, int, int, int], np.ndarray]
 
 
 class Search:
@@ -42,6 +40,8 @@ class Search:
 
     A short run prefers other rates than a long one, and with a decaying schedule a rate looks bad until it falls. So
     the first parts of the runs only tell where to look, and what is compared in the end went to the end.
+
+    `advance(rates, seed, begin, end)` makes these steps of some runs, and returns their losses [rates, steps].
     """
 
     def __init__(self, advance: Advance, steps: int, seeds: int, budget: float):
@@ -192,7 +192,7 @@ def tune(
     >>> 0.1 < found.learning_rate < 1.0
     True
     """
-    seeds, steps = _whole("seeds", seeds), _whole("steps", steps)
+    seeds, steps = whole_number("seeds", seeds), whole_number("steps", steps)
     for name, number, holds, words in (
         ("low", low, lambda x: 0 < x < high, "a number > 0 and below `high`"),
         ("budget", budget, lambda x: 0.05 <= x <= 1, "a number from 0.05 to 1"),
@@ -240,7 +240,7 @@ def _at_rate(optimizer: Any, steps: int) -> Callable[[Any], Any]:
                 "tune", "optimizer", "a value with a `learning_rate`, or a function of a rate", optimizer
             )
         return optimizer
-    shape = _learning_rate(optimizer)
+    shape = rate_of(optimizer)
     peak = float(jnp.max(shape(jnp.arange(steps)))) if isinstance(shape, Schedule) else 1.0
     if not isinstance(shape, (int, float, Schedule)) or not peak > 0:
         words = "a value with one `learning_rate`, a number or a schedule above 0"

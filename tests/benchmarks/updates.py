@@ -28,7 +28,7 @@ CLIPPED = "clip_by_global_norm, adamw"
 PACKED = f"{CLIPPED}, packed"  # ours; Optax has nothing like it, so beside its plain chain
 CONTRIB = ("adopt", "ademamix", "madgrad", "muon")  # in optax.contrib
 OTHERS = """adabelief adadelta adafactor adamax adamaxw adan fromage lamb lars lion nadam nadamw noisy_sgd novograd
-optimistic_gradient_descent radam rprop sign_sgd sm3 yogi""".split()
+optimistic_adam optimistic_gradient_descent polyak_sgd radam rprop sign_sgd sm3 yogi""".split()
 TREES = {"1 × 10M": trees.one_array, "144 of a Transformer": trees.transformer, "1,000 × 64": trees.thousand}
 THOUSAND = "1,000 × 64"
 GOAL = 1.05  # of a jitted update
@@ -73,8 +73,11 @@ class Compiled(NamedTuple):
 
 
 def compiled(library: Any, tx: Any, params: Any) -> Compiled:
+    own = lrjax if isinstance(tx, lrjax.GradientTransformation) else optax
+    tx = own.with_extra_args_support(tx)  # polyak_sgd needs the loss
+
     def step(params: Any, state: Any, grads: Any) -> Any:
-        updates, state = tx.update(grads, state, params)
+        updates, state = tx.update(grads, state, params, value=jnp.float32(1.0))
         return apply_updates(params, updates), state
 
     apply_updates = getattr(library, "apply_updates", optax.apply_updates)

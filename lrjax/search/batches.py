@@ -1,12 +1,11 @@
 """Where the batches of a sweep come from, in one form for all the ways to give them."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lrjax.value import bad_argument
@@ -17,17 +16,24 @@ KINDS = (
 )
 
 
+CHUNK = 128  # steps of one call of the program, at most
+CHUNK_BYTES = 2**26  # of batches that are loaded for one call
+
+
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """`chunk(start, count, size)` is what the program is given for some steps, in arrays for `size` of them, so that
-    all chunks have one shape; `at(chunk, i, seed)` is a batch of it.
+    """`chunk(start, count)` is what the program is given for `count` steps, in arrays for `size` of them, so that all
+    chunks have one shape; `at((given, chunk), i, seed)` is a batch, for the seed of this place in the list of seeds.
 
     `at` is traced, and part of what the program is compiled for: it compares by value.
     """
 
-    chunk: Callable[[int, int, int], Any]
+    chunk: Callable[[int, int], Any]
     at: Callable[[Any, Any, Any], Any]
-    steps: int | None  # how many there are, where that is known
+    steps: int | None = None  # how many there are, where that is known
+    size: int = CHUNK  # the most steps of a chunk
+    once: bool = False  # whether each batch should be asked for once, and then feed every run
+    given: Any = None  # arrays that are the same for all chunks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +42,8 @@ class _Called:
 
     function: Callable[[Any], Any]
 
-    def __call__(self, start: Any, i: Any, seed: Any) -> Any:
-        return self.function(start + i)
+    def __call__(self, chunk: Any, i: Any, seed: Any) -> Any:
+        return self.function(chunk[1] + i)
 
 
 def _of_step(chunk: Any, i: Any, seed: Any) -> Any:
@@ -45,24 +51,27 @@ def _of_step(chunk: Any, i: Any, seed: Any) -> Any:
     return jax.tree.map(lambda x: x[start + i], arrays)
 
 
+def _of_chunk(chunk: Any, i: Any, seed: Any) -> Any:
+    return jax.tree.map(lambda x: x[i], chunk[1])
+
+
 def _of_order(chunk: Any, i: Any, seed: Any) -> Any:
     examples, order = chunk
     return jax.tree.map(lambda x: x[order[seed, i]], examples)
 
 
-def as_batches(batches: Any, batch_size: int | None, steps: int | None, seeds: int) -> Batches:
+def as_batches(batches: Any, batch_size: int | None, steps: int | None, seeds: Sequence[int]) -> Batches:
     """The batches, however they are given."""
     if batch_size is not None:
         return _examples(batches, batch_size, seeds)
     if callable(batches):
-        return Batches(lambda start, count, size: jnp.int32(start), _Called(batches), None)
+        return Batches(lambda start, count: np.int32(start), _Called(batches))
     if isinstance(batches, list) or (isinstance(batches, Iterable) and not _is_tree_of_arrays(batches)):
         return _iterable(batches)
     length = _length(batches)
     if steps is not None and steps > length:
         raise bad_argument("sweep", "batches", f"at least `steps`={steps} of them", length)
-    arrays = jax.tree.map(jnp.asarray, batches)
-    return Batches(lambda start, count, size: (arrays, jnp.int32(start)), _of_step, length)
+    return Batches(lambda start, count: np.int32(start), _of_step, length, given=batches)
 
 
 def _is_tree_of_arrays(x: Any) -> bool:
@@ -80,37 +89,38 @@ def _length(tree: Any) -> int:
     return lengths.pop()
 
 
-def _examples(examples: Any, batch_size: int, seeds: int) -> Batches:
+def _examples(examples: Any, batch_size: int, seeds: Sequence[int]) -> Batches:
     """Every epoch all of them in a new order, which is another one for each seed and the same for every run."""
     count = _length(examples)
     if not 1 <= batch_size <= count:
         raise bad_argument("sweep", "batch_size", f"a whole number from 1 to the {count} examples", batch_size)
     per_epoch = count // batch_size
-    arrays = jax.tree.map(jnp.asarray, examples)
 
-    def order(start: int, steps: int) -> jax.Array:
-        first, last = start // per_epoch, (start + steps - 1) // per_epoch
-        epochs = jnp.concatenate([_shuffled(epoch, seeds, count, batch_size) for epoch in range(first, last + 1)], 1)
-        return epochs[:, start - first * per_epoch :][:, :steps]
+    # the order is NumPy's: a sort inside the program takes longer to compile than many sweeps take
+    def epoch(number: int) -> np.ndarray:
+        """[seeds, batches, batch_size]."""
+        orders = np.stack([np.random.default_rng((seed, number)).permutation(count) for seed in seeds])
+        return orders[:, : per_epoch * batch_size].reshape(len(seeds), per_epoch, batch_size).astype(np.int32)
 
-    return Batches(lambda start, count, size: (arrays, order(start, size)), _of_order, None)
+    def chunk(start: int, steps: int) -> Any:
+        first, last = start // per_epoch, (start + CHUNK - 1) // per_epoch
+        orders = np.concatenate([epoch(number) for number in range(first, last + 1)], axis=1)
+        return orders[:, start - first * per_epoch :][:, :CHUNK]
 
-
-@jax.jit(static_argnums=(1, 2, 3))
-def _shuffled(epoch: Any, seeds: int, count: int, batch_size: int) -> jax.Array:
-    """The examples [seeds, batches, batch_size] of an epoch."""
-    key = jax.random.fold_in(jax.random.key(0), epoch)
-    orders = jax.vmap(lambda seed: jax.random.permutation(jax.random.fold_in(key, seed), count))(jnp.arange(seeds))
-    whole = count // batch_size * batch_size
-    return orders[:, :whole].reshape(seeds, -1, batch_size)
+    return Batches(chunk, _of_order, given=examples)
 
 
 def _iterable(batches: Iterable[Any]) -> Batches:
     """Each batch is asked for once; what can be gone through again, such as a list, begins anew after its end."""
     again = not isinstance(batches, Iterator)
     source, taken = iter(_endless(batches) if again else batches), 0
+    first = next(source, None)
+    if first is None:
+        raise bad_argument("sweep", "batches", "at least 1 batch", batches)
+    source = chain([first], source)
+    size = max(1, min(CHUNK, CHUNK_BYTES // max(1, sum(np.asarray(x).nbytes for x in jax.tree.leaves(first)))))
 
-    def chunk(start: int, count: int, size: int) -> Any:
+    def chunk(start: int, count: int) -> Any:
         nonlocal source, taken
         if start < taken:
             if not again:
@@ -122,9 +132,10 @@ def _iterable(batches: Iterable[Any]) -> Batches:
                 "sweep", "batches", f"at least {start + count} batches", f"an end after {start + len(got)}"
             )
         taken = start + count
-        return jax.tree.map(lambda *xs: np.stack(xs), *got, *got[-1:] * (size - count)), jnp.int32(0)
+        return jax.tree.map(lambda *xs: np.stack(xs), *got, *got[-1:] * (size - count))
 
-    return Batches(chunk, _of_step, len(batches) if again and hasattr(batches, "__len__") else None)
+    steps = len(batches) if again and hasattr(batches, "__len__") else None  # type: ignore[arg-type]
+    return Batches(chunk, _of_chunk, steps, size, once=True)
 
 
 def _endless(batches: Iterable[Any]) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""The compiled program of a sweep: many runs, each a pure function of its numbers."""
+"""The compiled program of a search: a wave of runs, each a pure function of its numbers."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,11 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lrjax.transforms.base import apply_updates, as_transformation
+from lrjax.transforms.base import Transformation, apply_updates, as_transformation
+from lrjax.transforms.layout import flatten
+
+SMALL = 2**16  # numbers of a model
 
 
 class Run(NamedTuple):
-    """What a run carries from step to step. In a sweep every array has the runs first."""
+    """What a run carries from step to step. In a wave every array has the runs first."""
 
     params: chex.ArrayTree
     state: chex.ArrayTree
@@ -25,7 +28,7 @@ class Run(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """All that a sweep is compiled for; two equal ones share what is compiled."""
+    """All that a search is compiled for; two equal ones share what is compiled, for any number of runs and steps."""
 
     loss_fn: Callable[..., Any]
     make: Callable[[Any], Any]  # from the numbers of a run to its optimizer
@@ -34,10 +37,15 @@ class Program:
     eval_fn: Callable[..., Any] | None
     has_aux: bool
     chunk: int  # the most steps of one call
-    together: int  # runs that a device vectorises; groups of them come one after the other
+    together: int  # runs that a device vectorises
     diverged_above: float  # a run has diverged when its loss rose by this multiple of its first
-    stop: bool  # whether a group whose runs have all diverged is left
+    stop: bool  # whether runs are left when all of those that are vectorised have diverged
     mesh: Mesh
+
+    @property
+    def places(self) -> int:
+        """The runs of a wave."""
+        return self.mesh.size * self.together
 
     @property
     def by_run(self) -> NamedSharding:
@@ -56,13 +64,13 @@ def place(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(lambda x: x if is_placed(x) else make(np.asarray(x)), tree)
 
 
-def _over_runs(program: Program, one: Callable[..., Any], runs: Any, *shared: Any) -> Any:
-    """`one(run, *shared)` on groups of `together` runs, the groups in turn, the devices side by side."""
+def _over_runs(program: Program, group: Callable[..., Any], runs: Any, *shared: Any) -> Any:
+    """`group(runs, *shared)` on each device, side by side. One run alone has no axis: XLA is slower with one of 1."""
 
     def on_device(runs: Any, *shared: Any) -> Any:
-        grouped = jax.tree.map(lambda x: x.reshape(-1, program.together, *x.shape[1:]), runs)
-        out = jax.lax.map(lambda group: one(group, *shared), grouped)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+        if program.together > 1:
+            return group(runs, *shared)
+        return jax.tree.map(lambda x: x[None], group(jax.tree.map(lambda x: x[0], runs), *shared))
 
     by_run, whole = program.by_run.spec, PartitionSpec()
     specs = (by_run, *(whole for _ in shared))
@@ -70,26 +78,33 @@ def _over_runs(program: Program, one: Callable[..., Any], runs: Any, *shared: An
     return mapped(runs, *shared)
 
 
-def together(program: Program, one: Callable[..., Any]) -> Callable[..., Any]:
-    """`one(run, *shared)` for a group of runs. A group of one isn't vectorised: XLA is slower with a dimension of 1."""
+def _each(program: Program, one: Callable[..., Any]) -> Callable[..., Any]:
+    """`one(run, *shared)` for the runs of a device."""
     if program.together == 1:
-        alone = lambda x: x[0]
-        return lambda runs, *shared: jax.tree.map(lambda x: x[None], one(jax.tree.map(alone, runs), *shared))
+        return one
     return lambda runs, *shared: jax.vmap(lambda run: one(run, *shared))(runs)
+
+
+def optimizer(program: Program, numbers: Any, params: Any) -> Transformation:
+    """Small models are one vector to an optimizer that treats all numbers alike: fewer kernels to compile and start."""
+    tx, leaves = as_transformation(program.make(numbers)), jax.tree.leaves(params)
+    alike = len({jnp.result_type(x) for x in leaves}) == 1 and tx._per_number(tx)
+    return flatten(tx) if alike and 1 < len(leaves) and sum(jnp.size(x) for x in leaves) <= SMALL else tx
 
 
 @partial(jax.jit, static_argnums=0)
 def start(program: Program, numbers: Any, seeds: jax.Array, params: Any) -> Run:
-    """Every run before its first step."""
+    """Every run of a wave before its first step."""
 
     def one(given: Any, params: Any) -> Run:
         numbers, seed = given
         if program.init is not None:
-            params = program.init(jax.random.fold_in(jax.random.key(0), seed))
-        state = as_transformation(program.make(numbers)).init(params)
-        return Run(params, state, jnp.zeros([], jnp.result_type(float)), jnp.array(True))
+            params = program.init(jax.random.key(seed))
+        state = optimizer(program, numbers, params).init(params)
+        run = Run(params, state, jnp.zeros([], jnp.result_type(float)), jnp.array(True))
+        return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), run)  # never weak dtypes
 
-    return _over_runs(program, together(program, one), (numbers, seeds), params)
+    return _over_runs(program, _each(program, one), (numbers, seeds), params)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -97,7 +112,7 @@ def advance(
     program: Program, runs: Run, numbers: Any, seeds: jax.Array, awake: Any, chunk: Any, begin: Any, count: Any
 ) -> Any:
     """(runs, losses [runs, chunk]) after `count` steps from `begin` on of the runs that are awake; the losses of steps
-    not made are nan."""
+    not made are nan. `seeds` are their places in the list of seeds."""
 
     def step(given: Any, chunk: Any, i: Any) -> tuple[Run, jax.Array]:
         run, numbers, seed = given
@@ -105,7 +120,7 @@ def advance(
             run.params, program.at(chunk, i, seed)
         )
         loss = found[0] if program.has_aux else found
-        tx = as_transformation(program.make(numbers))
+        tx = optimizer(program, numbers, run.params)
         updates, state = tx.update(grads, run.state, run.params, value=loss, grad=grads)
         first = jnp.where(begin + i == 0, loss, run.first).astype(run.first.dtype)
         alive = run.alive & (loss - first <= program.diverged_above * jnp.abs(first))  # nan is not
@@ -121,10 +136,10 @@ def advance(
 
         def body(loop: Any) -> Any:
             i, runs, losses = loop
-            runs, loss = together(program, step)((runs, numbers, seeds), chunk, i)
-            return i + 1, runs, losses.at[:, i].set(jnp.where(awake, loss, jnp.nan))
+            runs, loss = _each(program, step)((runs, numbers, seeds), chunk, i)
+            return i + 1, runs, losses.at[..., i].set(jnp.where(awake, loss, jnp.nan))
 
-        losses = jnp.full((program.together, program.chunk), jnp.nan, before.first.dtype)
+        losses = jnp.full((*awake.shape, program.chunk), jnp.nan, before.first.dtype)
         _, runs, losses = jax.lax.while_loop(goes_on, body, (jnp.int32(0), before, losses))
         if program.together > 1:  # one alone has made no step when it is not awake
             keep = jax.vmap(lambda awake, new, old: jax.tree.map(lambda n, o: jnp.where(awake, n, o), new, old))
@@ -136,7 +151,7 @@ def advance(
 
 @partial(jax.jit, static_argnums=0)
 def evaluate(program: Program, params: Any, batch: Any) -> jax.Array:
-    """[runs]: `eval_fn` of every run."""
+    """[runs]: `eval_fn` of every run of a wave."""
     assert program.eval_fn is not None
     arguments = () if batch is None else (batch,)
-    return _over_runs(program, together(program, program.eval_fn), params, *arguments)
+    return _over_runs(program, _each(program, program.eval_fn), params, *arguments)

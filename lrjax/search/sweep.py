@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from os import PathLike
 from typing import Any
 
 import jax
@@ -12,13 +14,13 @@ from jax.sharding import Mesh
 from lrjax.schedules.base import Schedule
 from lrjax.schedules.groups import is_rate
 from lrjax.search.batches import as_batches
+from lrjax.search.checkpoint import Checkpoint, identity
 from lrjax.search.progress import bar
 from lrjax.search.result import SweepResult
 from lrjax.search.runs import Runs, programmed
+from lrjax.search.train import train
 from lrjax.transforms.base import GradientTransformation
 from lrjax.value import Value, bad_argument, batched, hyperparameter_names, with_hyperparams
-
-CHUNKS = 25  # of a sweep: the progress bar moves after each
 
 
 def grid(value: Any, **hyperparams: Any) -> Any:
@@ -116,10 +118,20 @@ def rate_of(x: Any) -> Any:
     return None
 
 
-def whole_number(name: str, x: Any) -> int:
+def whole_number(of: str, name: str, x: Any) -> int:
     if isinstance(x, bool) or not isinstance(x, (int, np.integer)) or x < 1:
-        raise bad_argument("sweep", name, "a whole number >= 1", x)
+        raise bad_argument(of, name, "a whole number >= 1", x)
     return int(x)
+
+
+def seeds_of(of: str, seeds: Any) -> tuple[int, ...]:
+    """`seeds` of them from 0 on, or those that are listed."""
+    if not isinstance(seeds, (Sequence, np.ndarray)):
+        return tuple(range(whole_number(of, "seeds", seeds)))
+    is_seed = lambda x: isinstance(x, (int, np.integer)) and not isinstance(x, bool) and 0 <= x < 2**31
+    if not len(seeds) or not all(map(is_seed, seeds)) or len(set(map(int, seeds))) < len(seeds):
+        raise bad_argument(of, "seeds", "how many, or different whole numbers from 0 to 2³¹−1", seeds)
+    return tuple(map(int, seeds))
 
 
 def sweep(
@@ -130,7 +142,7 @@ def sweep(
     *,
     learning_rates: Sequence[float] | np.ndarray | jax.Array | None = None,
     steps: int | None = None,
-    seeds: int = 1,
+    seeds: int | Sequence[int] = 1,
     batch_size: int | None = None,
     eval_fn: Callable[..., Any] | None = None,
     eval_batch: Any = None,
@@ -139,6 +151,7 @@ def sweep(
     runs_per_device: int | None = None,
     stop_when_diverged: bool = True,
     diverged_above: float = 10.0,
+    checkpoint: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> SweepResult:
     """Trains one model with many settings and several seeds, compiled once.
@@ -157,16 +170,19 @@ def sweep(
         included; or a function from a rate to a transformation, lrjax's or Optax's, with `learning_rates`.
       learning_rates: the rates, [runs].
       steps: updates of each run. Default: as many as there are batches, where that is known.
-      seeds: runs of each setting.
+      seeds: how many runs of each setting, or a list of seeds. Seed s starts from `init(jax.random.key(s))`.
       batch_size: of `batches` that are examples.
       eval_fn: (params, eval_batch) -> a loss, lower is better, after the last step; of params alone without a batch.
       eval_batch: for `eval_fn`.
       has_aux: whether `loss_fn` returns more than the loss.
       mesh: the devices; default: all.
       runs_per_device: runs that a device vectorises; others wait for their turn. Default: on a CPU 1, as a run alone
-        uses its caches best and ends when it diverged; elsewhere all.
+        uses its caches best and ends when it diverged; elsewhere as many as its memory holds.
       stop_when_diverged: a run that diverged costs no more time, where runs come one after the other.
       diverged_above: a run has diverged when its loss is not finite, or has risen by this multiple of its first loss.
+      checkpoint: a folder (extra: checkpoint). After every chunk of at most 128 steps the sweep is saved there, but saving
+        takes no more than a tenth of the time. The same call goes on where another was stopped or killed, and gives bit
+        for bit the same; give an iterator from its start. A folder that holds another sweep is refused.
       progress: a bar with steps/s, the best rate and the number of diverged runs, in a terminal or a notebook.
 
     Raises:
@@ -179,12 +195,13 @@ def sweep(
     >>> result.best_learning_rate, result.diverged[:, 0]
     (0.4, array([False, False,  True]))
     """
-    seeds = whole_number("seeds", seeds)
+    seeds = seeds_of("sweep", seeds)
     source = as_batches(batches, batch_size, steps, seeds)
     if steps is None and source.steps is None:
         raise bad_argument("sweep", "steps", "given, for such `batches`", None)
-    steps = whole_number("steps", source.steps if steps is None else steps)
+    steps = whole_number("sweep", "steps", source.steps if steps is None else steps)
     numbers = _numbers(optimizer, learning_rates, steps)
+    settings = len(numbers.learning_rates)
     program = programmed(
         loss_fn=loss_fn,
         make=numbers.make,
@@ -192,20 +209,28 @@ def sweep(
         init=init if callable(init) else None,
         eval_fn=eval_fn,
         has_aux=has_aux,
-        chunk=-(-steps // CHUNKS),
-        together=None if runs_per_device is None else whole_number("runs_per_device", runs_per_device),
+        chunk=source.size,
+        together=None if runs_per_device is None else whole_number("sweep", "runs_per_device", runs_per_device),
         diverged_above=float(diverged_above),
         stop=stop_when_diverged,
         mesh=mesh,
-        runs=len(numbers.learning_rates) * seeds,
+        runs=settings * len(seeds),
     )
-    runs = Runs(program, source, numbers.tree, init, len(numbers.learning_rates), seeds)
-    losses = []
-    with bar(steps, numbers.learning_rates, progress) as show:
-        for begin in range(0, steps, program.chunk):
-            losses.append(runs.go(begin, min(begin + program.chunk, steps)))
-            show(begin + losses[-1].shape[2], losses[-1])
-    evaluated = None if eval_fn is None else runs.evaluated(eval_batch)
+    tree = jax.tree.map(lambda x: x.repeat(len(seeds), axis=0), numbers.tree)
+    seed_of = np.tile(np.arange(len(seeds), dtype=np.int32), settings)
+    runs = Runs(program, source, steps, tree, init, seeds, seed_of)
+    with ExitStack() as stack:
+        saved = None
+        if checkpoint is not None:
+            names = {"learning_rates": numbers.learning_rates.tolist(), "seeds": list(seeds), "batch_size": batch_size}
+            saved = stack.enter_context(closing(Checkpoint(checkpoint, names | identity(runs, eval_batch))))
+        show = stack.enter_context(bar(runs.count * steps, numbers.learning_rates.repeat(len(seeds)), progress))
+        record = train(runs, eval_batch, show, saved)
+    shape = (settings, len(seeds))
     return SweepResult(
-        numbers.learning_rates, numbers.settings, np.concatenate(losses, axis=2), evaluated, runs.diverged
+        numbers.learning_rates,
+        numbers.settings,
+        record.losses.reshape(*shape, steps),
+        None if eval_fn is None else record.eval.reshape(shape),
+        record.diverged.reshape(shape),
     )

@@ -12,7 +12,8 @@ from lrjax.schedules.base import Schedule
 from lrjax.search.batches import as_batches
 from lrjax.search.progress import bar
 from lrjax.search.runs import Runs, programmed
-from lrjax.search.sweep import CHUNKS, rate_of, whole_number
+from lrjax.search.sweep import rate_of, seeds_of, whole_number
+from lrjax.search.train import advanced
 from lrjax.value import Value, bad_argument, with_hyperparams
 
 GRID = 25  # rates, at equal ratios
@@ -32,7 +33,7 @@ class _AtRate:
         )
 
 
-Advance = Callable[[np.ndarray, int, int, int], np.ndarray]
+Advance = Callable[[np.ndarray, int, int, int], tuple[np.ndarray, np.ndarray | None]]
 
 
 class Search:
@@ -41,12 +42,14 @@ class Search:
     A short run prefers other rates than a long one, and with a decaying schedule a rate looks bad until it falls. So
     the first parts of the runs only tell where to look, and what is compared in the end went to the end.
 
-    `advance(rates, seed, begin, end)` makes these steps of some runs, and returns their losses [rates, steps].
+    `advance(rates, seed, begin, end)` makes these steps of some runs, and returns their losses [rates, steps] and, where
+    there is an evaluation, its losses [rates] after them.
     """
 
     def __init__(self, advance: Advance, steps: int, seeds: int, budget: float):
         self.advance, self.steps, self.seeds = advance, steps, seeds
         self.losses = np.full((GRID, seeds, steps), np.nan)
+        self.score = np.full((GRID, seeds), np.inf)  # of a run as far as it is, inf where it diverged
         self.done = np.zeros((GRID, seeds), int)  # steps that a run was given
         self.total = budget * GRID * seeds * steps
 
@@ -60,14 +63,13 @@ class Search:
         for begin in np.unique(self.done[rates, seed]):
             some = rates[self.done[rates, seed] == begin]
             if begin < until:
-                self.losses[some, seed, begin:until] = self.advance(some, seed, int(begin), until)
+                losses, evaluated = self.advance(some, seed, int(begin), until)
+                self.losses[some, seed, begin:until] = losses
                 self.done[some, seed] = until
-
-    def latest(self, rates: np.ndarray, part: float = 0.3) -> np.ndarray:
-        """The mean loss over the last part of what the first seed did; inf where it diverged."""
-        known = [self.losses[r, 0, : self.done[r, 0]] for r in rates]
-        means = np.array([_tail(losses, part) for losses in known])
-        return np.where(np.isfinite(means), means, np.inf)
+                # of whole runs their end decides, as everywhere; of shorter ones more is taken, against the noise
+                known = self.losses[some, seed, :until]
+                score = _tail(known, 0.1 if until == self.steps else 0.3) if evaluated is None else evaluated
+                self.score[some, seed] = np.where(np.isfinite(score) & np.isfinite(known[:, -1]), score, np.inf)
 
     def finished(self, seed: int = 0) -> np.ndarray:
         return np.flatnonzero(self.done[:, seed] == self.steps)
@@ -84,7 +86,7 @@ class Search:
         reserve = 3 * (self.seeds - 1)
         while self.left - reserve >= 1:
             done = self.finished()
-            best = done[np.argmin(self.latest(done, 0.1))]
+            best = done[np.argmin(self.score[done, 0])]
             wanted = [r for r in (best - 1, best + 1) if 0 <= r < GRID and r not in done]
             if not wanted:
                 break
@@ -93,16 +95,16 @@ class Search:
         self.more_seeds()
 
     def around_best(self, rates: np.ndarray, keep: int) -> np.ndarray:
-        """`keep` neighbours, with the one of the lowest latest loss in the middle."""
+        """`keep` neighbours, with the one of the lowest score in the middle."""
         keep = min(max(keep, 1), len(rates))
-        first = min(max(int(np.argmin(self.latest(rates))) - keep // 2, 0), len(rates) - keep)
+        first = min(max(int(np.argmin(self.score[rates, 0])) - keep // 2, 0), len(rates) - keep)
         return rates[first : first + keep]
 
     def more_seeds(self) -> None:
         """For the best rates, the best one first."""
         done = self.finished()
-        ranked = done[np.argsort(self.latest(done, 0.1), kind="stable")]
-        if self.seeds > 1 and np.isfinite(self.latest(ranked[:1])).all():
+        ranked = done[np.argsort(self.score[done, 0], kind="stable")]
+        if self.seeds > 1 and np.isfinite(self.score[ranked[0], 0]):
             chosen = ranked[: max(1, min(5, int(self.left / (self.seeds - 1))))]
             for seed in range(1, self.seeds):
                 if self.left >= len(chosen):
@@ -192,7 +194,7 @@ def tune(
     >>> 0.1 < found.learning_rate < 1.0
     True
     """
-    seeds, steps = whole_number("seeds", seeds), whole_number("steps", steps)
+    seeds, steps = seeds_of("tune", seeds), whole_number("tune", "steps", steps)
     for name, number, holds, words in (
         ("low", low, lambda x: 0 < x < high, "a number > 0 and below `high`"),
         ("budget", budget, lambda x: 0.05 <= x <= 1, "a number from 0.05 to 1"),
@@ -208,29 +210,33 @@ def tune(
         init=init if callable(init) else None,
         eval_fn=eval_fn,
         has_aux=has_aux,
-        chunk=-(-steps // CHUNKS),
+        chunk=source.size,
         together=None,
         diverged_above=float(diverged_above),
         stop=True,
         mesh=mesh,
-        runs=GRID * seeds,
+        runs=GRID,
     )
-    runs = Runs(program, source, rates.astype(np.float32), init, GRID, seeds)
-    with bar(steps, rates, progress) as show:
+    # a wave are every other rates, since these are what goes to the end
+    order = sorted(range(GRID), key=lambda rate: (rate // (2 * program.places), rate % 2, rate))
+    runs = Runs(
+        program,
+        source,
+        steps,
+        np.tile(rates[order].astype(np.float32), len(seeds)),
+        init,
+        seeds,
+        np.arange(len(seeds), dtype=np.int32).repeat(GRID),
+    )
+    place_of = np.argsort(order)
+    with bar(int(budget * runs.count * steps), np.tile(rates[order], len(seeds)), progress) as show:
 
-        def go(some: np.ndarray, seed: int, begin: int, end: int) -> np.ndarray:
-            awake = np.zeros((GRID, seeds), bool)
-            awake[some, seed] = True
-            parts = []
-            for at in range(begin, end, program.chunk):
-                parts.append(runs.go(at, min(at + program.chunk, end), awake))
-                show(at + parts[-1].shape[2], parts[-1])
-            return np.concatenate(parts, axis=2)[some, seed]
+        def go(some: np.ndarray, seed: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray | None]:
+            return advanced(runs, seed * GRID + place_of[some], begin, end, show, eval_batch)
 
-        search = Search(go, steps, seeds, budget)
+        search = Search(go, steps, len(seeds), budget)
         search.search()
-    evaluated = None if eval_fn is None else runs.evaluated(eval_batch)
-    return _judged(rates, search, evaluated)
+    return _judged(rates, search)
 
 
 def _at_rate(optimizer: Any, steps: int) -> Callable[[Any], Any]:
@@ -253,11 +259,10 @@ def _tail(losses: np.ndarray, part: float) -> np.ndarray:
     return losses[..., -max(1, round(part * losses.shape[-1])) :].mean(axis=-1)
 
 
-def _judged(rates: np.ndarray, search: Search, evaluated: Any) -> TuneResult:
+def _judged(rates: np.ndarray, search: Search) -> TuneResult:
     """The best of the rates that went to the end with the most seeds, those that do as well, and what to make of it."""
     losses, ended = search.losses, search.done == search.steps
-    loss = _tail(losses, 0.1) if evaluated is None else evaluated
-    final = np.where(ended, np.where(np.isfinite(loss) & np.isfinite(losses[:, :, -1]), loss, np.inf), np.nan)
+    final = np.where(ended, search.score, np.nan)
     seeds = int(ended.sum(axis=1).max())
     mean = np.where(ended.sum(axis=1) == seeds, final[:, :seeds].mean(axis=1), np.inf)
     nan = float("nan")

@@ -65,7 +65,7 @@ def test_the_run_is_that_of_the_loop(library):
     optimizer = {"lrjax value": L.adam(0.5), "lrjax": L.adam, "optax": optax.adam}[library]
     found = L.range_test(loss_fn, init, STEPPED, optimizer, low=1e-4, high=1.0, steps=STEPS)
     tx = optax.adam(lambda i: 1e-4 * 1e4 ** (i / STEPS))
-    params = init(jax.random.fold_in(jax.random.key(0), 0))
+    params = init(jax.random.key(0))
     state, losses = tx.init(params), []
     for t in range(STEPS):
         loss, grads = jax.value_and_grad(loss_fn)(params, jax.tree.map(lambda x, t=t: x[t], STEPPED))

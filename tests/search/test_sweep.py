@@ -48,7 +48,7 @@ def looped(make, rates, seeds, batches):
             return optax.apply_updates(params, updates), state, loss
 
         for seed in range(seeds):
-            params = init(jax.random.fold_in(jax.random.key(0), seed))
+            params = init(jax.random.key(seed))
             state = tx.init(params)
             for t, batch in enumerate(batches):
                 params, state, losses[r, seed, t] = step(params, state, batch)

@@ -73,11 +73,11 @@ def parabola(best, noise=0.0, slow=1.0):
 @pytest.mark.parametrize("best", [0, 3, 12, 21, 24])
 def test_the_search_keeps_its_budget_and_finds_the_valley(best, budget, seeds):
     losses = parabola(best, 0.002)
-    search = Search(lambda rates, seed, begin, end: losses[rates, seed, begin:end], 200, seeds, budget)
+    search = Search(lambda rates, seed, begin, end: (losses[rates, seed, begin:end], None), 200, seeds, budget)
     search.search()
     assert (~np.isnan(search.losses)).sum() <= search.total
     done = search.finished()
-    found = done[np.argmin(search.latest(done, 0.1))]
+    found = done[np.argmin(search.score[done, 0])]
     assert abs(int(found) - best) <= (1 if budget > 0.1 else 4)
 
 
@@ -85,10 +85,10 @@ def test_a_rate_is_judged_by_its_end():
     """Low rates are ahead early, and behind at the end."""
     losses = np.broadcast_to(1 + 0.02 * np.abs(np.arange(GRID) - 11)[:, None, None], (GRID, 3, 100)).copy()
     losses[:, :, -20:] = 0.5 + 0.02 * np.abs(np.arange(GRID) - 14)[:, None, None]
-    search = Search(lambda rates, seed, begin, end: losses[rates, seed, begin:end], 100, 3, 0.25)
+    search = Search(lambda rates, seed, begin, end: (losses[rates, seed, begin:end], None), 100, 3, 0.25)
     search.search()
     done = search.finished()
-    assert done[np.argmin(search.latest(done, 0.1))] == 14
+    assert done[np.argmin(search.score[done, 0])] == 14
 
 
 VERDICTS = {

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
@@ -94,7 +95,7 @@ class Runs:
         """From what was saved."""
         self._carried = dict(zip(waves, carried, strict=True))
 
-    def finish(self, wave: int, eval_batch: Any) -> tuple[jax.Array, jax.Array | None]:
+    def finish(self, wave: int, eval_batch: Any) -> tuple[chex.Array, chex.Array | None]:
         """([places]: whether each run of a wave is alive, its `eval_fn`); then forgets what the wave carries."""
         evaluated = None if self.program.eval_fn is None else self.evaluated(wave, eval_batch)
         del self._given[wave]

@@ -180,9 +180,9 @@ def sweep(
         uses its caches best and ends when it diverged; elsewhere as many as its memory holds.
       stop_when_diverged: a run that diverged costs no more time, where runs come one after the other.
       diverged_above: a run has diverged when its loss is not finite, or has risen by this multiple of its first loss.
-      checkpoint: a folder (extra: checkpoint). After every chunk of at most 128 steps the sweep is saved there, but saving
-        takes no more than a tenth of the time. The same call goes on where another was stopped or killed, and gives bit
-        for bit the same; give an iterator from its start. A folder that holds another sweep is refused.
+      checkpoint: a folder (extra: checkpoint), where the sweep is saved after every chunk of at most 128 steps, unless
+        saving would take more than a tenth of the time. The same call goes on where another was stopped or killed, and
+        gives bit for bit the same; an iterator has to begin anew. A folder that holds another sweep is refused.
       progress: a bar with steps/s, the best rate and the number of diverged runs, in a terminal or a notebook.
 
     Raises:
@@ -195,8 +195,8 @@ def sweep(
     >>> result.best_learning_rate, result.diverged[:, 0]
     (0.4, array([False, False,  True]))
     """
-    seeds = seeds_of("sweep", seeds)
-    source = as_batches(batches, batch_size, steps, seeds)
+    seed_list = seeds_of("sweep", seeds)
+    source = as_batches(batches, batch_size, steps, seed_list)
     if steps is None and source.steps is None:
         raise bad_argument("sweep", "steps", "given, for such `batches`", None)
     steps = whole_number("sweep", "steps", source.steps if steps is None else steps)
@@ -214,19 +214,19 @@ def sweep(
         diverged_above=float(diverged_above),
         stop=stop_when_diverged,
         mesh=mesh,
-        runs=settings * len(seeds),
+        runs=settings * len(seed_list),
     )
-    tree = jax.tree.map(lambda x: x.repeat(len(seeds), axis=0), numbers.tree)
-    seed_of = np.tile(np.arange(len(seeds), dtype=np.int32), settings)
-    runs = Runs(program, source, steps, tree, init, seeds, seed_of)
+    tree = jax.tree.map(lambda x: x.repeat(len(seed_list), axis=0), numbers.tree)
+    seed_of = np.tile(np.arange(len(seed_list), dtype=np.int32), settings)
+    runs = Runs(program, source, steps, tree, init, seed_list, seed_of)
     with ExitStack() as stack:
         saved = None
         if checkpoint is not None:
-            names = {"learning_rates": numbers.learning_rates.tolist(), "seeds": list(seeds), "batch_size": batch_size}
+            names = {"learning_rates": numbers.learning_rates.tolist(), "seeds": list(seed_list), "batch_size": batch_size}
             saved = stack.enter_context(closing(Checkpoint(checkpoint, names | identity(runs, eval_batch))))
-        show = stack.enter_context(bar(runs.count * steps, numbers.learning_rates.repeat(len(seeds)), progress))
+        show = stack.enter_context(bar(runs.count * steps, numbers.learning_rates.repeat(len(seed_list)), progress))
         record = train(runs, eval_batch, show, saved)
-    shape = (settings, len(seeds))
+    shape = (settings, len(seed_list))
     return SweepResult(
         numbers.learning_rates,
         numbers.settings,

@@ -1,7 +1,7 @@
 """The best rate for a run of a given length, for a part of what a full grid costs."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -42,8 +42,8 @@ class Search:
     A short run prefers other rates than a long one, and with a decaying schedule a rate looks bad until it falls. So
     the first parts of the runs only tell where to look, and what is compared in the end went to the end.
 
-    `advance(rates, seed, begin, end)` makes these steps of some runs, and returns their losses [rates, steps] and, where
-    there is an evaluation, its losses [rates] after them.
+    `advance(rates, seed, begin, end)` makes these steps of some runs, and returns their losses [rates, steps] and,
+    where there is an evaluation, its losses [rates] after them.
     """
 
     def __init__(self, advance: Advance, steps: int, seeds: int, budget: float):
@@ -151,7 +151,7 @@ def tune(
     low: float = 1e-7,
     high: float = 10.0,
     budget: float = 0.25,
-    seeds: int = 3,
+    seeds: int | Sequence[int] = 3,
     batch_size: int | None = None,
     eval_fn: Callable[..., Any] | None = None,
     eval_batch: Any = None,
@@ -176,7 +176,7 @@ def tune(
       steps: of the training that the rate is for.
       low, high: the range of rates to look at.
       budget: the most that it may cost, as a part of all 25 rates with all seeds to the end.
-      seeds: runs of a rate that goes to the end.
+      seeds: how many runs of a rate that goes to the end, or a list of seeds, as for `sweep`.
       batch_size: of `batches` that are examples.
       eval_fn: (params, eval_batch) -> a loss, which decides at the end, in place of the last tenth of the losses.
       eval_batch: for `eval_fn`.
@@ -194,14 +194,14 @@ def tune(
     >>> 0.1 < found.learning_rate < 1.0
     True
     """
-    seeds, steps = seeds_of("tune", seeds), whole_number("tune", "steps", steps)
+    seed_list, steps = seeds_of("tune", seeds), whole_number("tune", "steps", steps)
     for name, number, holds, words in (
         ("low", low, lambda x: 0 < x < high, "a number > 0 and below `high`"),
         ("budget", budget, lambda x: 0.05 <= x <= 1, "a number from 0.05 to 1"),
     ):
         if not (isinstance(number, (int, float)) and holds(number)):
             raise bad_argument("tune", name, words, number)
-    source = as_batches(batches, batch_size, steps, seeds)
+    source = as_batches(batches, batch_size, steps, seed_list)
     rates = np.geomspace(low, high, GRID)
     program = programmed(
         loss_fn=loss_fn,
@@ -223,18 +223,18 @@ def tune(
         program,
         source,
         steps,
-        np.tile(rates[order].astype(np.float32), len(seeds)),
+        np.tile(rates[order].astype(np.float32), len(seed_list)),
         init,
-        seeds,
-        np.arange(len(seeds), dtype=np.int32).repeat(GRID),
+        seed_list,
+        np.arange(len(seed_list), dtype=np.int32).repeat(GRID),
     )
     place_of = np.argsort(order)
-    with bar(int(budget * runs.count * steps), np.tile(rates[order], len(seeds)), progress) as show:
+    with bar(int(budget * runs.count * steps), np.tile(rates[order], len(seed_list)), progress) as show:
 
         def go(some: np.ndarray, seed: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray | None]:
             return advanced(runs, seed * GRID + place_of[some], begin, end, show, eval_batch)
 
-        search = Search(go, steps, len(seeds), budget)
+        search = Search(go, steps, len(seed_list), budget)
         search.search()
     return _judged(rates, search)
 

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: with matplotlib, and as a table in a notebook."""
+"""Pictures of what was found: with matplotlib, and as a table in a notebook."""
 
 from html import escape
 from typing import Any
@@ -12,7 +12,7 @@ def _axes(ax: Any) -> Any:
     try:
         import matplotlib.pyplot as plt
     except ImportError:
-        raise ImportError("SweepResult.plot needs matplotlib: pip install 'lrjax[plot]'.") from None
+        raise ImportError("lrjax: a plot needs matplotlib: pip install 'lrjax[plot]'.") from None
     return plt.subplots(layout="constrained")[1]
 
 
@@ -74,15 +74,39 @@ def plot_curves(result: Any, ax: Any = None) -> Any:
     return ax
 
 
-def as_html(result: Any) -> str:
-    rows = result.rows()
+def as_html(rows: list[dict[str, Any]], best: int | None) -> str:
+    """A table, with the best row in bold."""
     head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in rows[0])
-    best = result.best if np.isfinite(result.loss).any() else None
+    cell = lambda x: "<td></td>" if x is None else f"<td>{x:.4g}</td>"
     body = "".join(
-        f"<tr{' style=font-weight:bold' if i == best else ''}>{''.join(f'<td>{x:.4g}</td>' for x in row.values())}</tr>"
+        f"<tr{' style=font-weight:bold' if i == best else ''}>{''.join(map(cell, row.values()))}</tr>"
         for i, row in enumerate(rows)
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def plot_tune(result: Any, ax: Any = None) -> Any:
+    """The losses of whole runs over the rate, the last ones of runs that were given up in grey, the interval shaded."""
+    ax = _axes(ax)
+    rates, seeds = result.learning_rates, result.final.shape[1]
+    whole = np.where(np.isfinite(result.final), result.final, np.nan)
+    went = (~np.isnan(result.losses[:, 0])).sum(axis=1)
+    last = result.losses[np.arange(len(rates)), 0, np.maximum(went - 1, 0)]
+    given_up = np.isnan(result.final[:, 0])
+    ax.plot(rates[given_up], last[given_up], ".", ms=4, color="0.7", label="given up early")
+    ax.plot(rates.repeat(seeds), whole.ravel(), ".", ms=3, color="C0")
+    known = np.isfinite(whole[:, 0])
+    ax.plot(rates[known], [np.nanmean(x) for x in whole[known]], color="C0", lw=1.5, label="to the end")
+    if np.isfinite(result.learning_rate):
+        ax.axvspan(result.low, result.high, color="C1", alpha=0.2, lw=0)
+        ax.axvline(result.learning_rate, color="C1", label=f"{result.learning_rate:.3g}")
+    start = result.losses[:, :, 0]
+    if np.isfinite(start).any() and known.any():
+        low, high = np.nanmin(whole), np.nanmean(np.where(np.isfinite(start), start, np.nan))
+        ax.set_ylim(low - 0.1 * abs(high - low), high + 0.3 * abs(high - low))
+    ax.legend(frameon=False)
+    ax.set(xscale="log", xlabel="learning rate", ylabel="loss")
+    return ax
 
 
 def plot_range(result: Any, ax: Any = None) -> Any:

@@ -179,7 +179,7 @@ class SweepResult:
     def _repr_html_(self) -> str:
         from lrjax.search.pictures import as_html
 
-        return as_html(self)
+        return as_html(self.rows(), self.best if np.isfinite(self.loss).any() else None)
 
 
 def _decades(low: float, high: float) -> float:

@@ -25,8 +25,12 @@ def programmed(*, mesh: Mesh | None, together: int | None, runs: int, **parts: A
         devices = jax.devices()
         mesh = Mesh(np.array(devices if jax.process_count() > 1 else devices[:runs]), ("runs",))
     each = -(-runs // mesh.size)
-    is_cpu = mesh.devices.flat[0].platform == "cpu"
-    return Program(mesh=mesh, together=min(together or (1 if is_cpu else each), each), **parts)
+    return Program(mesh=mesh, together=min(together or _together(mesh) or each, each), **parts)
+
+
+def _together(mesh: Mesh) -> int | None:
+    """Runs that a device vectorises, at most; None for all. A core of a CPU does best with one after the other."""
+    return 1 if mesh.devices.flat[0].platform == "cpu" else None
 
 
 class Runs:
@@ -42,15 +46,17 @@ class Runs:
         init: Any,
         seeds: Sequence[int],
         seed_of: np.ndarray,
+        to_fit: bool = True,
     ):
-        """`numbers` [runs, ...] and `seed_of` [runs], places in the list of seeds, say what each run is."""
+        """`numbers` [runs, ...] and `seed_of` [runs], places in the list of seeds, say what each run is; `to_fit`,
+        whether fewer go together where the memory holds no more."""
         self.program, self.source, self.steps, self.count = program, source, steps, len(seed_of)
         self.init, self.numbers, self._seeds, self._seed_of = init, numbers, np.asarray(seeds, np.int32), seed_of
         self._carried: dict[int, Run] = {}
         self._given: dict[int, Any] = {}
         self._loaded: dict[tuple[int, int], Any] = {}
         needed, free = self._compiled(), _free_bytes(program.mesh)
-        while free is not None and needed > MOST_OF_MEMORY * free and self.program.together > 1:
+        while to_fit and free is not None and needed > MOST_OF_MEMORY * free and self.program.together > 1:
             self.program = replace(self.program, together=-(-self.program.together // 2))
             needed = self._compiled()
 

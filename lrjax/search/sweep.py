@@ -218,11 +218,15 @@ def sweep(
     )
     tree = jax.tree.map(lambda x: x.repeat(len(seed_list), axis=0), numbers.tree)
     seed_of = np.tile(np.arange(len(seed_list), dtype=np.int32), settings)
-    runs = Runs(program, source, steps, tree, init, seed_list, seed_of)
+    runs = Runs(program, source, steps, tree, init, seed_list, seed_of, to_fit=runs_per_device is None)
     with ExitStack() as stack:
         saved = None
         if checkpoint is not None:
-            names = {"learning_rates": numbers.learning_rates.tolist(), "seeds": list(seed_list), "batch_size": batch_size}
+            names = {
+                "learning_rates": numbers.learning_rates.tolist(),
+                "seeds": list(seed_list),
+                "batch_size": batch_size,
+            }
             saved = stack.enter_context(closing(Checkpoint(checkpoint, names | identity(runs, eval_batch))))
         show = stack.enter_context(bar(runs.count * steps, numbers.learning_rates.repeat(len(seed_list)), progress))
         record = train(runs, eval_batch, show, saved)

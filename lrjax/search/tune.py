@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from html import escape
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 
 from lrjax.schedules.base import Schedule
 from lrjax.search.batches import as_batches
+from lrjax.search.pictures import as_html, plot_tune
 from lrjax.search.progress import bar
 from lrjax.search.runs import Runs, programmed
 from lrjax.search.sweep import rate_of, seeds_of, whole_number
@@ -139,6 +141,15 @@ class TuneResult:
             {"learning_rate": float(rate), "steps": int(steps), "loss": None if np.isnan(loss) else float(loss)}
             for rate, steps, loss in zip(self.learning_rates, went, mean, strict=True)
         ]
+
+    def plot(self, ax: Any = None) -> Any:
+        """Loss over rate with matplotlib (extra: plot): whole runs, and in grey how far the others came; the interval
+        that does as well is shaded. Returns the axes."""
+        return plot_tune(self, ax)
+
+    def _repr_html_(self) -> str:
+        best = np.flatnonzero(self.learning_rates == self.learning_rate)
+        return f"<p>{escape(self.verdict)}</p>{as_html(self.rows(), best[0] if len(best) else None)}"
 
 
 def tune(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from tests.benchmarks import schedules, updates
+from tests.benchmarks import schedules, sweeps, updates
 from tests.benchmarks.table import Table
 
 README = Path(__file__).parents[2] / "README.md"
@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer repeats, no tree of 1,000 arrays, README unchanged")
     quick = parser.parse_args().quick
     start = time.perf_counter()
-    tables = [*schedules.measure(quick), *updates.measure(quick)]
+    tables = [*schedules.measure(quick), *updates.measure(quick), *sweeps.measure(quick)]
     report = "\n\n".join([_machine(), *(table.markdown() for table in tables)])
     print(f"\n{report}\n\n{time.perf_counter() - start:.0f} s")
     if not quick:

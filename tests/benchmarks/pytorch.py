@@ -18,8 +18,12 @@ OPTIMIZERS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+def installed() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
 def has(name: str) -> bool:
-    return name in OPTIMIZERS and importlib.util.find_spec("torch") is not None
+    return name in OPTIMIZERS and installed()
 
 
 def step(name: str, params: Any, grads: Any) -> Callable[[], Any]:

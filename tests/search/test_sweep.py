@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import lrjax as L
-from lrjax.search.program import advance
+from lrjax.search.runs import Runs
 
 RATES = np.array([0.003, 0.03, 0.3])
 X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
@@ -109,13 +109,40 @@ def test_an_epoch_has_every_example_once_in_the_same_order_for_every_run():
     assert len({tuple(epoch) for epoch in epochs.reshape(6, 12)}) == 6
 
 
-def test_other_numbers_compile_nothing():
+def test_other_numbers_more_runs_and_more_steps_compile_nothing(compilations):
     tx = lambda rates: L.chain(L.clip_by_global_norm(1.0), L.adamw(L.cosine_decay_schedule(rates, STEPS)))
-    L.sweep(loss_fn, init, STEPPED, tx(RATES), progress=False)
-    before = advance._cache_size()
-    result = L.sweep(loss_fn, init, STEPPED, tx(RATES * 1.5), progress=False)
-    assert advance._cache_size() == before
+    run = lambda rates, **options: L.sweep(loss_fn, init, (X, Y), tx(rates), batch_size=15, progress=False, **options)
+    run(RATES, steps=20)
+    for name in ("start", "advance"):
+        assert sum(f"({name})" in str(program) for program in compilations) == 1
+    compilations.clear()
+    result = run(RATES * 1.5, steps=20)
     np.testing.assert_allclose(result.learning_rates, RATES * 1.5, rtol=1e-6)
+    run(np.geomspace(1e-4, 1, 40), steps=20)
+    run(RATES, steps=300)
+    assert [name for name in compilations if "advance" in str(name) or "start" in str(name)] == []
+
+
+def test_seeds_may_be_listed():
+    options = {"batch_size": 15, "steps": 20, "progress": False}
+    three = L.sweep(loss_fn, init, (X, Y), L.adam(RATES), seeds=3, **options)
+    two = L.sweep(loss_fn, init, (X, Y), L.adam(RATES), seeds=[2, 0], **options)
+    np.testing.assert_array_equal(two.losses, three.losses[:, [2, 0]])
+
+
+@pytest.mark.parametrize(("free", "together"), [(None, 8), (10**9, 8), (25_000, 2), (1, 1)])
+def test_only_as_many_runs_at_a_time_as_the_memory_holds(monkeypatch, free, together):
+    seen, go = [], Runs.go
+    monkeypatch.setattr("lrjax.search.runs._together", lambda mesh: None)  # as on an accelerator
+    monkeypatch.setattr("lrjax.search.runs._free_bytes", lambda mesh: free)
+    monkeypatch.setattr(Runs, "go", lambda runs, *rest: seen.append(runs.program.together) or go(runs, *rest))
+    run = lambda **options: L.sweep(
+        loss_fn, init, STEPPED, L.adam(np.geomspace(0.001, 0.1, 8)), progress=False, **options
+    )
+    result = run()
+    assert set(seen) == {together}
+    np.testing.assert_allclose(result.losses, run(runs_per_device=4).losses, rtol=2e-4)
+    assert set(seen) == {together, 4}  # what is asked for is done
 
 
 def test_any_hyperparameters_differ():

@@ -131,3 +131,15 @@ def test_an_iterator_that_ends_is_refused_and_a_list_is_gone_through_again():
     arrays = tuple(np.stack(x) for x in zip(*batches, strict=True))
     of_list = L.tune(loss_fn, init, batches, L.adam, steps=25, progress=False)
     assert of_list.learning_rate == L.tune(loss_fn, init, arrays, L.adam, steps=25, progress=False).learning_rate
+
+
+def test_pictures():
+    plt = pytest.importorskip("matplotlib.pyplot")
+    found = L.tune(loss_fn, init, (X, Y), L.adam, steps=50, **OPTIONS)
+    assert found.plot().get_xscale() == "log"
+    html = found._repr_html_()
+    assert found.verdict in html and html.count("font-weight") == 1 and html.count("<tr") == GRID + 1
+    nothing = L.tune(lambda p, b: jnp.nan * loss_fn(p, b), init, (X, Y), L.adam, steps=20, **OPTIONS)
+    nothing.plot()
+    assert "font-weight" not in nothing._repr_html_()
+    plt.close("all")

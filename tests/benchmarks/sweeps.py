@@ -1,0 +1,198 @@
+"""32 rates of Adam, 300 steps of a network on digits, as one sweep and as the loops that people write.
+
+Each way runs in a process of its own, `python -m tests.benchmarks.sweeps WAY`, which prints its seconds: cold, from the
+first call with nothing compiled, and warm, the second time. Imports and the start of the parameters aren't counted.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from tests.benchmarks.pytorch import installed
+from tests.benchmarks.table import Table
+
+RATES, STEPS, BATCH = np.geomspace(1e-5, 1, 32), 300, 64
+RUNS = (1, 4, 16, 64, 256, 1024)
+LONGER = (100, 1000, 3000)
+CORES = 2
+
+
+def measure(quick: bool) -> list[Table]:
+    return [beside_loops(1 if quick else 3), by_number(RUNS[:4] if quick else RUNS, LONGER[:2] if quick else LONGER)]
+
+
+def beside_loops(rounds: int) -> Table:
+    """Ratios of medians; the ways take turns."""
+    ways = ["lrjax", "lrjax, init", "optax", *(["torch"] if installed() else [])]
+    seconds: dict[str, list[list[float]]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way in ways:
+            seconds[way].append(_in_new_process(way))
+    cold, warm = ({way: statistics.median(times[i] for times in seconds[way]) for way in ways} for i in (0, 1))
+    others = [way for way in ways if not way.startswith("lrjax")]
+    table = Table("A sweep of 32 rates, 300 steps each, and the loop over them", "sweep", [f"{w} loop" for w in others])
+    table.add("cold, everything compiled", {f"{way} loop": cold["lrjax"] / cold[way] for way in others})
+    table.add(
+        "cold, the start of the parameters too", {f"{way} loop": cold["lrjax, init"] / cold[way] for way in others}
+    )
+    table.add("warm, with other rates", {f"{way} loop": warm["lrjax"] / cold[way] for way in others})
+    table.goals |= {
+        ("cold, everything compiled", "optax loop"): 1 / 15,
+        ("warm, with other rates", "optax loop"): 1 / 40,
+    }
+    table.goals[("cold, everything compiled", "torch loop")] = 1 / 8
+    return table
+
+
+def _in_new_process(way: str) -> list[float]:
+    command = [sys.executable, "-m", "tests.benchmarks.sweeps", way]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def by_number(runs: tuple[int, ...], steps: tuple[int, ...]) -> Table:
+    """What more runs and more steps cost, and that they compile nothing."""
+    command = [sys.executable, "-m", "tests.benchmarks.sweeps", "numbers", "--runs", *map(str, runs)]
+    done = subprocess.run([*command, "--steps", *map(str, steps)], check=True, capture_output=True, text=True)
+    table = Table(
+        "A sweep of many runs, beside one of 1 run of 100 steps", "runs × steps", ["time", "compiled programs"]
+    )
+    for case, time_ratio, programs in json.loads(done.stdout):
+        table.add(case, {"time": time_ratio, "compiled programs": programs})
+    return table
+
+
+def twice(run: Callable[[np.ndarray], Any]) -> list[float]:
+    seconds = []
+    for rates in (RATES, RATES * 1.1):
+        begin = time.perf_counter()
+        run(rates)
+        seconds.append(time.perf_counter() - begin)
+    return seconds
+
+
+def swept(with_init: bool) -> list[float]:
+    import lrjax as L
+    from lrjax.tasks.digits import digits
+
+    jax.config.update("jax_num_cpu_devices", CORES)
+    task = digits()
+    start = task.init if with_init else jax.block_until_ready(task.init(jax.random.key(0)))
+    options: dict[str, Any] = {"batch_size": BATCH, "steps": STEPS, "progress": False}
+    return twice(lambda rates: L.sweep(task.loss_fn, start, task.train, L.adam(rates), **options).best_learning_rate)
+
+
+def looped_with_optax() -> list[float]:
+    import optax
+
+    from lrjax.tasks.digits import digits
+
+    task = digits()
+    x, y = task.train
+    start = jax.block_until_ready(task.init(jax.random.key(0)))
+
+    def run(rates: np.ndarray) -> float:
+        rng, final = np.random.default_rng(0), []
+        for rate in rates:
+            tx = optax.adam(rate)
+
+            @jax.jit
+            def step(params: Any, state: Any, batch: Any, tx: Any = tx) -> Any:
+                loss, grads = jax.value_and_grad(task.loss_fn)(params, batch)
+                updates, state = tx.update(grads, state, params)
+                return optax.apply_updates(params, updates), state, loss
+
+            params, state, losses = start, tx.init(start), []
+            for _ in range(STEPS):
+                chosen = rng.integers(0, len(x), BATCH)
+                params, state, loss = step(params, state, (x[chosen], y[chosen]))
+                losses.append(loss)
+            final.append(np.mean(jax.device_get(losses[-30:])))
+        return rates[np.nanargmin(final)]
+
+    return twice(run)
+
+
+def looped_with_torch() -> list[float]:
+    import torch
+
+    from lrjax.tasks.digits import digits
+
+    task = digits()
+    x, y = torch.from_numpy(task.train[0]), torch.from_numpy(task.train[1]).long()
+    linear, relu = torch.nn.Linear, torch.nn.ReLU
+
+    def run(rates: np.ndarray) -> float:
+        final = []
+        for rate in rates:
+            torch.manual_seed(0)
+            model = torch.nn.Sequential(linear(64, 64), relu(), linear(64, 32), relu(), linear(32, 10))
+            optimizer = torch.optim.Adam(model.parameters(), lr=float(rate))
+            losses = []
+            for _ in range(STEPS):
+                chosen = torch.randint(0, len(x), (BATCH,))
+                optimizer.zero_grad()
+                loss = torch.nn.functional.cross_entropy(model(x[chosen]), y[chosen])
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.detach())
+            final.append(torch.stack(losses[-30:]).mean().item())
+        return rates[np.nanargmin(final)]
+
+    return twice(run)
+
+
+def numbers(runs: list[int], steps: list[int]) -> list[Any]:
+    import lrjax as L
+    from lrjax.tasks.digits import digits
+
+    jax.config.update("jax_num_cpu_devices", CORES)
+    task, programs = digits(), []
+    names = ("start", "advance")
+    note = lambda event, duration, fun_name="", **_: event.endswith("backend_compile_duration") and any(
+        name in fun_name for name in names
+    ) and programs.append(fun_name)  # fmt: skip
+    jax.monitoring.register_event_duration_secs_listener(note)
+
+    def seconds(runs: int, steps: int) -> float:
+        begin = time.perf_counter()
+        rates = np.geomspace(1e-5, 1e-2, runs)
+        L.sweep(task.loss_fn, task.init, task.train, L.adam(rates), batch_size=BATCH, steps=steps, progress=False,
+                mesh=jax.make_mesh((CORES,), ("runs",)))  # fmt: skip
+        return time.perf_counter() - begin
+
+    seconds(1, 100)
+    one = statistics.median(seconds(1, 100) for _ in range(5))
+    cases = [(n, 100) for n in runs] + [(32, t) for t in steps]
+    return [(f"{n:,} × {t:,}", seconds(n, t) / one, len(programs)) for n, t in cases]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.sweeps", description=__doc__)
+    parser.add_argument("way", nargs="?", choices=["lrjax", "lrjax, init", "optax", "torch", "numbers"])
+    parser.add_argument("--runs", type=int, nargs="*", default=RUNS)
+    parser.add_argument("--steps", type=int, nargs="*", default=LONGER)
+    chosen = parser.parse_args()
+    match chosen.way:
+        case "lrjax" | "lrjax, init":
+            print(json.dumps(swept(with_init=chosen.way != "lrjax")))
+        case "optax":
+            print(json.dumps(looped_with_optax()))
+        case "torch":
+            print(json.dumps(looped_with_torch()))
+        case "numbers":
+            print(json.dumps(numbers(chosen.runs, chosen.steps)))
+        case _:
+            for table in measure(quick=False):
+                print(f"\n{table.markdown()}\n{table.missed()}")
+
+
+if __name__ == "__main__":
+    main()

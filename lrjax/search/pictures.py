@@ -41,11 +41,15 @@ def plot_losses(result: Any, ax: Any = None) -> Any:
             label=f"best: {result.best_learning_rate:.3g}",
         )
         ax.legend(frameon=False)
-    finite = mean[np.isfinite(mean)]
-    if len(finite) and finite.min() > 0 and finite.max() > 10 * finite.min():
-        ax.set_yscale("log")
+    _scale(ax, mean[np.isfinite(mean)])
     ax.set(xscale="log", xlabel="learning rate", ylabel="loss")
     return ax
+
+
+def _scale(ax: Any, losses: np.ndarray) -> None:
+    """Logarithmic where the losses go over more than a power of ten."""
+    if losses.size and losses.min() > 0 and losses.max() > 10 * losses.min():
+        ax.set_yscale("log")
 
 
 def plot_curves(result: Any, ax: Any = None) -> Any:
@@ -95,15 +99,16 @@ def plot_tune(result: Any, ax: Any = None) -> Any:
     given_up = np.isnan(result.final[:, 0])
     ax.plot(rates[given_up], last[given_up], ".", ms=4, color="0.7", label="given up early")
     ax.plot(rates.repeat(seeds), whole.ravel(), ".", ms=3, color="C0")
-    known = np.isfinite(whole[:, 0])
+    known = ~given_up & ~np.isinf(result.final).any(axis=1)
     ax.plot(rates[known], [np.nanmean(x) for x in whole[known]], color="C0", lw=1.5, label="to the end")
     if np.isfinite(result.learning_rate):
         ax.axvspan(result.low, result.high, color="C1", alpha=0.2, lw=0)
         ax.axvline(result.learning_rate, color="C1", label=f"{result.learning_rate:.3g}")
-    start = result.losses[:, :, 0]
-    if np.isfinite(start).any() and known.any():
-        low, high = np.nanmin(whole), np.nanmean(np.where(np.isfinite(start), start, np.nan))
-        ax.set_ylim(low - 0.1 * abs(high - low), high + 0.3 * abs(high - low))
+    shown = np.concatenate([last[given_up], whole.ravel()])
+    shown = shown[np.isfinite(shown)]
+    _scale(ax, shown)
+    if shown.size and shown.max() > (top := 3 * abs(np.nanmean(result.losses[:, 0, 0]))):
+        ax.set_ylim(top=top)  # what rose that far is lost
     ax.legend(frameon=False)
     ax.set(xscale="log", xlabel="learning rate", ylabel="loss")
     return ax
@@ -117,6 +122,9 @@ def plot_range(result: Any, ax: Any = None) -> Any:
     for i, (rule, rate) in enumerate(result.suggestions.items(), start=1):
         if np.isfinite(rate):
             ax.axvline(rate, color=f"C{i}", lw=1, ls="--", label=f"{rule}: {rate:.2g}")
+    ends = result.smoothed[:, 0]
+    if np.nanmax(result.smoothed) > (top := np.nanmax(ends + np.abs(ends))):
+        ax.set_ylim(top=top)
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     ax.set(xscale="log", xlabel="learning rate", ylabel="smoothed loss")
     return ax

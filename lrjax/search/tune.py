@@ -125,7 +125,7 @@ class TuneResult:
     """
 
     learning_rate: float  # the best; nan where none trained
-    low: float  # rates from `low` to `high` do as well, to the spread over the seeds
+    low: float  # from `low` to `high` rates do as well, to the spread over the seeds and half a step between two rates
     high: float
     verdict: str  # in words
     learning_rates: np.ndarray  # [25]: all that were tried
@@ -290,6 +290,8 @@ def _judged(rates: np.ndarray, search: Search) -> TuneResult:
     noise = np.maximum(worse.std(axis=1) / seeds**0.5, 0.01 * abs(mean[best]))
     close = worse.mean(axis=1) <= noise
     fine = rates[np.union1d(known[close], known[worse.argmin(axis=0)])]  # the best of each seed too
+    half = (rates[1] / rates[0]) ** 0.5  # of what lies between two rates nothing is known
+    low, high = max(float(fine.min() / half), float(rates[0])), min(float(fine.max() * half), float(rates[-1]))
     early = losses[:, 0, : int(search.done[:, 0].min())]
     early = _tail(early[np.isfinite(early).all(axis=1)], 0.3)
     if len(early) > GRID // 2 and np.ptp(early) <= noise.min() and close.all():
@@ -297,5 +299,5 @@ def _judged(rates: np.ndarray, search: Search) -> TuneResult:
     elif best in (0, GRID - 1):
         verdict = f"The best rate, {rates[best]:.2g}, is at the edge of the range: widen it."
     else:
-        verdict = f"Found: {rates[best]:.2g}; from {fine.min():.2g} to {fine.max():.2g} does as well."
-    return result(float(rates[best]), float(fine.min()), float(fine.max()), verdict)
+        verdict = f"Found: {rates[best]:.2g}; from {low:.2g} to {high:.2g} does as well."
+    return result(float(rates[best]), low, high, verdict)

@@ -3,18 +3,14 @@
 import argparse
 import importlib.metadata
 import os
-import re
 import sys
 import time
-from pathlib import Path
 
 import jax
 
 from tests.benchmarks import schedules, sweeps, updates
+from tests.benchmarks.readme import write
 from tests.benchmarks.table import Table
-
-README = Path(__file__).parents[2] / "README.md"
-BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 
 
 def main() -> int:
@@ -26,7 +22,7 @@ def main() -> int:
     report = "\n\n".join([_machine(), *(table.markdown() for table in tables)])
     print(f"\n{report}\n\n{time.perf_counter() - start:.0f} s")
     if not quick:
-        write(README, report)
+        write("benchmarks", report)
     return _goals(tables)
 
 
@@ -44,15 +40,6 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def write(readme: Path, report: str) -> None:
-    """Puts the report between the marks; at the end, with the marks, if they aren't there."""
-    text = readme.read_text()
-    block = f"{BEGIN}\n{report}\n{END}"
-    marks = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", flags=re.DOTALL)
-    written = marks.sub(lambda _: block, text) if marks.search(text) else f"{text.rstrip()}\n\n{block}\n"
-    readme.write_text(written)
 
 
 def _goals(tables: list[Table]) -> int:

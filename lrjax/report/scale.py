@@ -57,3 +57,7 @@ def number(x: float, digits: int = 4) -> str:
 def step_count(x: float) -> str:
     """A number of steps: 1,000 and 2.5e6."""
     return f"{x:,.0f}" if x < 1e6 else number(x)
+
+
+def plural(count: int, word: str) -> str:
+    return f"{step_count(count)} {word}{'' if count == 1 else 's'}"

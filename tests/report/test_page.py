@@ -95,9 +95,8 @@ def test_the_script_of_the_page_knows_where_the_charts_draw(result):
 
 
 def test_a_point_of_a_chart_is_where_its_axes_say():
-    svg = chart(
-        [Line("a", "c0", np.array([0, 50]), np.array([0.01, 1.0]))], "t", "d", "y", 100, Axis(0.01, 1, log=True)
-    )
+    shown = Line("a", "c0", np.array([0, 50]), np.array([0.01, 1.0]))
+    svg = chart([shown], "t", "d", "y", Axis(0, 100), Axis(0.01, 1, log=True))
     line = next(p for p in ET.fromstring(svg).iter(f"{SVG}path") if p.get("class") == "line c0")
     assert line.get("d") == f"M{LEFT:.1f} {BOTTOM:.1f}L{(LEFT + RIGHT) / 2:.1f} {TOP:.1f}"
 

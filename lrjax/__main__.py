@@ -198,7 +198,7 @@ def _print_findings(findings: Findings) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(findings.title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for name in findings.headers:
         words = name in ("rule", "what it reads", "went", "")
         table.add_column(name, justify="left" if words else "right", no_wrap=name != "what it reads")
@@ -206,7 +206,7 @@ def _print_findings(findings: Findings) -> None:
         style = "bold green" if i == findings.best else "red" if i in findings.bad else None
         table.add_row(*map(Text, row), style=style)
     console = Console()
-    console.print(table)
+    console.print(Text(findings.title, style="italic"), table)
     console.print(Text(findings.verdict, style="bold"))
     for note in findings.notes:
         console.print(Text(note))

@@ -39,6 +39,7 @@ class Points:
     x: np.ndarray
     y: np.ndarray
     hints: Sequence[str]
+    radius: float = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +112,8 @@ def chart(
     for tick in x_axis.ticks():
         text = number(tick) if x_axis.log else step_count(tick)
         out.append(f'<text x="{float(to_x(tick)):.1f}" y="{BOTTOM + 17}" text-anchor="middle">{text}</text>')
-    out.append(f'<text x="{LEFT - 14}" y="{BOTTOM + 17}" text-anchor="end">{escape(x_label)}</text>')
+    left = LEFT - (20 if x_axis.log else 14)  # a power of ten is wider than a 0
+    out.append(f'<text x="{left}" y="{BOTTOM + 17}" text-anchor="end">{escape(x_label)}</text>')
     for line in lines:
         if line.low is not None and line.high is not None and (keep := np.isfinite(line.low)).sum() > 1:
             x = to_x(line.x[keep])
@@ -125,7 +127,9 @@ def chart(
         out.append(f'<path class="line {line.style}"{tone} d="{d}"{hint}')
     for group in points:
         for x, y, hint in zip(to_x(group.x), to_y(group.y), group.hints, strict=True):
-            out.append(f'<circle class="dot {group.style}" cx="{x:.1f}" cy="{y:.1f}" r="3">{_hint(hint)}</circle>')
+            out.append(
+                f'<circle class="dot {group.style}" cx="{x:.1f}" cy="{y:.1f}" r="{group.radius}">{_hint(hint)}</circle>'
+            )
     for line in lines:
         if line.lost_at is not None:
             x = min(float(to_x(line.lost_at)), RIGHT - 5)
@@ -155,11 +159,11 @@ def schedule_page(schedule: Schedule, steps: int) -> str:
     return picture.replace("<title>", _ALONE + "<title>", 1)
 
 
-_SHAPES = {"line": "M0 5H34", "mark": "M17 0V10", "span": "M0 0H34V10H0Z", "band": "M0 1H34V9H0Z"}
+_SHAPES = {"line": "M0 5H34", "span": "M0 0H34V10H0Z", "band": "M0 1H34V9H0Z"}
 
 
 def swatch(style: str, shape: str = "line") -> str:
-    """A piece of a line, of a band or span, of a mark, or a dot, for a legend."""
+    """A piece of a line, of a band or a span, or a dot, for a legend."""
     drawn = (
         f'<circle class="dot {style}" cx="17" cy="5" r="4"/>'
         if shape == "dot"

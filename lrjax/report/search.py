@@ -21,7 +21,7 @@ _DIVERGED = "A run diverged when its loss was not finite, or had risen by ten ti
 
 def find_page(findings: Findings, result: RangeTest) -> str:
     """The smoothed curves over the rate with the suggestions of all rules, and the losses they are made of."""
-    rates, axis = result.learning_rates, loss_axis(result.smoothed, result.smoothed[:, 0])
+    rates = result.learning_rates
     style = {rule: f"c{i}" for i, rule in enumerate(RULES, start=1)}
     curves = [Line(f"seed {i}", "c0", rates, curve, hint=f"seed {i}") for i, curve in enumerate(result.smoothed)]
     marks = [
@@ -35,7 +35,7 @@ def find_page(findings: Findings, result: RangeTest) -> str:
         heights = [float(np.interp(by_seed[i], rates, result.smoothed[i])) for i in seeds]
         hints = [f"{rule}, seed {i}: {number(float(by_seed[i]), 3)}" for i in seeds]
         dots.append(Points(style[rule], by_seed[seeds], np.array(heights), hints))
-    raw = [Line(f"seed {i}", "c0", rates, losses, hint=f"seed {i}") for i, losses in enumerate(result.losses)]
+    raw = [Line(f"seed {i}", "c0 thin", rates, losses, hint=f"seed {i}") for i, losses in enumerate(result.losses)]
     over = rate_axis(rates)
     said = "; ".join(f"{row['rule']} {number(row['learning_rate'], 3)}" for row in _said(findings)) or "none"
     smoothed = chart(
@@ -44,7 +44,7 @@ def find_page(findings: Findings, result: RangeTest) -> str:
         f"The moving average of the losses while the rate climbs. Suggestions: {said}.",
         "smoothed loss",
         over,
-        axis,
+        _climbing(result.smoothed),
         "rate",
         marks,
         dots,
@@ -55,16 +55,22 @@ def find_page(findings: Findings, result: RangeTest) -> str:
         "The losses that the moving average is made of, before each update.",
         "loss of each batch",
         over,
-        axis,
+        _climbing(result.losses),
         "rate",
     )
-    key = [(swatch("c0"), "a seed"), *((swatch(style[rule], "mark"), rule) for rule in RULES)]
+    key = [(swatch("c0"), "a seed"), *((swatch(style[rule]), rule) for rule in RULES)]
     key.append((swatch("c1", "dot"), "by one seed"))
     how = (
-        "One run whose rate climbs from step to step. Each rule reads a rate off the smoothed curve of each seed (a "
-        "dot); the upright lines are their medians."
+        "Each seed is one run whose rate climbs with the steps. Each rule reads a rate off its smoothed curve (a dot), "
+        "and the upright lines are the medians."
     )
     return _page(findings, how, [(smoothed, key), (each, [])], "The rules")
+
+
+def _climbing(losses: np.ndarray) -> Axis:
+    """The losses [seeds, steps], and not far above the highest of the first half, after which they may explode."""
+    early = losses[:, : max(losses.shape[1] // 2, 1)]
+    return loss_axis(losses, early[np.isfinite(early)].max(initial=-np.inf, keepdims=True))
 
 
 def _said(findings: Findings) -> list[dict[str, Any]]:
@@ -136,7 +142,7 @@ def tune_page(findings: Findings, result: TuneResult) -> str:
     best = Points("best", line.x[:0], line.x[:0], [])
     if findings.best is not None:
         row = findings.rows[findings.best]
-        best = Points("best", *(np.array([row[k]]) for k in ("learning_rate", "loss")), [f"best: {_rate(row)}"])
+        best = Points("best", *(np.array([row[k]]) for k in ("learning_rate", "loss")), [f"best: {_rate(row)}"], 4.5)
     over_rates = chart(
         [line],
         "Loss over the rate",
@@ -224,7 +230,7 @@ def _lost_spans(rates: np.ndarray, share: np.ndarray) -> list[Span]:
 def _best_point(rates: np.ndarray, mean: np.ndarray, best: int | None) -> list[Points]:
     if best is None:
         return []
-    return [Points("best", rates[[best]], mean[[best]], [f"best: {number(rates[best], 3)}"])]
+    return [Points("best", rates[[best]], mean[[best]], [f"best: {number(rates[best], 3)}"], 4.5)]
 
 
 Key = Sequence[tuple[str, str]]
@@ -299,7 +305,7 @@ def _table(findings: Findings) -> str:
         first, *others = map(escape, cells)
         row = "".join(f"<td{_class(is_text[k], i in findings.bad)}>{_spread(x)}</td>" for k, x in enumerate(others, 1))
         body.append(f'<tr{" class=best" * (i == findings.best)}><th scope="row">{first}</th>{row}</tr>')
-    return f'<table class="results"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    return f'<table class="results few"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
 
 
 def _class(text: bool, bad: bool) -> str:

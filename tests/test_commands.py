@@ -3,12 +3,13 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 
 import lrjax
@@ -30,7 +31,8 @@ batches = jnp.ones((60, 4, 2))
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
-    """An own directory, an own path of modules, and a terminal of 80 columns."""
+    """An own directory, an own path of modules, a terminal of 80 columns; the other tests keep their one device."""
+    monkeypatch.setattr("lrjax.commands.use_devices", lambda count: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path.copy())
     monkeypatch.setenv("COLUMNS", "80")
@@ -41,6 +43,12 @@ def place(tmp_path, monkeypatch):
 def task(place):
     (place / "task.py").write_text(TASK)
     return "task.py"
+
+
+@pytest.fixture
+def environment():
+    """For a process that is started elsewhere: the package that is tested."""
+    return {**os.environ, "PYTHONPATH": str(Path(lrjax.__file__).parent.parent)}
 
 
 def clean(text):
@@ -277,21 +285,21 @@ def test_devices_are_asked_for_before_jax_begins(monkeypatch):
     use_devices(None)  # somebody has said how many
     assert len(asked) == 2
     monkeypatch.undo()
-    np.asarray(jax.numpy.zeros(1))
+    jax.devices()
     use_devices(3)  # too late, and no error
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["find", "sweep", "tune"])
-def test_a_command_runs_as_a_process(task, place, command):
-    done = run(command, task, "--devices", "2", "--seeds", "2", cwd=place)
+def test_a_command_runs_as_a_process(task, place, environment, command):
+    done = run(command, task, "--devices", "2", "--seeds", "2", cwd=place, env=environment)
     assert done.returncode == 0 and done.stderr == f"wrote lrjax-{command}.html\nwrote lrjax-{command}.json\n"
     assert_needs_nothing((place / f"lrjax-{command}.html").read_text())
     assert clean((place / f"lrjax-{command}.json").read_text())["rows"]
 
 
 @pytest.mark.slow
-def test_the_devices_of_a_cpu_share_the_runs(place):
+def test_the_devices_of_a_cpu_share_the_runs(place, environment):
     program = """
         import sys, lrjax.__main__, jax
         sys.argv = ["lrjax", "sweep", "task.py", "--devices", "3", "--seeds", "1"]
@@ -299,5 +307,7 @@ def test_the_devices_of_a_cpu_share_the_runs(place):
         assert jax.config.jax_platforms or jax.default_backend() != "cpu" or jax.device_count() == 3
     """
     (place / "task.py").write_text(TASK)
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, cwd=place)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, cwd=place, env=environment
+    )
     assert done.returncode == 0, done.stderr

@@ -86,11 +86,11 @@ def between(low: float, high: float) -> str:
 
 
 def loss_cells(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Of each row the loss ± its spread, all to the same place: that of three digits of the lowest."""
+    """Of each row the loss ± its spread, all to the same place: that of three digits of the lowest, or the fifth."""
     losses = [row["loss"] for row in rows if row["loss"] is not None]
     lowest, highest = min(map(abs, losses), default=0.0), max(map(abs, losses), default=0.0)
     fixed = 1e-4 <= lowest and highest < 1e5
-    places = max(2 - int(np.floor(np.log10(lowest))), 0) if fixed else 0
+    places = min(max(2 - int(np.floor(np.log10(lowest))), 0), 5) if fixed else 0
     text = lambda x: f"{x:.{places}f}" if fixed else number(x, 3)
     spread = lambda row: "" if row["seeds"] == 1 or row["loss_spread"] is None else f" ± {text(row['loss_spread'])}"
     return ["–" if row["loss"] is None else text(row["loss"]) + spread(row) for row in rows]
@@ -211,6 +211,7 @@ def _sweep_notes(search: Search, result: SweepResult, stable: float | None, sens
     elif sensitivity is not None:
         notes.append("Runs diverged at the lowest rate already.")
     if sensitivity is not None and len(rates) > 1:
+        notes.append("As good: above the best by no more than 5 % of the fall of the loss, or the spread over seeds.")
         notes.append(
             f"Sensitivity {number(sensitivity, 2)}: so far above the best the loss is, on average over these rates; "
             "0 where any rate will do."

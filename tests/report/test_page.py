@@ -168,6 +168,7 @@ def test_ticks_are_round_and_inside():
     assert log_ticks(0.3, 6.0) == [0.5, 1.0, 2.0, 5.0]
     assert log_ticks(1e-9, 1.0) == [1e-9, 1e-7, 1e-5, 1e-3, 1e-1]
     assert [number(x) for x in (0.05, 0, 3e-4, 20000, 1.67e-4)] == ["0.05", "0", "3e-4", "2e4", "1.67e-4"]
+    assert [number(x, 2) for x in (150.4, 9999, 12.3, 1.26)] == ["150", "9999", "12", "1.3"]
     assert [step_count(x) for x in (0, 1500, 2e6)] == ["0", "1,500", "2e6"]
 
 

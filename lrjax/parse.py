@@ -1,4 +1,4 @@
-"""Schedules from text, safely: the text is a call of public schedules, and nothing else is ever run."""
+"""Schedules and optimizers from text, safely: the text is a call of public ones, and nothing else is ever run."""
 
 import ast
 import difflib
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lrjax.schedules.base import Schedule
+from lrjax.transforms.base import GradientTransformation
 from lrjax.value import value_classes
 
 _METHODS = ("clip", "delay", "repeat", "stretch", "warmup")
@@ -33,19 +34,57 @@ def parse_schedule(text: str) -> Schedule:
     warmup_schedule(schedule=linear_schedule(init_value=0.001, end_value=0, transition_steps=100, \
 transition_begin=0), steps=10, init_value=0.0)
     """
+    value = _parsed(text, "a schedule", _value)
+    if not isinstance(value, Schedule):
+        raise ValueError(f"not a schedule: {_quoted(text)}. Write a call such as 'cosine_decay_schedule(0.1, 1000)'.")
+    return value
+
+
+def parse_optimizer(text: str, learning_rate: float = 1e-3) -> GradientTransformation:
+    """The optimizer that `text` describes: its name, or a call of it, whose `learning_rate` may be left out.
+
+    Takes the optimizers that have a `learning_rate`; as their arguments what `parse_schedule` takes.
+
+    Raises:
+      ValueError: the text is anything else, or an argument is bad; the message names it.
+
+    >>> from lrjax.parse import parse_optimizer
+    >>> parse_optimizer("sgd(momentum=0.9)")
+    sgd(learning_rate=0.001, momentum=0.9, nesterov=False, accumulator_dtype=None)
+    """
+    return _parsed(text, "an optimizer", lambda node: _optimizer(node, learning_rate))
+
+
+def _parsed(text: str, what: str, read: Callable[[ast.expr], Any]) -> Any:
     try:
         tree = ast.parse(text.strip(), mode="eval")
         parts = sum(isinstance(node, (ast.Call, ast.BinOp)) for node in ast.walk(tree))
         if parts > _MOST_PARTS:
-            raise ValueError(f"not a schedule: made of {parts} parts, more than {_MOST_PARTS}.")
-        value = _value(tree.body)
+            raise ValueError(f"not {what}: made of {parts} parts, more than {_MOST_PARTS}.")
+        return read(tree.body)
     except SyntaxError as error:
-        raise ValueError(f"not a schedule: {error.msg.split(';')[0]} in {_quoted(text)}.") from None
+        raise ValueError(f"not {what}: {error.msg.split(';')[0]} in {_quoted(text)}.") from None
     except (RecursionError, MemoryError):
-        raise ValueError("not a schedule: it is nested too deeply.") from None
-    if not isinstance(value, Schedule):
-        raise ValueError(f"not a schedule: {_quoted(text)}. Write a call such as 'cosine_decay_schedule(0.1, 1000)'.")
-    return value
+        raise ValueError(f"not {what}: it is nested too deeply.") from None
+
+
+def _optimizers() -> dict[str, Any]:
+    return {
+        name: cls
+        for name, cls in value_classes.items()
+        if cls.__module__.startswith("lrjax.optimizers.") and "learning_rate" in inspect.signature(cls).parameters
+    }
+
+
+def _optimizer(node: ast.expr, learning_rate: float) -> GradientTransformation:
+    function, call = (node.func, node) if isinstance(node, ast.Call) else (node, None)
+    if not isinstance(function, ast.Name):
+        raise ValueError(f"not an optimizer: {_quoted(ast.unparse(node))}. Write one such as 'sgd(momentum=0.9)'.")
+    cls = _known(function.id, _optimizers(), "optimizer")
+    positional, named = ([], {}) if call is None else _arguments(call)
+    if not positional:
+        named.setdefault("learning_rate", learning_rate)
+    return _called(function.id, cls, positional, named)
 
 
 def _schedules() -> dict[str, Any]:
@@ -70,20 +109,28 @@ def _value(node: ast.expr) -> Any:
             return {_value(k): _value(v) for k, v in zip(keys, values, strict=True) if k is not None}
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
             return _combined(_value(left), _OPERATORS[type(op)], _value(right))
-        case ast.Call(func=function, args=args, keywords=keywords) if all(k.arg for k in keywords):
+        case ast.Call(func=function):
             name, callee = _callee(function)
-            positional = [_value(arg) for arg in args]
-            named = {k.arg: _value(k.value) for k in keywords if k.arg}
-            try:
-                inspect.signature(callee).bind(*positional, **named)
-            except TypeError as error:
-                raise ValueError(f"{name}: {error}.") from None
-            return callee(*positional, **named)
+            return _called(name, callee, *_arguments(node))
     raise _not_allowed(node)
 
 
+def _arguments(call: ast.Call) -> tuple[list[Any], dict[str, Any]]:
+    if not all(k.arg for k in call.keywords):  # **
+        raise _not_allowed(call)
+    return [_value(arg) for arg in call.args], {k.arg: _value(k.value) for k in call.keywords if k.arg}
+
+
+def _called(name: str, callee: Any, positional: list[Any], named: dict[str, Any]) -> Any:
+    try:
+        inspect.signature(callee).bind(*positional, **named)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}.") from None
+    return callee(*positional, **named)
+
+
 def _not_allowed(node: ast.expr) -> ValueError:
-    return ValueError(f"not allowed in a schedule: {_quoted(ast.unparse(node))}.")
+    return ValueError(f"not allowed in such text: {_quoted(ast.unparse(node))}.")
 
 
 def _combined(left: Any, op: Callable[[Any, Any], Any], right: Any) -> Any:
@@ -95,18 +142,21 @@ def _combined(left: Any, op: Callable[[Any, Any], Any], right: Any) -> Any:
 
 def _callee(node: ast.expr) -> tuple[str, Any]:
     if isinstance(node, ast.Name):
-        known = _schedules()
-        if node.id not in known:
-            stems = {name.removesuffix("_schedule"): name for name in known}
-            close = difflib.get_close_matches(node.id.removesuffix("_schedule"), stems, n=3, cutoff=0.5)
-            hint = f" Did you mean {', '.join(stems[stem] for stem in close)}?" if close else ""
-            raise ValueError(f"no schedule is called {_quoted(node.id)}.{hint}")
-        return node.id, known[node.id]
+        return node.id, _known(node.id, _schedules(), "schedule")
     if isinstance(node, ast.Attribute) and isinstance(schedule := _receiver(node.value), Schedule):
         if node.attr not in _METHODS:
             raise ValueError(f"no method {_quoted(node.attr)} is allowed; these are: {', '.join(_METHODS)}.")
         return node.attr, getattr(schedule, node.attr)
     raise _not_allowed(node)
+
+
+def _known(name: str, known: dict[str, Any], what: str) -> Any:
+    if name not in known:
+        stems = {name.removesuffix("_schedule"): name for name in known}
+        close = difflib.get_close_matches(name.removesuffix("_schedule"), stems, n=3, cutoff=0.5)
+        hint = f" Did you mean {', '.join(stems[stem] for stem in close)}?" if close else ""
+        raise ValueError(f"no {what} is called {_quoted(name)}.{hint}")
+    return known[name]
 
 
 def _receiver(node: ast.expr) -> Any:

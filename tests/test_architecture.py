@@ -27,6 +27,7 @@ LAYERS = [
     ("search",),
     ("compare", "config", "interop", "parse"),
     ("report",),
+    ("commands",),
     ("__main__",),
 ]
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}

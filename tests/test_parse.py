@@ -1,9 +1,9 @@
-"""Schedules from text: what Python would make of it, and nothing else."""
+"""Schedules and optimizers from text: what Python would make of it, and nothing else."""
 
 import pytest
 
 import lrjax
-from lrjax.parse import parse_schedule
+from lrjax.parse import parse_optimizer, parse_schedule
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,49 @@ def test_refuses_everything_else_in_one_line(text, words):
 
 def test_as_many_parts_as_are_allowed_can_be_called():
     assert float(parse_schedule("linear_schedule(1, 0, 5)" + ".delay(1)" * 99)(99)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("adam", lrjax.adam(1e-3)),
+        ("adafactor", lrjax.adafactor(1e-3)),
+        ("sgd()", lrjax.sgd(1e-3)),
+        ("sgd(momentum=0.9)", lrjax.sgd(1e-3, momentum=0.9)),
+        ("adamw(0.1, weight_decay=0.5)", lrjax.adamw(0.1, weight_decay=0.5)),
+        ("adam(cosine_decay_schedule(1.0, 300))", lrjax.adam(lrjax.cosine_decay_schedule(1.0, 300))),
+        (
+            "sgd(learning_rate=linear_schedule(0, 1, 5).repeat(2))",
+            lrjax.sgd(lrjax.linear_schedule(0, 1, 5).repeat(2)),
+        ),
+    ],
+)
+def test_parses_an_optimizer_with_or_without_its_rate(text, value):
+    assert parse_optimizer(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("adan_w", "Did you mean adan"),
+        ("adamm(b1=0.5)", "Did you mean adam"),
+        ("polyak_sgd", "no optimizer is called"),  # it has no learning rate of its own
+        ("linear_schedule(0, 1, 5)", "no optimizer is called"),
+        ("adam(b1=2.0)", "`b1` must be"),
+        ("adam(b3=0.5)", "b3"),
+        ("adam(-1.0)", "`learning_rate` must be"),
+        ("adam(__import__('os').system('true'))", "no method 'system'|not allowed|no schedule"),
+        ("adam(**{'b1': 0.5})", "not allowed"),
+        ("adam(*[0.1])", "not allowed"),
+        ("adam.__class__", "not an optimizer"),
+        ("adam(0.1)(0.2)", "not an optimizer"),
+        ("0.1", "not an optimizer"),
+        ("", "not an optimizer"),
+        ("adam(", "not an optimizer"),
+        ("(" * 5000 + "adam" + ")" * 5000, "not an optimizer"),
+    ],
+)
+def test_refuses_what_is_no_optimizer_in_one_line(text, words):
+    with pytest.raises(ValueError, match=words) as error:
+        parse_optimizer(text)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 250

@@ -1,15 +1,15 @@
 """A comparison as one page that needs nothing else."""
 
 from html import escape
-from importlib import resources
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from lrjax.compare import ADAPTIVE, CYCLES, DECAYS, FIXED, Comparison
-from lrjax.report.chart import Axis, Line, chart, swatch
-from lrjax.report.scale import number, step_count
+from lrjax.report.chart import Axis, Line, chart, steps_axis, swatch
+from lrjax.report.document import document, facts
+from lrjax.report.scale import number, plural, step_count
 from lrjax.report.table import cells, headers, metric_cell, target
 
 _ABOUT = {
@@ -24,58 +24,42 @@ _REFERENCE = "fixed, well chosen"  # shown in every group
 def page(comparison: Comparison) -> str:
     """The whole page: the main results, charts by group of techniques, and the table."""
     task, (_, seeds, steps) = comparison.task, comparison.losses.shape
-    files = resources.files("lrjax.report")
-    css, js = (files.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     groups = groupby(range(len(comparison.techniques)), key=lambda i: comparison.techniques[i].group)
     sections = "".join(_section(comparison, group, list(members)) for group, members in groups)
     title = f"What a learning rate does: {task.name}"
-    runs = f"{_plural(seeds, 'run')} of {_plural(steps, 'step')}"
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{css}</style></head><body>
-<header><h1>{escape(title)}</h1>
-<p>{escape(task.description)}. Each technique trained the same network in {runs}, from the same random starts, on the
-same batches.</p></header>
-<main>{_facts(comparison)}
+    runs = f"{plural(seeds, 'run')} of {plural(steps, 'step')}"
+    lead = f"""<p>{escape(task.description)}. Each technique trained the same network in {runs}, from the same random
+starts, on the same batches.</p>"""
+    body = f"""{_facts(comparison)}
 <p class="how">A line is the mean over the runs, its band their range. A cross marks where runs diverged: the loss rose
 above three times its start, or stopped being finite, and did not come back. Point at a chart, or touch it, to read the
 values at a step.</p>
 {sections}
 <section><h2>All techniques</h2>
-<p>Mean ± standard deviation over {_plural(seeds, "run")}; <b>bold</b> marks the best test {escape(task.metric)}.</p>
+<p>Mean ± standard deviation over {plural(seeds, "run")}; <b>bold</b> marks the best test {escape(task.metric)}.</p>
 {_table(comparison)}
-{_schedules(comparison)}</section></main>
-<footer>Made by <code>lrjax compare --task {escape(task.name)} --steps {steps} --seeds {seeds}</code></footer>
-<script>{js}</script></body></html>
-"""
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{step_count(count)} {word}{'' if count == 1 else 's'}"
+{_schedules(comparison)}</section>"""
+    return document(title, lead, body, f"lrjax compare --task {task.name} --steps {steps} --seeds {seeds}", script=True)
 
 
 def _facts(comparison: Comparison) -> str:
     """What the table says, in a few boxes."""
     task, rows = comparison.task, comparison.rows()
     known = lambda key: [row for row in rows if row[key] is not None]
-    facts = []
+    boxes = []
     if found := known("test_metric"):
         best = max(found, key=lambda row: row["test_metric"])
         unit = " %" if task.percent else ""
-        facts.append((f"best test {task.metric}", metric_cell(best, task.percent) + unit, best["technique"]))
+        boxes.append((f"best test {task.metric}", metric_cell(best, task.percent) + unit, best["technique"]))
     if found := known("train_loss"):
         best = min(found, key=lambda row: row["train_loss"])
-        facts.append(("lowest training loss", number(best["train_loss"], 2), best["technique"]))
+        boxes.append(("lowest training loss", number(best["train_loss"], 2), best["technique"]))
     if found := known("steps_to_target"):
         best = min(found, key=lambda row: row["steps_to_target"])
-        facts.append((f"first to {target(task)}", _plural(best["steps_to_target"], "step"), best["technique"]))
+        boxes.append((f"first to {target(task)}", plural(best["steps_to_target"], "step"), best["technique"]))
     lost = [row["technique"] for row in rows if row["diverged"]]
-    facts.append(("diverged", _plural(len(lost), "technique"), ", ".join(lost) or "none"))
-    return "<dl class='facts'>" + "".join(_fact(*map(escape, fact)) for fact in facts) + "</dl>"
-
-
-def _fact(what: str, value: str, who: str) -> str:
-    return f"<div><dt>{what}</dt><dd><b>{value}</b><span>{who}</span></dd></div>"
+    boxes.append(("diverged", plural(len(lost), "technique"), ", ".join(lost) or "none"))
+    return facts(boxes)
 
 
 def _section(comparison: Comparison, group: str, members: list[int]) -> str:
@@ -89,8 +73,9 @@ def _section(comparison: Comparison, group: str, members: list[int]) -> str:
         ("training loss", losses, _loss_axis(comparison)),
         ("learning rate", rates, _rate_axis(comparison, [i for i, _ in shown], log=group in (FIXED, ADAPTIVE))),
     ]
+    over = steps_axis(steps)
     figures = "".join(
-        f"<figure>{chart(lines, f'{group}: {label}', _description(label, lines, axis), label, steps, axis)}</figure>"
+        f"<figure>{chart(lines, f'{group}: {label}', _description(label, lines, axis), label, over, axis)}</figure>"
         for label, lines, axis in charts
     )
     rows = "".join(

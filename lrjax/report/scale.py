@@ -51,9 +51,14 @@ def number(x: float, digits: int = 4) -> str:
         mantissa, exponent = f"{x:.{min(digits, 3) - 1}e}".split("e")
         mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
         return f"{mantissa}e{int(exponent)}"
-    return f"{x:.{digits}g}"
+    text = f"{x:.{digits}g}"
+    return f"{x:.0f}" if "e" in text else text  # more digits before the point than were asked for
 
 
 def step_count(x: float) -> str:
     """A number of steps: 1,000 and 2.5e6."""
     return f"{x:,.0f}" if x < 1e6 else number(x)
+
+
+def plural(count: int, word: str) -> str:
+    return f"{step_count(count)} {word}{'' if count == 1 else 's'}"

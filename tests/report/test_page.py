@@ -3,7 +3,6 @@
 import dataclasses
 import re
 import xml.etree.ElementTree as ET
-from html.parser import HTMLParser
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +15,7 @@ from lrjax.report.html import page
 from lrjax.report.scale import log_ticks, number, step_count, ticks
 from lrjax.report.svg import horizon, path, schedule_svg
 from lrjax.report.table import cells, headers, to_csv, to_json
-
-SVG = "{http://www.w3.org/2000/svg}"
+from tests.pages import SVG, assert_needs_nothing, charts_of
 
 
 @pytest.fixture
@@ -35,39 +33,15 @@ def result():
     return Comparison(task, listed, rates, start, losses, losses[:, :, -1], metric, np.arange(1, 41) * 2)
 
 
-class Balanced(HTMLParser):
-    void = {"meta", "br", "link"}
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.tags = [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.void:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
 def test_the_page_is_balanced_and_needs_nothing_from_elsewhere(result):
-    text, parser = page(result), Balanced()
-    parser.feed(text)
-    assert parser.open == []
-    assert not any({"src", "href", "srcset"} & set(attrs) for _, attrs in parser.tags)
-    assert "url(" not in text and "@import" not in text and "fetch(" not in text
-    assert set(re.findall(r"https?://[\w./]+", text)) == {"http://www.w3.org/2000/svg"}  # a name, never loaded
-    assert {"viewport"} <= {attrs.get("name") for tag, attrs in parser.tags if tag == "meta"}
+    text = page(result)
+    assert_needs_nothing(text)
     for technique in result.techniques:
         assert technique.name in text
 
 
 def charts(result):
-    return [ET.fromstring(c) for c in re.findall(r"<svg [^>]*class=\"chart\".*?</svg>", page(result), flags=re.DOTALL)]
+    return charts_of(page(result))
 
 
 def test_the_page_shows_a_chart_of_losses_and_rates_for_each_group(result):
@@ -95,9 +69,8 @@ def test_the_script_of_the_page_knows_where_the_charts_draw(result):
 
 
 def test_a_point_of_a_chart_is_where_its_axes_say():
-    svg = chart(
-        [Line("a", "c0", np.array([0, 50]), np.array([0.01, 1.0]))], "t", "d", "y", 100, Axis(0.01, 1, log=True)
-    )
+    shown = Line("a", "c0", np.array([0, 50]), np.array([0.01, 1.0]))
+    svg = chart([shown], "t", "d", "y", Axis(0, 100), Axis(0.01, 1, log=True))
     line = next(p for p in ET.fromstring(svg).iter(f"{SVG}path") if p.get("class") == "line c0")
     assert line.get("d") == f"M{LEFT:.1f} {BOTTOM:.1f}L{(LEFT + RIGHT) / 2:.1f} {TOP:.1f}"
 
@@ -195,6 +168,7 @@ def test_ticks_are_round_and_inside():
     assert log_ticks(0.3, 6.0) == [0.5, 1.0, 2.0, 5.0]
     assert log_ticks(1e-9, 1.0) == [1e-9, 1e-7, 1e-5, 1e-3, 1e-1]
     assert [number(x) for x in (0.05, 0, 3e-4, 20000, 1.67e-4)] == ["0.05", "0", "3e-4", "2e4", "1.67e-4"]
+    assert [number(x, 2) for x in (150.4, 9999, 12.3, 1.26)] == ["150", "9999", "12", "1.3"]
     assert [step_count(x) for x in (0, 1500, 2e6)] == ["0", "1,500", "2e6"]
 
 

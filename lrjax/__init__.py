@@ -88,7 +88,7 @@ from lrjax.schedules.warmup import warmup_stable_decay_schedule as warmup_stable
 from lrjax.search.range_test import RangeTest as RangeTest
 from lrjax.search.range_test import range_test as range_test
 from lrjax.search.result import SweepResult as SweepResult
-from lrjax.search.sweep import grid as grid
+from lrjax.search.settings import grid as grid
 from lrjax.search.sweep import sweep as sweep
 from lrjax.search.tune import TuneResult as TuneResult
 from lrjax.search.tune import tune as tune

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lrjax.compare import TASKS
@@ -20,12 +19,12 @@ from lrjax.parse import parse_optimizer
 from lrjax.report.findings import Findings, Search, found, swept, tuned
 from lrjax.report.search import find_page, sweep_page, tune_page
 from lrjax.schedules.base import Schedule
-from lrjax.search.batches import as_batches
+from lrjax.search.batches import steps_of
 from lrjax.search.range_test import range_test
-from lrjax.search.sweep import rate_of, sweep
+from lrjax.search.sweep import sweep
 from lrjax.search.tune import tune
 from lrjax.tasks.file import TaskError, Training, built_in, in_file, load_training, said
-from lrjax.value import Value, with_hyperparams
+from lrjax.value import Value
 
 _TASK = (
     "a Python file that defines `loss_fn`, `init` and `batches` (`lrjax new TASK.py` writes one), or "
@@ -187,7 +186,7 @@ def run_search(arguments: argparse.Namespace, command: str) -> Found:
 
 
 def _find(arguments: argparse.Namespace, task: Training, command: str) -> Found:
-    length = as_batches(task.batches, task.batch_size, None, arguments.seeds).steps
+    length = steps_of(task.batches, task.batch_size)
     result = range_test(
         task.loss_fn,
         task.init,
@@ -211,7 +210,7 @@ def _sweep(arguments: argparse.Namespace, task: Training, command: str) -> Found
         task.loss_fn,
         task.init,
         task.batches,
-        _peaked(task.optimizer, steps),
+        task.optimizer,
         learning_rates=arguments.learning_rates,
         steps=steps,
         seeds=arguments.seeds,
@@ -248,21 +247,10 @@ def _tune(arguments: argparse.Namespace, task: Training, command: str) -> Found:
 
 def _steps(arguments: argparse.Namespace, task: Training) -> int:
     steps = arguments.steps or task.steps
-    steps = steps or as_batches(task.batches, task.batch_size, None, arguments.seeds).steps
+    steps = steps or steps_of(task.batches, task.batch_size)
     if steps is None:
         raise Refused(f"{arguments.task}: `steps` is missing, the updates of a run: define it there, or give --steps.")
     return steps
-
-
-def _peaked(optimizer: Any, steps: int) -> Any:
-    """For a sweep: of an optimizer with a schedule, a function from the peak to one whose schedule has this shape."""
-    shape = rate_of(optimizer)
-    if not isinstance(shape, Schedule):
-        return optimizer
-    peak = float(jnp.max(shape(jnp.arange(steps))))
-    if not peak > 0:
-        raise Refused(f"the schedule of the optimizer must be above 0 within {steps} steps, got {shape!r}.")
-    return lambda rate: with_hyperparams(optimizer, learning_rate=shape * (rate / peak))
 
 
 def _searched(arguments: argparse.Namespace, task: Training, steps: int, command: str) -> Search:

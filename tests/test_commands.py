@@ -116,28 +116,13 @@ def test_an_eval_fn_of_the_task_decides(task, capsys, place):
     assert numbers["decided_by"].startswith("`eval_fn`") and numbers["best_learning_rate"] == 1e-3
 
 
-def test_a_schedule_keeps_its_shape(task, monkeypatch):
-    seen = {}
-
-    def caught(*arguments, **options):
-        seen.update(options, optimizer=arguments[3])
-        return lrjax.sweep(*arguments, **options)
-
-    monkeypatch.setattr("lrjax.commands.sweep", caught)
-    text = "sgd(linear_schedule(1.0, 0.0, 60))"
-    assert main(["sweep", task, "--learning-rates", "0.01,0.1", "--seeds", "1", "--optimizer", text]) == 0
-    scheduled = seen["optimizer"](0.1).learning_rate
-    assert float(scheduled(0)) == pytest.approx(0.1) and float(scheduled(30)) == pytest.approx(0.05)
-    assert "checkpoint" not in seen
-
-
-def test_a_checkpoint_is_passed_on(task, monkeypatch, place):
-    def caught(*arguments, checkpoint, **options):
-        assert str(checkpoint) == "folder"
-        return lrjax.sweep(*arguments, **options)
-
-    monkeypatch.setattr("lrjax.commands.sweep", caught)
-    assert main(["sweep", task, "--learning-rates", "0.1", "--seeds", "1", "--checkpoint", "folder"]) == 0
+@pytest.mark.promotes
+def test_a_sweep_goes_on_from_its_checkpoint(task, capsys, place):
+    arguments = ["sweep", task, "--learning-rates", "0.1,0.2", "--seeds", "1", "--format", "json"]
+    arguments += ["--checkpoint", "folder"]
+    first = (main(arguments), capsys.readouterr().out)
+    assert (place / "folder").is_dir() and (main(arguments), capsys.readouterr().out) == first
+    assert "`steps` is" in fails(capsys, *arguments, "--steps", "7")
 
 
 def test_the_parts_of_a_task_reach_the_search(task, monkeypatch, place):
@@ -216,7 +201,7 @@ def test_a_task_that_cannot_be_used_is_one_line(task, place, capsys, name):
         (["sweep", "task.py", "--optimizer", "adan_w"], "Did you mean adan"),
         (["sweep", "task.py", "--optimizer", "sgd(momentum=2)"], "`momentum` must be"),
         (["sweep", "task.py", "--optimizer", "__import__('os')"], "no optimizer is called '__import__'"),
-        (["sweep", "task.py", "--optimizer", "sgd(constant_schedule(0.0))"], "must be above 0"),
+        (["sweep", "task.py", "--optimizer", "sgd(constant_schedule(0.0))"], "schedule above 0"),
         (["sweep", "task.py", "--learning-rates", "1:0.1:5"], "LOW < HIGH"),
         (["sweep", "task.py", "--learning-rates", "0.1:1"], "LOW:HIGH:COUNT"),
         (["sweep", "task.py", "--learning-rates", "0.1:1:²"], "LOW:HIGH:COUNT"),
@@ -224,7 +209,7 @@ def test_a_task_that_cannot_be_used_is_one_line(task, place, capsys, name):
         (["sweep", "task.py", "--learning-rates", "nan"], "'nan'"),
         (["sweep", "task.py", "--learning-rates", ""], "''"),
         (["sweep", "task.py", "--seeds", "0"], "'0'"),
-        (["sweep", "task.py", "--batch-size", "500"], "`batch_size` must be"),
+        (["sweep", "task.py", "--batch-size", "500", "--steps", "5"], "`batch_size` must be"),
         (["sweep", "task.py", "--out", "/no/such/place/page.html"], "/no/such/place"),
         (["sweep", "task.py", "--json", "/no/such/place/page.json"], "`--json` must be in a directory"),
         (["sweep", "task.py", "--out", "page.json"], "two files"),

@@ -14,8 +14,6 @@ from lrjax.search.range_test import RangeTest
 from lrjax.search.result import SweepResult
 from lrjax.search.tune import TuneResult
 
-_RISE = 10.0  # `diverged_above` of a search
-
 RULES = {
     "valley": "half-way along the longest fall",
     "slide": "the last rate before the slope changes, from the right",
@@ -279,14 +277,6 @@ def _spread(runs: np.ndarray) -> float:
 
 def went(result: TuneResult, i: int) -> str:
     """How far rate i went: "to the end", "diverged" or "given up"."""
-    final, losses = result.final[i], result.losses[i, 0]
-    if np.isinf(final).any():
+    if result.diverged[i].any():
         return "diverged"
-    if not np.isnan(final).all():
-        return "to the end"
-    made = losses[~np.isnan(losses)]
-    # all rates begin with as many steps as the lowest one, unless they diverge
-    short = len(made) < (~np.isnan(result.losses[0, 0])).sum()
-    with np.errstate(invalid="ignore"):
-        rose = not len(made) or not made[-1] - made[0] <= _RISE * abs(made[0])
-    return "diverged" if rose or short else "given up"
+    return "given up" if np.isnan(result.final[i]).all() else "to the end"

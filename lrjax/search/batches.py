@@ -60,18 +60,31 @@ def _of_order(chunk: Any, i: Any, seed: Any) -> Any:
     return jax.tree.map(lambda x: x[order[seed, i]], examples)
 
 
+def steps_of(batches: Any, batch_size: int | None) -> int | None:
+    """How many batches there are, where that is known."""
+    if batch_size is not None or callable(batches) or isinstance(batches, Iterator):
+        return None
+    if _is_iterable(batches):
+        return len(batches) if hasattr(batches, "__len__") else None
+    return _length(batches)
+
+
 def as_batches(batches: Any, batch_size: int | None, steps: int | None, seeds: Sequence[int]) -> Batches:
     """The batches, however they are given."""
     if batch_size is not None:
         return _examples(batches, batch_size, seeds)
     if callable(batches):
         return Batches(lambda start, count: np.int32(start), _Called(batches))
-    if isinstance(batches, list) or (isinstance(batches, Iterable) and not _is_tree_of_arrays(batches)):
+    if _is_iterable(batches):
         return _iterable(batches)
     length = _length(batches)
     if steps is not None and steps > length:
         raise bad_argument("sweep", "batches", f"at least `steps`={steps} of them", length)
     return Batches(lambda start, count: np.int32(start), _of_step, length, given=batches)
+
+
+def _is_iterable(batches: Any) -> bool:
+    return isinstance(batches, list) or (isinstance(batches, Iterable) and not _is_tree_of_arrays(batches))
 
 
 def _is_tree_of_arrays(x: Any) -> bool:
@@ -134,8 +147,7 @@ def _iterable(batches: Iterable[Any]) -> Batches:
         taken = start + count
         return jax.tree.map(lambda *xs: np.stack(xs), *got, *got[-1:] * (size - count))
 
-    steps = len(batches) if again and hasattr(batches, "__len__") else None  # type: ignore[arg-type]
-    return Batches(chunk, _of_chunk, steps, size, once=True)
+    return Batches(chunk, _of_chunk, steps_of(batches, None), size, once=True)
 
 
 def _endless(batches: Iterable[Any]) -> Iterator[Any]:

@@ -5,35 +5,18 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from lrjax.schedules.base import Schedule
 from lrjax.search.batches import as_batches
 from lrjax.search.pictures import as_html, plot_tune
 from lrjax.search.progress import bar
 from lrjax.search.runs import Runs, programmed
-from lrjax.search.sweep import rate_of, seeds_of, whole_number
+from lrjax.search.settings import at_rate, seeds_of, whole_number
 from lrjax.search.train import advanced
-from lrjax.value import Value, bad_argument, with_hyperparams
+from lrjax.value import bad_argument
 
 GRID = 25  # rates, at equal ratios
-
-
-@dataclasses.dataclass(frozen=True)
-class _AtRate:
-    """Makes the optimizer with another rate; a schedule keeps its shape. Equal ones share what is compiled."""
-
-    optimizer: Value
-    peak: float
-
-    def __call__(self, rate: Any) -> Any:
-        shape = rate_of(self.optimizer)
-        return with_hyperparams(
-            self.optimizer, learning_rate=shape * (rate / self.peak) if isinstance(shape, Schedule) else rate
-        )
-
 
 Advance = Callable[[np.ndarray, int, int, int], tuple[np.ndarray, np.ndarray | None]]
 
@@ -131,6 +114,7 @@ class TuneResult:
     learning_rates: np.ndarray  # [25]: all that were tried
     losses: np.ndarray  # [25, seeds, steps]: before each update; nan where a run made none
     final: np.ndarray  # [25, seeds]: the loss of each run at its end
+    diverged: np.ndarray  # bool [25, seeds]
     steps_spent: int  # updates of all runs
     grid_steps: int  # of all rates and seeds to the end
 
@@ -216,7 +200,7 @@ def tune(
     rates = np.geomspace(low, high, GRID)
     program = programmed(
         loss_fn=loss_fn,
-        make=_at_rate(optimizer, steps),
+        make=at_rate("tune", optimizer, steps),
         at=source.at,
         init=init if callable(init) else None,
         eval_fn=eval_fn,
@@ -250,21 +234,6 @@ def tune(
     return _judged(rates, search)
 
 
-def _at_rate(optimizer: Any, steps: int) -> Callable[[Any], Any]:
-    if not isinstance(optimizer, Value):
-        if not callable(optimizer):
-            raise bad_argument(
-                "tune", "optimizer", "a value with a `learning_rate`, or a function of a rate", optimizer
-            )
-        return optimizer
-    shape = rate_of(optimizer)
-    peak = float(jnp.max(shape(jnp.arange(steps)))) if isinstance(shape, Schedule) else 1.0
-    if not isinstance(shape, (int, float, Schedule)) or not peak > 0:
-        words = "a value with one `learning_rate`, a number or a schedule above 0"
-        raise bad_argument("tune", "optimizer", words, optimizer)
-    return _AtRate(optimizer, peak)
-
-
 def _tail(losses: np.ndarray, part: float) -> np.ndarray:
     """The mean over the last part of the steps."""
     return losses[..., -max(1, round(part * losses.shape[-1])) :].mean(axis=-1)
@@ -274,11 +243,12 @@ def _judged(rates: np.ndarray, search: Search) -> TuneResult:
     """The best of the rates that went to the end with the most seeds, those that do as well, and what to make of it."""
     losses, ended = search.losses, search.done == search.steps
     final = np.where(ended, search.score, np.nan)
+    diverged = np.isinf(search.score) & (search.done > 0)
     seeds = int(ended.sum(axis=1).max())
     mean = np.where(ended.sum(axis=1) == seeds, final[:, :seeds].mean(axis=1), np.inf)
     nan = float("nan")
     result = lambda rate, low, high, verdict: TuneResult(
-        rate, low, high, verdict, rates, losses, final, int((~np.isnan(losses)).sum()), losses.size
+        rate, low, high, verdict, rates, losses, final, diverged, int((~np.isnan(losses)).sum()), losses.size
     )
     if not np.isfinite(losses[:, 0, 0]).any():
         return result(nan, nan, nan, "The loss was not finite at the first step: no rate can help.")

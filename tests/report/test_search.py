@@ -35,7 +35,10 @@ def made_tune():
     losses[2], losses[3, 0] = np.linspace(2.4, 0.1, 40), np.linspace(2.4, 0.3, 40)
     losses[4, 0, :3] = [2.4, 9.0, 90.0]
     final[2], final[3, 0] = [0.1, 0.11, 0.12], 0.3
-    return TuneResult(1e-2, 1e-2, 1e-2, "Found: 0.01; from 0.01 to 0.01 does as well.", RATES, losses, final, 181, 600)
+    diverged = np.zeros((5, 3), bool)
+    diverged[4, 0] = True
+    verdict = "Found: 0.01; from 0.01 to 0.01 does as well."
+    return TuneResult(1e-2, 1e-2, 1e-2, verdict, RATES, losses, final, diverged, 181, 600)
 
 
 def made_range(known=True):
@@ -77,8 +80,8 @@ CASES = {
 def nothing_tuned():
     losses = np.full((5, 3, 40), np.nan)
     losses[:, 0, 0] = 2.4
-    nan = float("nan")
-    return TuneResult(nan, nan, nan, "Everything diverged.", RATES, losses, np.full((5, 3), np.nan), 5, 600)
+    nan, diverged = float("nan"), np.arange(3) * np.ones((5, 1)) == 0
+    return TuneResult(nan, nan, nan, "Everything diverged.", RATES, losses, np.full((5, 3), np.nan), diverged, 5, 600)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -191,6 +191,15 @@ def test_evaluation_decides_where_there_is_one():
     assert result.eval.shape == (3, 1) and (result.eval < 0).all() and result.best == 0
 
 
+def test_a_schedule_keeps_its_shape_and_gets_other_peaks():
+    shape = L.warmup_cosine_decay_schedule(0.0, 0.5, 5, STEPS)
+    found = L.sweep(loss_fn, init, STEPPED, L.sgd(shape), learning_rates=RATES, progress=False)
+    schedules = L.warmup_cosine_decay_schedule(0.0, RATES, 5, STEPS)
+    expected = L.sweep(loss_fn, init, STEPPED, L.sgd(schedules), progress=False)
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5)
+    np.testing.assert_allclose(found.learning_rates, RATES, rtol=1e-6)
+
+
 def test_aux_and_one_setting():
     aux = L.sweep(lambda p, b: (loss_fn(p, b), {"a": 1}), init, STEPPED, L.sgd(0.1), has_aux=True, progress=False)
     plain = L.sweep(loss_fn, init, STEPPED, L.sgd(0.1), progress=False)

@@ -1,0 +1,158 @@
+"""What the runs of a search differ in: rates, other hyperparameters, seeds."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrjax.schedules.base import Schedule
+from lrjax.schedules.groups import is_rate
+from lrjax.transforms.base import GradientTransformation
+from lrjax.value import Value, bad_argument, batched, hyperparameter_names, with_hyperparams
+
+
+def grid(value: Any, **hyperparams: Any) -> Any:
+    """The product of several hyperparameters, as a batch for `sweep`.
+
+    Args:
+      value: an optimizer or a schedule.
+      **hyperparams: sequences of numbers, by name, at whatever depth of a chain the name stands.
+
+    Raises:
+      ValueError: a name isn't in `value`, or is there more than once.
+
+    >>> import lrjax
+    >>> lrjax.grid(lrjax.sgd(0.1), learning_rate=[0.1, 0.2], momentum=[0.0, 0.9]).momentum
+    array([0. , 0.9, 0. , 0.9])
+    """
+    axes = np.meshgrid(*map(np.asarray, hyperparams.values()), indexing="ij")
+    return with_hyperparams(value, **{name: axis.ravel() for name, axis in zip(hyperparams, axes, strict=True)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The settings of a sweep: their numbers [runs, ...], how to make an optimizer of them, and what to call them."""
+
+    tree: Any
+    make: Callable[[Any], Any]
+    settings: dict[str, np.ndarray]
+    learning_rates: np.ndarray
+
+
+def _itself(x: Any) -> Any:
+    return x
+
+
+def settings_of(optimizer: Any, learning_rates: Any, steps: int) -> Settings:
+    if learning_rates is not None:
+        rates = _rates(learning_rates)
+        if not isinstance(optimizer, Value):
+            make = at_rate("sweep", optimizer, steps)
+            return Settings(rates.astype(np.float32), make, {"learning_rate": rates}, rates)
+        optimizer = _with_peak(optimizer, _peak("sweep", optimizer, steps), rates)
+    if not isinstance(optimizer, GradientTransformation):
+        words = "an lrjax optimizer, or with `learning_rates` a function from a rate to any optimizer"
+        raise bad_argument("sweep", "optimizer", words, optimizer)
+    many = any(np.ndim(x) for x in jax.tree.leaves(optimizer))
+    value = batched(optimizer) if many else jax.tree.map(lambda x: np.asarray(x)[None], optimizer)
+    tree = jax.tree.map(lambda x: np.asarray(x, np.int32 if isinstance(x, int) else jnp.result_type(float)), value)
+    paths = jax.tree_util.tree_leaves_with_path(optimizer)
+    varied = {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(x) for path, x in paths if np.ndim(x)}
+    return Settings(tree, _itself, varied, _peaks(value, steps))
+
+
+def _rates(learning_rates: Any) -> np.ndarray:
+    rates = np.asarray(learning_rates)
+    if (
+        rates.ndim != 1
+        or not len(rates)
+        or rates.dtype.kind not in "iuf"
+        or not np.all(np.isfinite(rates) & (rates >= 0))
+    ):
+        raise bad_argument("sweep", "learning_rates", "a sequence of finite numbers >= 0", learning_rates)
+    return rates.astype(np.float64)
+
+
+def _peaks(value: Any, steps: int) -> np.ndarray:
+    """[runs]: the highest rate of each, of a batched value; nan where it has none."""
+    runs = len(jax.tree.leaves(value)[0])
+    rate = rate_of(value)
+    if rate is None:
+        return np.full(runs, np.nan)
+    highest = np.zeros(runs)
+    for one in jax.tree.leaves(rate, is_leaf=is_rate):
+        curve = jax.vmap(lambda s: jnp.max(s(jnp.arange(steps))))(one) if isinstance(one, Schedule) else one
+        highest = np.maximum(highest, np.asarray(curve, np.float64))
+    return _as_written(highest)
+
+
+def _as_written(x: np.ndarray) -> np.ndarray:
+    """In float64, the float32 number nearest to 0.4 as 0.4."""
+    return np.array([float(str(np.float32(v))) if np.float32(v) == v else v for v in x])
+
+
+def rate_of(x: Any) -> Any:
+    """The first `learning_rate` in a value; None where it has none."""
+    if isinstance(x, Value):
+        fields = vars(x)
+        if "learning_rate" in fields:
+            return fields["learning_rate"]
+        return next((r for n in hyperparameter_names(x) if (r := rate_of(fields[n])) is not None), None)
+    if isinstance(x, tuple):
+        return next((r for item in x if (r := rate_of(item)) is not None), None)
+    return None
+
+
+def whole_number(of: str, name: str, x: Any) -> int:
+    if isinstance(x, bool) or not isinstance(x, (int, np.integer)) or x < 1:
+        raise bad_argument(of, name, "a whole number >= 1", x)
+    return int(x)
+
+
+def seeds_of(of: str, seeds: Any) -> tuple[int, ...]:
+    """`seeds` of them from 0 on, or those that are listed."""
+    if not isinstance(seeds, (Sequence, np.ndarray)):
+        return tuple(range(whole_number(of, "seeds", seeds)))
+    is_seed = lambda x: isinstance(x, (int, np.integer)) and not isinstance(x, bool) and 0 <= x < 2**31
+    if not len(seeds) or not all(map(is_seed, seeds)) or len(set(map(int, seeds))) < len(seeds):
+        raise bad_argument(of, "seeds", "how many, or different whole numbers from 0 to 2³¹−1", seeds)
+    return tuple(map(int, seeds))
+
+
+@dataclasses.dataclass(frozen=True)
+class _AtRate:
+    """Makes the optimizer with another rate. Equal ones share what is compiled."""
+
+    optimizer: Value
+    peak: float
+
+    def __call__(self, rate: Any) -> Any:
+        return _with_peak(self.optimizer, self.peak, rate)
+
+
+def at_rate(of: str, optimizer: Any, steps: int) -> Callable[[Any], Any]:
+    """From a rate to the optimizer: a function as it is, a value with its rate replaced."""
+    if isinstance(optimizer, Value):
+        return _AtRate(optimizer, _peak(of, optimizer, steps))
+    if not callable(optimizer):
+        raise bad_argument(of, "optimizer", "a value with a `learning_rate`, or a function of a rate", optimizer)
+    return optimizer
+
+
+def _peak(of: str, optimizer: Value, steps: int) -> float:
+    """The highest rate of its schedule within so many steps, or 1."""
+    shape = rate_of(optimizer)
+    peak = float(jnp.max(shape(jnp.arange(steps)))) if isinstance(shape, Schedule) else 1.0
+    if not isinstance(shape, (int, float, Schedule)) or not peak > 0:
+        words = "a value with one `learning_rate`, a number or a schedule above 0"
+        raise bad_argument(of, "optimizer", words, optimizer)
+    return peak
+
+
+def _with_peak(optimizer: Value, peak: float, rate: Any) -> Any:
+    """With another rate, or several; a schedule keeps its shape."""
+    shape = rate_of(optimizer)
+    return with_hyperparams(optimizer, learning_rate=shape * (rate / peak) if isinstance(shape, Schedule) else rate)

@@ -145,7 +145,13 @@ def _iterable(batches: Iterable[Any]) -> Batches:
                 "sweep", "batches", f"at least {start + count} batches", f"an end after {start + len(got)}"
             )
         taken = start + count
-        return jax.tree.map(lambda *xs: np.stack(xs), *got, *got[-1:] * (size - count))
+        try:
+            return jax.tree.map(lambda *xs: np.stack(xs), *got, *got[-1:] * (size - count))
+        except ValueError:
+            shapes = sorted({str(jax.tree.map(np.shape, batch)) for batch in got})
+            raise bad_argument(
+                "sweep", "batches", "all of one shape (drop a last one that is shorter)", shapes
+            ) from None
 
     return Batches(chunk, _of_chunk, steps_of(batches, None), size, once=True)
 

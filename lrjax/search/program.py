@@ -50,7 +50,7 @@ class Program:
     @property
     def by_run(self) -> NamedSharding:
         # one device: JAX calls results there replicated, and other names would be another program
-        return NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names) if self.mesh.size > 1 else PartitionSpec())
+        return NamedSharding(self.mesh, PartitionSpec("runs") if self.mesh.size > 1 else PartitionSpec())
 
     @property
     def whole(self) -> NamedSharding:
@@ -122,9 +122,10 @@ def advance(
         loss = found[0] if program.has_aux else found
         tx = optimizer(program, numbers, run.params)
         updates, state = tx.update(grads, run.state, run.params, value=loss, grad=grads)
-        first = jnp.where(begin + i == 0, loss, run.first).astype(run.first.dtype)
+        loss = loss.astype(run.first.dtype)
+        first = jnp.where(begin + i == 0, loss, run.first)
         alive = run.alive & (loss - first <= program.diverged_above * jnp.abs(first))  # nan is not
-        recorded = jnp.where(run.alive, loss, jnp.nan).astype(first.dtype)
+        recorded = jnp.where(run.alive, loss, jnp.nan)
         return Run(apply_updates(run.params, updates), state, first, alive), recorded
 
     def group(given: Any, chunk: Any, begin: Any, count: Any) -> Any:

@@ -21,9 +21,10 @@ MOST_OF_MEMORY = 0.8  # the part of a device's free memory that the runs may tak
 
 def programmed(*, mesh: Mesh | None, together: int | None, runs: int, **parts: Any) -> Program:
     """The program for so many runs: on all devices, and as many at once as suit them."""
-    if mesh is None:
-        devices = jax.devices()
-        mesh = Mesh(np.array(devices if jax.process_count() > 1 else devices[:runs]), ("runs",))
+    devices = np.array(jax.devices()) if mesh is None else mesh.devices.ravel()
+    if mesh is None and jax.process_count() == 1:
+        devices = devices[:runs]
+    mesh = Mesh(devices, ("runs",))  # whatever the axes of the given one
     each = -(-runs // mesh.size)
     return Program(mesh=mesh, together=min(together or _together(mesh) or each, each), **parts)
 

@@ -1,5 +1,8 @@
 """A sweep beside the loop that everybody writes; how batches may be given; what compiles; what diverges."""
 
+import contextlib
+import os
+import pty
 import subprocess
 import sys
 
@@ -256,6 +259,11 @@ def test_other_bad_input():
         L.sweep(loss_fn, init, iter(LIST), L.adam(RATES), steps=31, progress=False)
     with pytest.raises(ValueError, match="`optimizer` must be an lrjax optimizer"):
         L.sweep(loss_fn, init, STEPPED, optax.adam(0.1))
+    with pytest.raises(ValueError, match="`batches` must be all of one shape"):
+        short = [LIST[0], jax.tree.map(lambda x: x[:5], LIST[1])]
+        L.sweep(loss_fn, init, short, L.adam(RATES), progress=False)
+    with pytest.raises(ValueError, match="`seeds` must be how many, or different whole numbers"):
+        L.sweep(loss_fn, init, STEPPED, L.adam(RATES), seeds=[1, 1])
     with pytest.raises(ValueError, match="one length"):
         L.sweep(loss_fn, init, STEPPED, L.adam(RATES, b1=np.array([0.1, 0.2])))
 
@@ -271,9 +279,51 @@ for together in (None, 2):
     one = L.sweep(loss_fn, init, (X, Y), L.adam(RATES), eval_fn=loss_fn, eval_batch=(X, Y), mesh=alone, **options)
     np.testing.assert_allclose(many.losses, one.losses, rtol=1e-5)
     np.testing.assert_allclose(many.eval, one.eval, rtol=1e-5)
+    for mesh in (jax.make_mesh((8,), ("x",)), jax.make_mesh((4, 2), ("a", "b"))):
+        given = L.sweep(loss_fn, init, (X, Y), L.adam(RATES), mesh=mesh, **options)
+        np.testing.assert_array_equal(given.losses, many.losses)
 """
 
 
 @pytest.mark.slow
 def test_eight_devices_give_what_one_gives():
     subprocess.run([sys.executable, "-c", SHARDED], check=True, timeout=300)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float64])
+def test_parameters_of_every_dtype(dtype):
+    def start(key):
+        return jax.tree.map(lambda x: x.astype(dtype), init(key))
+
+    def loss(params, batch):
+        return loss_fn(params, jax.tree.map(lambda x: x.astype(dtype), batch))
+
+    expected = L.sweep(loss_fn, init, STEPPED, L.adam(RATES), progress=False).loss
+    with jax.enable_x64(dtype == jnp.float64):
+        params = jax.tree.map(np.asarray, jax.jit(start)(jax.random.key(0)))  # one start, which x64 would change
+        found = L.sweep(loss, params, STEPPED, L.adam(RATES), progress=False)
+    assert found.losses.dtype == (np.float64 if dtype == jnp.float64 else np.float32)
+    if dtype != jnp.float64:
+        tolerance = 10 * float(jnp.finfo(dtype).eps)  # small steps are lost in rounding
+        np.testing.assert_allclose(found.loss, expected, rtol=max(tolerance, 0.02), atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_where_somebody_looks(terminal):
+    program = """
+from tests.search.test_sweep import *
+rates = np.array([0.01, 0.1, 1e4])
+L.sweep(loss_fn, init, (X, Y), L.sgd(rates), batch_size=8, steps=3000, seeds=2)
+"""
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    environment = {**os.environ, "COLUMNS": "100", "TERM": "xterm"}
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=theirs, stdout=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # how a terminal ends
+        while part := os.read(ours, 10_000):
+            shown += part
+    assert process.wait() == 0
+    words = (b"steps/s", b"best rate 0.1", b"2 of 6 diverged")
+    assert [word in shown for word in words] == [terminal] * 3 and (shown == b"") == (not terminal)

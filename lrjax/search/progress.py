@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -34,7 +35,7 @@ def bar(steps: int, learning_rates: np.ndarray, wanted: bool) -> Iterator[Callab
         TextColumn("{task.fields[state]}"),
         TimeRemainingColumn(),
     )
-    shown = console.is_terminal or console.is_jupyter
+    shown = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
     with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
         task = progress.add_task("sweep", total=steps, state="")
 

@@ -68,7 +68,8 @@ def sweep(
       checkpoint: a folder (extra: checkpoint), where the sweep is saved after every chunk of at most 128 steps, unless
         saving would take more than a tenth of the time. The same call goes on where another was stopped or killed, and
         gives bit for bit the same; an iterator has to begin anew. A folder that holds another sweep is refused.
-      progress: a bar with steps/s, the best rate and the number of diverged runs, in a terminal or a notebook.
+      progress: a bar with steps/s, the best rate and the number of diverged runs, in a terminal or a notebook
+        (with rich; in a notebook with ipywidgets too).
 
     Raises:
       ValueError: an argument is not of these; the message says which and what it takes.

@@ -21,7 +21,9 @@ pytestmark = [pytest.mark.promotes, pytest.mark.filterwarnings("ignore:.*[Ss]har
 LONG = {"steps": 20_000, "seeds": 2, "batch_size": 16, "eval_fn": loss_fn, "eval_batch": (X, Y), "progress": False}
 KILLED = """
 import sys
+import lrjax.search.checkpoint
 from tests.search.test_checkpoint import *
+lrjax.search.checkpoint.MOST_OF_TIME = 1.0  # it is saved after every chunk
 L.sweep(loss_fn, init, (X, Y), L.adam(RATES), checkpoint=sys.argv[1], **LONG)
 """
 

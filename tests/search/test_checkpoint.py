@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import lrjax as L
+from lrjax.search.checkpoint import digest_of_function
 from lrjax.search.runs import Runs
 from tests.search.test_sweep import LIST, RATES, STEPPED, STEPS, X, Y, init, loss_fn
 
@@ -104,6 +105,18 @@ def test_another_sweep_is_refused_by_name_and_nothing_is_overwritten(tmp_path):
             L.sweep(**{**arguments, **changed}, checkpoint=tmp_path, progress=False)
         assert words in str(error.value)
     assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+@pytest.mark.parametrize("last", [0.0, 1.0])
+def test_functions_differ_in_what_they_close_over(wrap, last):
+    def made(numbers):
+        return wrap(lambda x: jnp.sum(x * numbers))
+
+    digest = lambda numbers: digest_of_function(made(numbers), jnp.ones(100))
+    numbers = np.append(np.ones(99, np.float32), np.float32(0.0))
+    other = np.append(np.ones(99, np.float32), np.float32(last))
+    assert (digest(numbers) == digest(other)) == (last == 0.0)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

@@ -30,7 +30,10 @@ def programmed(*, mesh: Mesh | None, together: int | None, runs: int, **parts: A
 
 
 def _together(mesh: Mesh) -> int | None:
-    """Runs that a device vectorises, at most; None for all. On a CPU one alone compiles fastest, ends when it diverged, and suits big models too."""
+    """Runs that a device vectorises, at most; None for all.
+
+    On a CPU one alone compiles fastest, ends when it diverged, and suits big models too.
+    """
     return 1 if mesh.devices.flat[0].platform == "cpu" else None
 
 

@@ -218,7 +218,7 @@ def _sweep(arguments: argparse.Namespace, task: Training, command: str) -> Found
         eval_fn=task.eval_fn,
         eval_batch=task.eval_batch,
         has_aux=task.has_aux,
-        **({} if arguments.checkpoint is None else {"checkpoint": arguments.checkpoint}),
+        checkpoint=arguments.checkpoint,
     )
     findings = swept(_searched(arguments, task, steps, command), result)
     return findings, sweep_page(findings, result)

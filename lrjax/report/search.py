@@ -84,13 +84,7 @@ def sweep_page(findings: Findings, result: SweepResult) -> str:
     mean, spread = (np.where(np.isfinite(x), x, np.nan) for x in (result.loss[order], result.spread[order]))
     losses, lost = result.losses[order], result.diverged[order]
     best = None if findings.best is None else int(np.flatnonzero(order == findings.best)[0])
-    at, seed = np.nonzero(np.isfinite(final))
-    runs = Points(
-        "c0",
-        rates[at],
-        final[at, seed],
-        [f"rate {number(rates[i], 3)}, seed {j}: {number(final[i, j])}" for i, j in zip(at, seed, strict=True)],
-    )
+    runs = _run_points(rates, final)
     several = final.shape[1] > 1
     line = Line("mean", "c0", rates, mean, mean - spread if several else None, mean + spread if several else None)
     over_rates = chart(
@@ -116,13 +110,7 @@ def tune_page(findings: Findings, result: TuneResult) -> str:
     """The loss over the rate, also of the rates that were given up, and the loss curves of the first seed."""
     rates, final, losses = result.learning_rates, result.final, result.losses
     ways = [went(result, i) for i in range(len(rates))]
-    at, seed = np.nonzero(np.isfinite(final))
-    runs = Points(
-        "c0",
-        rates[at],
-        final[at, seed],
-        [f"rate {number(rates[i], 3)}, seed {j}: {number(final[i, j])}" for i, j in zip(at, seed, strict=True)],
-    )
+    runs = _run_points(rates, final)
     early = np.array([i for i, way in enumerate(ways) if way == "given up"], int)
     latest = [_latest(losses[i, 0]) for i in early]
     # its training loss is no loss of `eval_fn`: then it is put on the upper edge
@@ -167,6 +155,13 @@ def tune_page(findings: Findings, result: TuneResult) -> str:
         f"{_DIVERGED}"
     )
     return _page(findings, how, [(over_rates, key), _curves(rates, losses[:, :1], findings.best)], "All rates")
+
+
+def _run_points(rates: np.ndarray, final: np.ndarray) -> Points:
+    """A dot for each run that has a final loss [rates, seeds]."""
+    at, seed = np.nonzero(np.isfinite(final))
+    hints = [f"rate {number(rates[i], 3)}, seed {j}: {number(final[i, j])}" for i, j in zip(at, seed, strict=True)]
+    return Points("c0", rates[at], final[at, seed], hints)
 
 
 def _rate(row: dict[str, Any]) -> str:

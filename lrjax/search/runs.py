@@ -112,8 +112,8 @@ class Runs:
         return self._carried.pop(wave).alive, evaluated
 
     def evaluated(self, wave: int, eval_batch: Any) -> jax.Array:
-        """[places]: of `eval_fn`."""
-        return evaluate(self.program, self._carried[wave].params, place(eval_batch, self.program.whole))
+        """[places]: of `eval_fn`; the batch is best on the devices already, as it is for all waves."""
+        return evaluate(self.program, self._carried[wave].params, eval_batch)
 
     def _placed(self, wave: int) -> Any:
         """(numbers, seeds, places of the seeds) of a wave, on the devices."""

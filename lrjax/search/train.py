@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax.search.checkpoint import Checkpoint
+from lrjax.search.program import place
 from lrjax.search.runs import Runs, fetched
 
 
@@ -26,6 +27,7 @@ class Record:
 def train(runs: Runs, eval_batch: Any, show: Callable[..., None], checkpoint: Checkpoint | None) -> Record:
     """One wave after the other; or all of them step by step, where each batch should be asked for once."""
     dtype, steps, chunk = jnp.result_type(float), runs.steps, runs.program.chunk
+    eval_batch = place(eval_batch, runs.program.whole)
     losses, evaluated = np.full((runs.count, steps), np.nan, dtype), np.full(runs.count, np.nan, dtype)
     record = Record(losses, evaluated, np.zeros(runs.count, bool), np.zeros(2, np.int32))
     waves = range(runs.waves)

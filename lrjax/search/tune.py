@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from lrjax.search.batches import as_batches
 from lrjax.search.pictures import as_html, plot_tune
+from lrjax.search.program import place
 from lrjax.search.progress import bar
 from lrjax.search.runs import Runs, programmed
 from lrjax.search.settings import at_rate, seeds_of, whole_number
@@ -223,7 +224,7 @@ def tune(
         seed_list,
         np.arange(len(seed_list), dtype=np.int32).repeat(GRID),
     )
-    place_of = np.argsort(order)
+    place_of, eval_batch = np.argsort(order), place(eval_batch, program.whole)
     with bar(int(budget * runs.count * steps), np.tile(rates[order], len(seed_list)), progress) as show:
 
         def go(some: np.ndarray, seed: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray | None]:

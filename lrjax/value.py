@@ -295,7 +295,13 @@ def batched(value: V) -> V:
         got = f"lengths {sorted(sizes)}" if sizes else "single numbers only"
         raise ValueError(f"batched: `value` must have hyperparameters that are arrays of one length, got {got}.")
     (size,) = sizes
-    spread = lambda x, rank: x if jnp.ndim(x) > rank else jnp.broadcast_to(x, (size, *jnp.shape(x)))
+    def spread(x: Any, rank: int) -> Any:
+        if jnp.ndim(x) > rank:
+            return x
+        if isinstance(x, jax.Array):
+            return jnp.broadcast_to(x, (size, *x.shape))
+        return np.broadcast_to(np.asarray(x, jnp.result_type(x)), (size, *np.shape(x)))  # compiles nothing
+
     return _map_numbers(value, 0, spread)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from lrjax.search.program import optimizer
+from lrjax.search.program import tree_of
 from lrjax.search.runs import Runs
+from lrjax.transforms.base import as_transformation
 from lrjax.value import bad_argument
 
 MOST_OF_TIME = 0.1  # the part of the time that may go into saving, in one process
@@ -42,16 +43,19 @@ def identity(runs: Runs, eval_batch: Any) -> dict[str, Any]:
     number = jax.tree.map(lambda x: x[0], runs.numbers)
     chunk = runs.batches(0, min(program.chunk, runs.steps))[0]
     batch = jax.eval_shape(program.at, chunk, 0, 0)
-    update = lambda numbers, params, state: optimizer(program, numbers, params).update(params, state, params, value=0.0)
+    params = jax.eval_shape(tree_of, run.params)
+    update = lambda numbers, params, state: as_transformation(program.make(numbers)).update(
+        params, state, params, value=0.0
+    )
     evaluation = () if eval_batch is None else (eval_batch,)
     return {
         "steps": runs.steps,
         "hyperparameters": digest(runs.numbers),
         "optimizer": digest_of_function(update, number, run.params, run.state),
-        "loss_fn": digest_of_function(program.loss_fn, run.params, batch),
+        "loss_fn": digest_of_function(program.loss_fn, params, batch),
         "init": digest_of_function(program.init, jax.random.key(0)) if program.init else digest(runs.init),
         "batches": digest(source.given) + digest_of_function(program.at, chunk, 0, 0),
-        "eval_fn": digest_of_function(program.eval_fn, run.params, *evaluation) if program.eval_fn else None,
+        "eval_fn": digest_of_function(program.eval_fn, params, *evaluation) if program.eval_fn else None,
         "eval_batch": digest(eval_batch),
         "diverged_above": program.diverged_above,
         "stop_when_diverged": program.stop,

@@ -1,6 +1,7 @@
 """The compiled program of a search: a wave of runs, each a pure function of its numbers."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,15 +13,41 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lrjax.transforms.base import Transformation, apply_updates, as_transformation
-from lrjax.transforms.layout import flatten
 
 SMALL = 2**16  # numbers of a model
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["numbers"], meta_fields=["structure", "shapes"])
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """A tree as one vector."""
+
+    numbers: chex.Array
+    structure: Any
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def tree(self) -> chex.ArrayTree:
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1]
+        parts = jnp.split(self.numbers, ends)
+        return self.structure.unflatten([x.reshape(shape) for x, shape in zip(parts, self.shapes, strict=True)])
+
+
+def joined(params: chex.ArrayTree) -> Joined:
+    leaves, structure = jax.tree.flatten(params)
+    on_host = all(isinstance(x, np.ndarray) for x in leaves)  # then it compiles nothing
+    numbers = (np if on_host else jnp).concatenate([x.ravel() for x in leaves])
+    return Joined(numbers, structure, tuple(x.shape for x in leaves))
+
+
+def tree_of(params: Any) -> chex.ArrayTree:
+    return params.tree if isinstance(params, Joined) else params
 
 
 class Run(NamedTuple):
     """What a run carries from step to step. In a wave every array has the runs first."""
 
-    params: chex.ArrayTree
+    params: chex.ArrayTree  # or `Joined`
     state: chex.ArrayTree
     first: chex.Array  # () the loss before the first update
     alive: chex.Array  # bool (): not diverged
@@ -85,11 +112,11 @@ def _each(program: Program, one: Callable[..., Any]) -> Callable[..., Any]:
     return lambda runs, *shared: jax.vmap(lambda run: one(run, *shared))(runs)
 
 
-def optimizer(program: Program, numbers: Any, params: Any) -> Transformation:
-    """Small models are one vector to an optimizer that treats all numbers alike: fewer kernels to compile and start."""
-    tx, leaves = as_transformation(program.make(numbers)), jax.tree.leaves(params)
+def arranged(tx: Transformation, params: chex.ArrayTree) -> chex.ArrayTree:
+    """Small models joined for an optimizer that treats all numbers alike: fewer kernels to compile and to start."""
+    leaves = jax.tree.leaves(params)
     alike = len({jnp.result_type(x) for x in leaves}) == 1 and tx._per_number(tx)
-    return flatten(tx) if alike and 1 < len(leaves) and sum(jnp.size(x) for x in leaves) <= SMALL else tx
+    return joined(params) if alike and 1 < len(leaves) and sum(jnp.size(x) for x in leaves) <= SMALL else params
 
 
 @partial(jax.jit, static_argnums=0)
@@ -100,8 +127,9 @@ def start(program: Program, numbers: Any, seeds: jax.Array, params: Any) -> Run:
         numbers, seed = given
         if program.init is not None:
             params = program.init(jax.random.key(seed))
-        state = optimizer(program, numbers, params).init(params)
-        run = Run(params, state, jnp.zeros([], jnp.result_type(float)), jnp.array(True))
+        tx = as_transformation(program.make(numbers))
+        params = arranged(tx, params)
+        run = Run(params, tx.init(params), jnp.zeros([], jnp.result_type(float)), jnp.array(True))
         return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), run)  # never weak dtypes
 
     return _over_runs(program, _each(program, one), (numbers, seeds), params)
@@ -116,11 +144,10 @@ def advance(
 
     def step(given: Any, chunk: Any, i: Any) -> tuple[Run, jax.Array]:
         run, numbers, seed = given
-        found, grads = jax.value_and_grad(program.loss_fn, has_aux=program.has_aux)(
-            run.params, program.at(chunk, i, seed)
-        )
+        loss_of = lambda params: program.loss_fn(tree_of(params), program.at(chunk, i, seed))
+        found, grads = jax.value_and_grad(loss_of, has_aux=program.has_aux)(run.params)
         loss = found[0] if program.has_aux else found
-        tx = optimizer(program, numbers, run.params)
+        tx = as_transformation(program.make(numbers))
         updates, state = tx.update(grads, run.state, run.params, value=loss, grad=grads)
         loss = loss.astype(run.first.dtype)
         first = jnp.where(begin + i == 0, loss, run.first)
@@ -153,6 +180,6 @@ def advance(
 @partial(jax.jit, static_argnums=0)
 def evaluate(program: Program, params: Any, batch: Any) -> jax.Array:
     """[runs]: `eval_fn` of every run of a wave."""
-    assert program.eval_fn is not None
-    arguments = () if batch is None else (batch,)
-    return _over_runs(program, _each(program, program.eval_fn), params, *arguments)
+    eval_fn, arguments = program.eval_fn, () if batch is None else (batch,)
+    assert eval_fn is not None
+    return _over_runs(program, _each(program, lambda params, *batch: eval_fn(tree_of(params), *batch)), params, *arguments)

@@ -13,7 +13,8 @@ from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 
 from lrjax.search.batches import Batches
-from lrjax.search.program import Program, Run, advance, evaluate, place, start
+from lrjax.search.program import Program, Run, advance, arranged, evaluate, place, start
+from lrjax.transforms.base import as_transformation
 
 KEPT = 64  # chunks of batches
 MOST_OF_MEMORY = 0.8  # the part of a device's free memory that the runs may take
@@ -127,24 +128,26 @@ class Runs:
 
     @cached_property
     def _params(self) -> Any:
-        return None if self.program.init else place(self.init, self.program.whole)
+        if self.program.init:
+            return None
+        tx = as_transformation(self.program.make(jax.tree.map(lambda x: x[0], self.numbers)))
+        return place(arranged(tx, jax.tree.map(np.asarray, self.init)), self.program.whole)
 
     def like_started(self) -> Run:
         """Shapes and places of what a wave carries."""
         numbers, seeds, _ = self._placed(0)
-        run = jax.eval_shape(lambda: start(self.program, numbers, seeds, self._params))
+        run = start.eval_shape(self.program, numbers, seeds, self._params)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.program.by_run), run)
 
     def _compiled(self) -> float:
         """Compiles both programs at the same time, for the calls that follow; the bytes that a device needs."""
         program, (numbers, seeds, seed_of) = self.program, self._placed(0)
+        batches = self.batches(0, min(program.chunk, self.steps))
+        lowered = advance.lower(program, self.like_started(), numbers, seed_of, self._all_awake, *batches)
         with ThreadPoolExecutor(1) as pool:
-            starting = pool.submit(start.lower(program, numbers, seeds, self._params).compile)
-            batches = self.batches(0, min(program.chunk, self.steps))
-            compiled = advance.lower(
-                program, self.like_started(), numbers, seed_of, self._all_awake, *batches
-            ).compile()
-            starting.result()
+            compiling = pool.submit(lowered.compile)
+            start.lower(program, numbers, seeds, self._params).compile()
+            compiled = compiling.result()
         memory = compiled.memory_analysis()
         if memory is None:
             return 0.0

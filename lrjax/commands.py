@@ -186,7 +186,7 @@ def run_search(arguments: argparse.Namespace, command: str) -> Found:
 
 
 def _find(arguments: argparse.Namespace, task: Training, command: str) -> Found:
-    length = steps_of(task.batches, task.batch_size)
+    length = steps_of("find", task.batches, task.batch_size)
     result = range_test(
         task.loss_fn,
         task.init,
@@ -247,7 +247,7 @@ def _tune(arguments: argparse.Namespace, task: Training, command: str) -> Found:
 
 def _steps(arguments: argparse.Namespace, task: Training) -> int:
     steps = arguments.steps or task.steps
-    steps = steps or steps_of(task.batches, task.batch_size)
+    steps = steps or steps_of(arguments.command, task.batches, task.batch_size)
     if steps is None:
         raise Refused(f"{arguments.task}: `steps` is missing, the updates of a run: define it there, or give --steps.")
     return steps

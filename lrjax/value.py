@@ -295,6 +295,7 @@ def batched(value: V) -> V:
         got = f"lengths {sorted(sizes)}" if sizes else "single numbers only"
         raise ValueError(f"batched: `value` must have hyperparameters that are arrays of one length, got {got}.")
     (size,) = sizes
+
     def spread(x: Any, rank: int) -> Any:
         if jnp.ndim(x) > rank:
             return x

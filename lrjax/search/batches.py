@@ -60,26 +60,26 @@ def _of_order(chunk: Any, i: Any, seed: Any) -> Any:
     return jax.tree.map(lambda x: x[order[seed, i]], examples)
 
 
-def steps_of(batches: Any, batch_size: int | None) -> int | None:
+def steps_of(of: str, batches: Any, batch_size: int | None) -> int | None:
     """How many batches there are, where that is known."""
     if batch_size is not None or callable(batches) or isinstance(batches, Iterator):
         return None
     if _is_iterable(batches):
         return len(batches) if hasattr(batches, "__len__") else None
-    return _length(batches)
+    return _length(of, batches)
 
 
-def as_batches(batches: Any, batch_size: int | None, steps: int | None, seeds: Sequence[int]) -> Batches:
-    """The batches, however they are given."""
+def as_batches(of: str, batches: Any, batch_size: int | None, steps: int | None, seeds: Sequence[int]) -> Batches:
+    """The batches, however they are given; `of` is who asks, for its errors."""
     if batch_size is not None:
-        return _examples(batches, batch_size, seeds)
+        return _examples(of, batches, batch_size, seeds)
     if callable(batches):
         return Batches(lambda start, count: np.int32(start), _Called(batches))
     if _is_iterable(batches):
-        return _iterable(batches)
-    length = _length(batches)
+        return _iterable(of, batches)
+    length = _length(of, batches)
     if steps is not None and steps > length:
-        raise bad_argument("sweep", "batches", f"at least `steps`={steps} of them", length)
+        raise bad_argument(of, "batches", f"at least `steps`={steps} of them", length)
     return Batches(lambda start, count: np.int32(start), _of_step, length, given=batches)
 
 
@@ -94,19 +94,19 @@ def _is_tree_of_arrays(x: Any) -> bool:
     return bool(leaves) and all(isinstance(leaf, (np.ndarray, jax.Array)) for leaf in leaves)
 
 
-def _length(tree: Any) -> int:
+def _length(of: str, tree: Any) -> int:
     """The one length of the first axis."""
     lengths = {len(x) if np.ndim(x) else 0 for x in jax.tree.leaves(tree)}
     if not _is_tree_of_arrays(tree) or len(lengths) != 1 or lengths == {0}:
-        raise bad_argument("sweep", "batches", KINDS, tree)
+        raise bad_argument(of, "batches", KINDS, tree)
     return lengths.pop()
 
 
-def _examples(examples: Any, batch_size: int, seeds: Sequence[int]) -> Batches:
+def _examples(of: str, examples: Any, batch_size: int, seeds: Sequence[int]) -> Batches:
     """Every epoch all of them in a new order, which is another one for each seed and the same for every run."""
-    count = _length(examples)
+    count = _length(of, examples)
     if not 1 <= batch_size <= count:
-        raise bad_argument("sweep", "batch_size", f"a whole number from 1 to the {count} examples", batch_size)
+        raise bad_argument(of, "batch_size", f"a whole number from 1 to the {count} examples", batch_size)
     per_epoch = count // batch_size
 
     # the order is NumPy's: a sort inside the program takes longer to compile than many sweeps take
@@ -123,13 +123,13 @@ def _examples(examples: Any, batch_size: int, seeds: Sequence[int]) -> Batches:
     return Batches(chunk, _of_order, given=examples)
 
 
-def _iterable(batches: Iterable[Any]) -> Batches:
+def _iterable(of: str, batches: Iterable[Any]) -> Batches:
     """Each batch is asked for once; what can be gone through again, such as a list, begins anew after its end."""
     again = not isinstance(batches, Iterator)
     source, taken = iter(_endless(batches) if again else batches), 0
     first = next(source, None)
     if first is None:
-        raise bad_argument("sweep", "batches", "at least 1 batch", batches)
+        raise bad_argument(of, "batches", "at least 1 batch", batches)
     source = chain([first], source)
     size = max(1, min(CHUNK, CHUNK_BYTES // max(1, sum(np.asarray(x).nbytes for x in jax.tree.leaves(first)))))
 
@@ -137,23 +137,19 @@ def _iterable(batches: Iterable[Any]) -> Batches:
         nonlocal source, taken
         if start < taken:
             if not again:
-                raise bad_argument("tune", "batches", "something that can be gone through again", batches)
+                raise bad_argument(of, "batches", "something that can be gone through again", batches)
             source, taken = _endless(batches), 0
         got = list(islice(source, start - taken, start - taken + count))
         if len(got) < count:
-            raise bad_argument(
-                "sweep", "batches", f"at least {start + count} batches", f"an end after {start + len(got)}"
-            )
+            raise bad_argument(of, "batches", f"at least {start + count} batches", f"an end after {start + len(got)}")
         taken = start + count
         try:
             return jax.tree.map(lambda *xs: np.stack(xs), *got, *got[-1:] * (size - count))
         except ValueError:
             shapes = sorted({str(jax.tree.map(np.shape, batch)) for batch in got})
-            raise bad_argument(
-                "sweep", "batches", "all of one shape (drop a last one that is shorter)", shapes
-            ) from None
+            raise bad_argument(of, "batches", "all of one shape (drop a last one that is shorter)", shapes) from None
 
-    return Batches(chunk, _of_chunk, steps_of(batches, None), size, once=True)
+    return Batches(chunk, _of_chunk, steps_of(of, batches, None), size, once=True)
 
 
 def _endless(batches: Iterable[Any]) -> Iterator[Any]:

@@ -35,9 +35,8 @@ class Joined:
 
 def joined(params: chex.ArrayTree) -> Joined:
     leaves, structure = jax.tree.flatten(params)
-    on_host = all(isinstance(x, np.ndarray) for x in leaves)  # then it compiles nothing
-    numbers = (np if on_host else jnp).concatenate([x.ravel() for x in leaves])
-    return Joined(numbers, structure, tuple(x.shape for x in leaves))
+    array = np if all(isinstance(x, np.ndarray) for x in leaves) else jnp  # NumPy's are joined without compiling
+    return Joined(array.concatenate([array.ravel(x) for x in leaves]), structure, tuple(map(jnp.shape, leaves)))
 
 
 def tree_of(params: Any) -> chex.ArrayTree:
@@ -47,7 +46,7 @@ def tree_of(params: Any) -> chex.ArrayTree:
 class Run(NamedTuple):
     """What a run carries from step to step. In a wave every array has the runs first."""
 
-    params: chex.ArrayTree  # or `Joined`
+    params: chex.ArrayTree | Joined
     state: chex.ArrayTree
     first: chex.Array  # () the loss before the first update
     alive: chex.Array  # bool (): not diverged
@@ -112,7 +111,7 @@ def _each(program: Program, one: Callable[..., Any]) -> Callable[..., Any]:
     return lambda runs, *shared: jax.vmap(lambda run: one(run, *shared))(runs)
 
 
-def arranged(tx: Transformation, params: chex.ArrayTree) -> chex.ArrayTree:
+def arranged(tx: Transformation, params: chex.ArrayTree) -> chex.ArrayTree | Joined:
     """Small models joined for an optimizer that treats all numbers alike: fewer kernels to compile and to start."""
     leaves = jax.tree.leaves(params)
     alike = len({jnp.result_type(x) for x in leaves}) == 1 and tx._per_number(tx)
@@ -182,4 +181,5 @@ def evaluate(program: Program, params: Any, batch: Any) -> jax.Array:
     """[runs]: `eval_fn` of every run of a wave."""
     eval_fn, arguments = program.eval_fn, () if batch is None else (batch,)
     assert eval_fn is not None
-    return _over_runs(program, _each(program, lambda params, *batch: eval_fn(tree_of(params), *batch)), params, *arguments)
+    evaluation = lambda params, *batch: eval_fn(tree_of(params), *batch)
+    return _over_runs(program, _each(program, evaluation), params, *arguments)

@@ -83,7 +83,7 @@ def sweep(
     (0.4, array([False, False,  True]))
     """
     seed_list = seeds_of("sweep", seeds)
-    source = as_batches(batches, batch_size, steps, seed_list)
+    source = as_batches("sweep", batches, batch_size, steps, seed_list)
     if steps is None and source.steps is None:
         raise bad_argument("sweep", "steps", "given, for such `batches`", None)
     steps = whole_number("sweep", "steps", source.steps if steps is None else steps)

@@ -197,7 +197,7 @@ def tune(
     ):
         if not (isinstance(number, (int, float)) and holds(number)):
             raise bad_argument("tune", name, words, number)
-    source = as_batches(batches, batch_size, steps, seed_list)
+    source = as_batches("tune", batches, batch_size, steps, seed_list)
     rates = np.geomspace(low, high, GRID)
     program = programmed(
         loss_fn=loss_fn,

@@ -290,6 +290,34 @@ def test_eight_devices_give_what_one_gives():
     subprocess.run([sys.executable, "-c", SHARDED], check=True, timeout=300)
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        {"w": np.ones((2, 3)), "b": np.zeros(3), "none": np.ones((0, 2)), "nothing": {}},  # float64, not with x64 off
+        {"w": np.ones((2, 3), np.float32), "b": jnp.zeros(3), "none": None},
+        {"w": jnp.ones((2, 3), jnp.bfloat16), "b": jnp.zeros(3)},  # not to be joined
+        {"w": jnp.ones((2, 3)), "b": 0.0},
+    ],
+)
+@pytest.mark.parametrize("how", [lambda start: start, lambda start: lambda key: start], ids=["tree", "function"])
+@jax.numpy_dtype_promotion("standard")
+@jax.numpy_rank_promotion("allow")
+def test_a_start_of_any_arrays(start, how):
+    loss = lambda params, batch: jnp.mean((batch @ params["w"] + params["b"] - 3.0) ** 2)
+    coarse = 0.01 if start["w"].dtype == jnp.bfloat16 else 0.0
+    batches = jax.random.normal(jax.random.key(0), (20, 4, 2))
+    found = L.sweep(loss, how(start), batches, L.adam(jnp.array([0.1, 0.2])), eval_fn=loss, eval_batch=batches[0])
+    for rate, losses, evaluated in zip((0.1, 0.2), found.losses[:, 0], found.eval[:, 0], strict=True):
+        tx, params = optax.adam(rate), jax.tree.map(jnp.asarray, start)
+        state = tx.init(params)
+        for i, batch in enumerate(batches):
+            value, grads = jax.value_and_grad(loss)(params, batch)
+            np.testing.assert_allclose(losses[i], value, rtol=1e-3, atol=coarse * losses[0])
+            updates, state = tx.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(evaluated, loss(params, batches[0]), rtol=1e-3, atol=coarse * losses[0])
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float64])
 def test_parameters_of_every_dtype(dtype):
     def start(key):

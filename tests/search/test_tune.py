@@ -114,6 +114,7 @@ def test_verdicts(name):
         ({"low": 0.0}, "`low` must be a number > 0 and below `high`, got 0.0"),
         ({"budget": 2.0}, "`budget` must be a number from 0.05 to 1, got 2.0"),
         ({"seeds": 0}, "`seeds` must be a whole number >= 1, got 0"),
+        ({"batch_size": 10**6}, "^tune: `batch_size` must be a whole number from 1 to the"),
         ({"optimizer": 3}, "`optimizer` must be a value with a `learning_rate`"),
         ({"optimizer": L.clip(1.0)}, "`optimizer` must be a value with one `learning_rate`"),
     ],

@@ -62,8 +62,8 @@ def sweep(
       has_aux: whether `loss_fn` returns more than the loss.
       mesh: the devices; default: all.
       runs_per_device: runs that a device vectorises; others wait for their turn. Default: on a CPU 1, which compiles
-        fastest, ends a run when it diverged and suits models of every size (with 8, small convolutions take half the
-        time, and wide layers more); elsewhere as many as its memory holds.
+        fastest, ends a run when it diverged and suits models of every size (8 make long sweeps of some small models up
+        to twice as fast, and those of wide layers slower); elsewhere as many as its memory holds.
       stop_when_diverged: a run that diverged costs no more time, where runs come one after the other.
       diverged_above: a run has diverged when its loss is not finite, or has risen by this multiple of its first loss.
       checkpoint: a folder (extra: checkpoint), where the sweep is saved after every chunk of at most 128 steps, unless

@@ -24,10 +24,12 @@ RATES, STEPS, BATCH = np.geomspace(1e-5, 1, 32), 300, 64
 RUNS = (1, 4, 16, 64, 256, 1024)
 LONGER = (100, 1000, 3000)
 CORES = 2
+MODELS = ("linear", "shallow", "wide", "deep", "convolution", "recurrent, text", "transformer, text")
 
 
 def measure(quick: bool) -> list[Table]:
-    return [beside_loops(1 if quick else 3), by_number(RUNS[:4] if quick else RUNS, LONGER[:2] if quick else LONGER)]
+    numbers = by_number(RUNS[:4] if quick else RUNS, LONGER[:2] if quick else LONGER)
+    return [beside_loops(1 if quick else 5), numbers, at_once(("shallow", "wide") if quick else MODELS)]
 
 
 def beside_loops(rounds: int) -> Table:
@@ -66,6 +68,17 @@ def by_number(runs: tuple[int, ...], steps: tuple[int, ...]) -> Table:
     )
     for case, time_ratio, programs in json.loads(done.stdout):
         table.add(case, {"time": time_ratio, "programs compiled": programs})
+    return table
+
+
+def at_once(models: tuple[str, ...]) -> Table:
+    """Whether a CPU should vectorise runs."""
+    command = [sys.executable, "-m", "tests.benchmarks.sweeps", "at once", "--models", *models]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    title = "16 runs on two CPU devices, 8 vectorised on each, beside one after the other"
+    table = Table(title, "model", ["time", "time to compile"])
+    for model, seconds, compiling in json.loads(done.stdout):
+        table.add(model, {"time": seconds, "time to compile": compiling})
     return table
 
 
@@ -175,11 +188,39 @@ def numbers(runs: list[int], steps: list[int]) -> list[Any]:
     return [(f"{n:,} × {t:,}", seconds(n, t) / one, len(programs)) for n, t in cases]
 
 
+def vectorised(models: list[str]) -> list[Any]:
+    import lrjax as L
+    from lrjax.tasks.base import mlp_init
+    from tests.benchmarks.models import tasks
+
+    jax.config.update("jax_num_cpu_devices", CORES)
+    cases = tasks()
+    cases["wide"] = (mlp_init((64, 512, 512, 10)), *cases["shallow"][1:])
+
+    def seconds(model: str, together: int, steps: int) -> float:
+        (init, loss_fn, examples), begin = cases[model], time.perf_counter()
+        rates = np.geomspace(1e-5, 1e-2, 16)
+        L.sweep(
+            loss_fn, init, examples, L.adam(rates), steps=steps, batch_size=16, runs_per_device=together, progress=False
+        )
+        return time.perf_counter() - begin
+
+    rows = []
+    for model in models:
+        cold = [seconds(model, together, 1) for together in (1, 8)]
+        steps = max(10, min(400, int(10 / seconds(model, 1, 10))))  # about a second
+        warm = [[seconds(model, together, steps) for together in (1, 8)] for _ in range(5)]
+        one, eight = map(statistics.median, zip(*warm, strict=True))
+        rows.append((model, eight / one, cold[1] / cold[0]))
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.sweeps", description=__doc__)
-    parser.add_argument("way", nargs="?", choices=["lrjax", "lrjax, init", "optax", "torch", "numbers"])
+    parser.add_argument("way", nargs="?", choices=["lrjax", "lrjax, init", "optax", "torch", "numbers", "at once"])
     parser.add_argument("--runs", type=int, nargs="*", default=RUNS)
     parser.add_argument("--steps", type=int, nargs="*", default=LONGER)
+    parser.add_argument("--models", nargs="*", default=MODELS)
     chosen = parser.parse_args()
     match chosen.way:
         case "lrjax" | "lrjax, init":
@@ -190,6 +231,8 @@ def main() -> None:
             print(json.dumps(looped_with_torch()))
         case "numbers":
             print(json.dumps(numbers(chosen.runs, chosen.steps)))
+        case "at once":
+            print(json.dumps(vectorised(chosen.models)))
         case _:
             for table in measure(quick=False):
                 print(f"\n{table.markdown()}\n{table.missed()}")

@@ -142,12 +142,13 @@ class Runs:
     def _compiled(self) -> float:
         """Compiles both programs at the same time, for the calls that follow; the bytes that a device needs."""
         program, (numbers, seeds, seed_of) = self.program, self._placed(0)
-        batches = self.batches(0, min(program.chunk, self.steps))
-        lowered = advance.lower(program, self.like_started(), numbers, seed_of, self._all_awake, *batches)
         with ThreadPoolExecutor(1) as pool:
-            compiling = pool.submit(lowered.compile)
-            start.lower(program, numbers, seeds, self._params).compile()
-            compiled = compiling.result()
+            starting = pool.submit(start.lower(program, numbers, seeds, self._params).compile)
+            batches = self.batches(0, min(program.chunk, self.steps))
+            compiled = advance.lower(
+                program, self.like_started(), numbers, seed_of, self._all_awake, *batches
+            ).compile()
+            starting.result()
         memory = compiled.memory_analysis()
         if memory is None:
             return 0.0

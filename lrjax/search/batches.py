@@ -16,8 +16,8 @@ KINDS = (
 )
 
 
-CHUNK = 128  # steps of one call of the program, at most
-CHUNK_BYTES = 2**26  # of batches that are loaded for one call
+CHUNK = 512  # steps of one call of the program, at most
+LOADED, LOADED_BYTES = 128, 2**26  # batches that are loaded for one call, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +108,7 @@ def _examples(of: str, examples: Any, batch_size: int, seeds: Sequence[int]) -> 
     if not 1 <= batch_size <= count:
         raise bad_argument(of, "batch_size", f"a whole number from 1 to the {count} examples", batch_size)
     per_epoch = count // batch_size
+    size = max(1, min(CHUNK, LOADED_BYTES // (4 * batch_size * len(seeds))))
 
     # the order is NumPy's: a sort inside the program takes longer to compile than many sweeps take
     def epoch(number: int) -> np.ndarray:
@@ -116,11 +117,12 @@ def _examples(of: str, examples: Any, batch_size: int, seeds: Sequence[int]) -> 
         return orders[:, : per_epoch * batch_size].reshape(len(seeds), per_epoch, batch_size).astype(np.int32)
 
     def chunk(start: int, steps: int) -> Any:
-        first, last = start // per_epoch, (start + CHUNK - 1) // per_epoch
+        first, last = start // per_epoch, (start + steps - 1) // per_epoch
         orders = np.concatenate([epoch(number) for number in range(first, last + 1)], axis=1)
-        return orders[:, start - first * per_epoch :][:, :CHUNK]
+        orders = orders[:, start - first * per_epoch :][:, :steps]
+        return np.pad(orders, ((0, 0), (0, size - steps), (0, 0)))
 
-    return Batches(chunk, _of_order, given=examples)
+    return Batches(chunk, _of_order, size=size, given=examples)
 
 
 def _iterable(of: str, batches: Iterable[Any]) -> Batches:
@@ -131,7 +133,7 @@ def _iterable(of: str, batches: Iterable[Any]) -> Batches:
     if first is None:
         raise bad_argument(of, "batches", "at least 1 batch", batches)
     source = chain([first], source)
-    size = max(1, min(CHUNK, CHUNK_BYTES // max(1, sum(np.asarray(x).nbytes for x in jax.tree.leaves(first)))))
+    size = max(1, min(LOADED, LOADED_BYTES // max(1, sum(np.asarray(x).nbytes for x in jax.tree.leaves(first)))))
 
     def chunk(start: int, count: int) -> Any:
         nonlocal source, taken

@@ -1,5 +1,7 @@
 """The runs of a search on all devices, wave by wave."""
 
+import math
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,6 +19,8 @@ from lrjax.search.program import Program, Run, advance, arranged, evaluate, plac
 from lrjax.transforms.base import as_transformation
 
 KEPT = 64  # chunks of batches
+FIRST, ALWAYS = 16, 128  # steps of a call before it is known how long they take, and where all calls must be alike
+CALL_SECONDS = 1.0
 MOST_OF_MEMORY = 0.8  # the part of a device's free memory that the runs may take
 
 
@@ -60,10 +64,12 @@ class Runs:
         self._carried: dict[int, Run] = {}
         self._given: dict[int, Any] = {}
         self._loaded: dict[tuple[int, int], Any] = {}
+        self._steps_made = 0
         needed, free = self._compiled(), _free_bytes(program.mesh)
         while to_fit and free is not None and needed > MOST_OF_MEMORY * free and self.program.together > 1:
             self.program = replace(self.program, together=-(-self.program.together // 2))
             needed = self._compiled()
+        self._began = time.monotonic()
 
     @property
     def waves(self) -> int:
@@ -98,6 +104,19 @@ class Runs:
         mask = self._all_awake if awake is None else place(awake[self.of(wave)], self.program.by_run)
         self._carried[wave], losses = advance(self.program, carried, numbers, seed_of, mask, *batches)
         return losses
+
+    def until(self, begin: int, end: int) -> int:
+        """Where the next call ends: after about a second, so that slow runs too show, and save, how far they are; for
+        loaded batches, and in processes that have to agree, after as many steps always."""
+        size, known = self.program.chunk, self._steps_made
+        if self.source.once or jax.process_count() > 1:
+            return min(begin + min(size, ALWAYS), end)
+        steps = CALL_SECONDS * known / (time.monotonic() - self._began) if known else FIRST
+        return min(begin + min(size, 2 ** int(math.log2(max(1, steps)))), end)  # powers of two meet loaded chunks again
+
+    def made(self, steps: int) -> None:
+        """Tells how many more steps a wave has made."""
+        self._steps_made += steps
 
     def carried(self, waves: Sequence[int]) -> list[Run]:
         return [self._carried[wave] for wave in waves if wave in self._carried]

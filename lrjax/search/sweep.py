@@ -66,9 +66,9 @@ def sweep(
         to twice as fast, and those of wide layers slower); elsewhere as many as its memory holds.
       stop_when_diverged: a run that diverged costs no more time, where runs come one after the other.
       diverged_above: a run has diverged when its loss is not finite, or has risen by this multiple of its first loss.
-      checkpoint: a folder (extra: checkpoint), where the sweep is saved after every chunk of at most 128 steps, unless
-        saving would take more than a tenth of the time. The same call goes on where another was stopped or killed, and
-        gives bit for bit the same; an iterator has to begin anew. A folder that holds another sweep is refused.
+      checkpoint: a folder (extra: checkpoint), where the sweep is saved about every second, unless saving would take
+        more than a tenth of the time. The same call goes on where another was stopped or killed, and gives bit for bit
+        the same; an iterator has to begin anew. A folder that holds another sweep is refused.
       progress: a bar with steps/s, the best rate and the number of diverged runs, in a terminal or a notebook
         (with rich; in a notebook with ipywidgets too).
 

@@ -26,7 +26,7 @@ class Record:
 
 def train(runs: Runs, eval_batch: Any, show: Callable[..., None], checkpoint: Checkpoint | None) -> Record:
     """One wave after the other; or all of them step by step, where each batch should be asked for once."""
-    dtype, steps, chunk = jnp.result_type(float), runs.steps, runs.program.chunk
+    dtype, steps = jnp.result_type(float), runs.steps
     eval_batch = place(eval_batch, runs.program.whole)
     losses, evaluated = np.full((runs.count, steps), np.nan, dtype), np.full(runs.count, np.nan, dtype)
     record = Record(losses, evaluated, np.zeros(runs.count, bool), np.zeros(2, np.int32))
@@ -45,6 +45,7 @@ def train(runs: Runs, eval_batch: Any, show: Callable[..., None], checkpoint: Ch
 
     def keep_losses(wave: int, begin: int, end: int, found: Any) -> None:
         record.losses[runs.of(wave), begin:end] = fetched(found)[:, : end - begin]
+        runs.made(end - begin)
         show(runs.of(wave), record.losses[runs.of(wave), begin:end])
 
     def keep_ends(wave: int, alive: Any, evaluated: Any) -> None:
@@ -53,7 +54,7 @@ def train(runs: Runs, eval_batch: Any, show: Callable[..., None], checkpoint: Ch
             record.eval[runs.of(wave)] = fetched(evaluated)
 
     while group < len(groups):
-        end = min(begin + chunk, steps)
+        end = runs.until(begin, steps)
         for wave in groups[group]:
             pending.append(partial(keep_losses, wave, begin, end, runs.go(wave, runs.batches(begin, end))))
         begin = end
@@ -84,11 +85,14 @@ def advanced(
     awake[which] = True
     losses, evaluated = np.full((runs.count, end - begin), np.nan), np.full(runs.count, np.nan)
     waves = np.unique(which // runs.program.places)
-    for at in range(begin, end, runs.program.chunk):
-        until = min(at + runs.program.chunk, end)
+    at = begin
+    while at < end:
+        until = runs.until(at, end)
         for wave, found in [(wave, runs.go(wave, runs.batches(at, until), awake)) for wave in waves]:
             losses[runs.of(wave), at - begin : until - begin] = fetched(found)[:, : until - at]
+            runs.made(until - at)
         show(which, losses[which, at - begin : until - begin])
+        at = until
     if runs.program.eval_fn is None:
         return losses[which], None
     for wave in waves:

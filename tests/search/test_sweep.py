@@ -355,3 +355,16 @@ L.sweep(loss_fn, init, (X, Y), L.sgd(rates), batch_size=8, steps=3000, seeds=2)
     assert process.wait() == 0
     words = (b"steps/s", b"best rate 0.1", b"2 of 6 diverged")
     assert [word in shown for word in words] == [terminal] * 3 and (shown == b"") == (not terminal)
+
+
+def test_a_call_takes_about_a_second(monkeypatch):
+    seen, until = [], Runs.until
+    monkeypatch.setattr(Runs, "until", lambda *args: seen.append((args[1], until(*args))) or seen[-1][1])
+    options = {"steps": 300, "batch_size": 16, "progress": False}
+    expected = L.sweep(loss_fn, init, (X, Y), L.adam(RATES), **options)
+    assert seen[0] == (0, 16) and max(end - begin for begin, end in seen) > 128  # these take much less
+    monkeypatch.setattr("lrjax.search.runs.CALL_SECONDS", 1e-9)
+    seen.clear()
+    slow = L.sweep(loss_fn, init, (X, Y), L.adam(RATES), **options)
+    np.testing.assert_array_equal(slow.losses, expected.losses)
+    assert min(end - begin for begin, end in seen) == 1

@@ -186,7 +186,7 @@ def run_search(arguments: argparse.Namespace, command: str) -> Found:
 
 
 def _find(arguments: argparse.Namespace, task: Training, command: str) -> Found:
-    length = steps_of("find", task.batches, task.batch_size)
+    length = steps_of(arguments.command, task.batches, task.batch_size)
     result = range_test(
         task.loss_fn,
         task.init,

@@ -102,13 +102,18 @@ def _length(of: str, tree: Any) -> int:
     return lengths.pop()
 
 
+def _fitting(most: int, size: int) -> int:
+    """How many steps may be loaded for one call, of so many bytes each."""
+    return max(1, min(most, LOADED_BYTES // max(1, size)))
+
+
 def _examples(of: str, examples: Any, batch_size: int, seeds: Sequence[int]) -> Batches:
     """Every epoch all of them in a new order, which is another one for each seed and the same for every run."""
     count = _length(of, examples)
     if not 1 <= batch_size <= count:
         raise bad_argument(of, "batch_size", f"a whole number from 1 to the {count} examples", batch_size)
     per_epoch = count // batch_size
-    size = max(1, min(CHUNK, LOADED_BYTES // (4 * batch_size * len(seeds))))
+    size = _fitting(CHUNK, 4 * batch_size * len(seeds))
 
     # the order is NumPy's: a sort inside the program takes longer to compile than many sweeps take
     def epoch(number: int) -> np.ndarray:
@@ -133,7 +138,7 @@ def _iterable(of: str, batches: Iterable[Any]) -> Batches:
     if first is None:
         raise bad_argument(of, "batches", "at least 1 batch", batches)
     source = chain([first], source)
-    size = max(1, min(LOADED, LOADED_BYTES // max(1, sum(np.asarray(x).nbytes for x in jax.tree.leaves(first)))))
+    size = _fitting(LOADED, sum(np.asarray(x).nbytes for x in jax.tree.leaves(first)))
 
     def chunk(start: int, count: int) -> Any:
         nonlocal source, taken

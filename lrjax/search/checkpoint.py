@@ -12,7 +12,6 @@ import numpy as np
 
 from lrjax.search.program import tree_of
 from lrjax.search.runs import Runs
-from lrjax.transforms.base import as_transformation
 from lrjax.value import bad_argument
 
 MOST_OF_TIME = 0.1  # the part of the time that may go into saving, in one process
@@ -36,7 +35,7 @@ def digest_of_function(function: Callable[..., Any], *arguments: Any) -> str:
     return hashlib.blake2b(lowered.encode(), digest_size=8).hexdigest()
 
 
-def identity(runs: Runs, eval_batch: Any) -> dict[str, Any]:
+def identity(runs: Runs) -> dict[str, Any]:
     """By name, all that the results of a sweep depend on; functions by what they compute."""
     program, source = runs.program, runs.source
     run = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), runs.like_started())
@@ -44,10 +43,8 @@ def identity(runs: Runs, eval_batch: Any) -> dict[str, Any]:
     chunk = runs.batches(0, min(program.chunk, runs.steps))[0]
     batch = jax.eval_shape(program.at, chunk, 0, 0)
     params = jax.eval_shape(tree_of, run.params)
-    update = lambda numbers, params, state: as_transformation(program.make(numbers)).update(
-        params, state, params, value=0.0
-    )
-    evaluation = () if eval_batch is None else (eval_batch,)
+    update = lambda numbers, params, state: program.optimizer(numbers).update(params, state, params, value=0.0)
+    evaluation = () if runs.eval_batch is None else (runs.eval_batch,)
     return {
         "steps": runs.steps,
         "hyperparameters": digest(runs.numbers),
@@ -56,7 +53,7 @@ def identity(runs: Runs, eval_batch: Any) -> dict[str, Any]:
         "init": digest_of_function(program.init, jax.random.key(0)) if program.init else digest(runs.init),
         "batches": digest(source.given) + digest_of_function(program.at, chunk, 0, 0),
         "eval_fn": digest_of_function(program.eval_fn, params, *evaluation) if program.eval_fn else None,
-        "eval_batch": digest(eval_batch),
+        "eval_batch": digest(runs.eval_batch),
         "diverged_above": program.diverged_above,
         "stop_when_diverged": program.stop,
         "devices": program.mesh.size,

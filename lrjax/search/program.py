@@ -68,6 +68,10 @@ class Program:
     stop: bool  # whether runs are left when all of those that are vectorised have diverged
     mesh: Mesh
 
+    def optimizer(self, numbers: Any) -> Transformation:
+        """That of one run."""
+        return as_transformation(self.make(numbers))
+
     @property
     def places(self) -> int:
         """The runs of a wave."""
@@ -126,7 +130,7 @@ def start(program: Program, numbers: Any, seeds: jax.Array, params: Any) -> Run:
         numbers, seed = given
         if program.init is not None:
             params = program.init(jax.random.key(seed))
-        tx = as_transformation(program.make(numbers))
+        tx = program.optimizer(numbers)
         params = arranged(tx, params)
         run = Run(params, tx.init(params), jnp.zeros([], jnp.result_type(float)), jnp.array(True))
         return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), run)  # never weak dtypes
@@ -146,7 +150,7 @@ def advance(
         loss_of = lambda params: program.loss_fn(tree_of(params), program.at(chunk, i, seed))
         found, grads = jax.value_and_grad(loss_of, has_aux=program.has_aux)(run.params)
         loss = found[0] if program.has_aux else found
-        tx = as_transformation(program.make(numbers))
+        tx = program.optimizer(numbers)
         updates, state = tx.update(grads, run.state, run.params, value=loss, grad=grads)
         loss = loss.astype(run.first.dtype)
         first = jnp.where(begin + i == 0, loss, run.first)

@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 
 from lrjax.search.batches import Batches
 from lrjax.search.program import Program, Run, advance, arranged, evaluate, place, start
-from lrjax.transforms.base import as_transformation
 
 KEPT = 64  # chunks of batches
 FIRST, ALWAYS = 16, 128  # steps of a call before it is known how long they take, and where all calls must be alike
@@ -55,12 +54,14 @@ class Runs:
         init: Any,
         seeds: Sequence[int],
         seed_of: np.ndarray,
+        eval_batch: Any = None,
         to_fit: bool = True,
     ):
         """`numbers` [runs, ...] and `seed_of` [runs], places in the list of seeds, say what each run is; `to_fit`,
         whether fewer go together where the memory holds no more."""
         self.program, self.source, self.steps, self.count = program, source, steps, len(seed_of)
         self.init, self.numbers, self._seeds, self._seed_of = init, numbers, np.asarray(seeds, np.int32), seed_of
+        self.eval_batch = eval_batch
         self._carried: dict[int, Run] = {}
         self._given: dict[int, Any] = {}
         self._loaded: dict[tuple[int, int], Any] = {}
@@ -114,9 +115,11 @@ class Runs:
         steps = CALL_SECONDS * known / (time.monotonic() - self._began) if known else FIRST
         return min(begin + min(size, 2 ** int(math.log2(max(1, steps)))), end)  # powers of two meet loaded chunks again
 
-    def made(self, steps: int) -> None:
-        """Tells how many more steps a wave has made."""
+    def read(self, losses: jax.Array, steps: int) -> np.ndarray:
+        """[places, steps]: what `go` gave for so many steps; waits for it."""
+        found = fetched(losses)[:, :steps]
         self._steps_made += steps
+        return found
 
     def carried(self, waves: Sequence[int]) -> list[Run]:
         return [self._carried[wave] for wave in waves if wave in self._carried]
@@ -125,15 +128,19 @@ class Runs:
         """From what was saved."""
         self._carried = dict(zip(waves, carried, strict=True))
 
-    def finish(self, wave: int, eval_batch: Any) -> tuple[chex.Array, chex.Array | None]:
+    def finish(self, wave: int) -> tuple[chex.Array, chex.Array | None]:
         """([places]: whether each run of a wave is alive, its `eval_fn`); then forgets what the wave carries."""
-        evaluated = None if self.program.eval_fn is None else self.evaluated(wave, eval_batch)
+        evaluated = None if self.program.eval_fn is None else self.evaluated(wave)
         del self._given[wave]
         return self._carried.pop(wave).alive, evaluated
 
-    def evaluated(self, wave: int, eval_batch: Any) -> jax.Array:
-        """[places]: of `eval_fn`; the batch is best on the devices already, as it is for all waves."""
-        return evaluate(self.program, self._carried[wave].params, eval_batch)
+    def evaluated(self, wave: int) -> jax.Array:
+        """[places]: of `eval_fn`."""
+        return evaluate(self.program, self._carried[wave].params, self._eval_batch)
+
+    @cached_property
+    def _eval_batch(self) -> Any:
+        return place(self.eval_batch, self.program.whole)
 
     def _placed(self, wave: int) -> Any:
         """(numbers, seeds, places of the seeds) of a wave, on the devices."""
@@ -149,7 +156,7 @@ class Runs:
     def _params(self) -> Any:
         if self.program.init:
             return None
-        tx = as_transformation(self.program.make(jax.tree.map(lambda x: x[0], self.numbers)))
+        tx = self.program.optimizer(jax.tree.map(lambda x: x[0], self.numbers))
         return place(arranged(tx, jax.tree.map(np.asarray, self.init)), self.program.whole)
 
     def like_started(self) -> Run:

@@ -62,8 +62,8 @@ def sweep(
       has_aux: whether `loss_fn` returns more than the loss.
       mesh: the devices; default: all.
       runs_per_device: runs that a device vectorises; others wait for their turn. Default: on a CPU 1, which compiles
-        fastest, ends a run when it diverged and suits models of every size (8 make long sweeps of some small models up
-        to twice as fast, and those of wide layers slower); elsewhere as many as its memory holds.
+        fastest, ends a run when it diverged and suits models of every size (with 8 at once, long sweeps of some small
+        models take two thirds of the time, and those of wide layers more); elsewhere as many as its memory holds.
       stop_when_diverged: a run that diverged costs no more time, where runs come one after the other.
       diverged_above: a run has diverged when its loss is not finite, or has risen by this multiple of its first loss.
       checkpoint: a folder (extra: checkpoint), where the sweep is saved about every second, unless saving would take
@@ -105,7 +105,7 @@ def sweep(
     )
     tree = jax.tree.map(lambda x: x.repeat(len(seed_list), axis=0), numbers.tree)
     seed_of = np.tile(np.arange(len(seed_list), dtype=np.int32), settings)
-    runs = Runs(program, source, steps, tree, init, seed_list, seed_of, to_fit=runs_per_device is None)
+    runs = Runs(program, source, steps, tree, init, seed_list, seed_of, eval_batch, to_fit=runs_per_device is None)
     with ExitStack() as stack:
         saved = None
         if checkpoint is not None:
@@ -114,9 +114,9 @@ def sweep(
                 "seeds": list(seed_list),
                 "batch_size": batch_size,
             }
-            saved = stack.enter_context(closing(Checkpoint(checkpoint, names | identity(runs, eval_batch))))
+            saved = stack.enter_context(closing(Checkpoint(checkpoint, names | identity(runs))))
         show = stack.enter_context(bar(runs.count * steps, numbers.learning_rates.repeat(len(seed_list)), progress))
-        record = train(runs, eval_batch, show, saved)
+        record = train(runs, show, saved)
     shape = (settings, len(seed_list))
     return SweepResult(
         numbers.learning_rates,

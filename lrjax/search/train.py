@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax.search.checkpoint import Checkpoint
-from lrjax.search.program import place
 from lrjax.search.runs import Runs, fetched
 
 
@@ -24,10 +23,9 @@ class Record:
     position: np.ndarray  # (group of waves, step): where to go on
 
 
-def train(runs: Runs, eval_batch: Any, show: Callable[..., None], checkpoint: Checkpoint | None) -> Record:
+def train(runs: Runs, show: Callable[..., None], checkpoint: Checkpoint | None) -> Record:
     """One wave after the other; or all of them step by step, where each batch should be asked for once."""
     dtype, steps = jnp.result_type(float), runs.steps
-    eval_batch = place(eval_batch, runs.program.whole)
     losses, evaluated = np.full((runs.count, steps), np.nan, dtype), np.full(runs.count, np.nan, dtype)
     record = Record(losses, evaluated, np.zeros(runs.count, bool), np.zeros(2, np.int32))
     waves = range(runs.waves)
@@ -44,8 +42,7 @@ def train(runs: Runs, eval_batch: Any, show: Callable[..., None], checkpoint: Ch
             pending.popleft()()
 
     def keep_losses(wave: int, begin: int, end: int, found: Any) -> None:
-        record.losses[runs.of(wave), begin:end] = fetched(found)[:, : end - begin]
-        runs.made(end - begin)
+        record.losses[runs.of(wave), begin:end] = runs.read(found, end - begin)
         show(runs.of(wave), record.losses[runs.of(wave), begin:end])
 
     def keep_ends(wave: int, alive: Any, evaluated: Any) -> None:
@@ -60,7 +57,7 @@ def train(runs: Runs, eval_batch: Any, show: Callable[..., None], checkpoint: Ch
         begin = end
         if end == steps:
             for wave in groups[group]:
-                pending.append(partial(keep_ends, wave, *runs.finish(wave, eval_batch)))
+                pending.append(partial(keep_ends, wave, *runs.finish(wave)))
             group, begin = group + 1, 0
         record.position[:] = group, begin
         if checkpoint is not None and checkpoint.is_due(last=group == len(groups)):
@@ -78,7 +75,7 @@ def _like(runs: Runs, groups: list[range], position: np.ndarray) -> list[Any]:
 
 
 def advanced(
-    runs: Runs, which: np.ndarray, begin: int, end: int, show: Callable[..., None], eval_batch: Any
+    runs: Runs, which: np.ndarray, begin: int, end: int, show: Callable[..., None]
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """(losses [which, end − begin], `eval_fn` after them [which]) of some runs, which have come as far as `begin`."""
     awake = np.zeros(runs.count, bool)
@@ -89,12 +86,11 @@ def advanced(
     while at < end:
         until = runs.until(at, end)
         for wave, found in [(wave, runs.go(wave, runs.batches(at, until), awake)) for wave in waves]:
-            losses[runs.of(wave), at - begin : until - begin] = fetched(found)[:, : until - at]
-            runs.made(until - at)
+            losses[runs.of(wave), at - begin : until - begin] = runs.read(found, until - at)
         show(which, losses[which, at - begin : until - begin])
         at = until
     if runs.program.eval_fn is None:
         return losses[which], None
     for wave in waves:
-        evaluated[runs.of(wave)] = fetched(runs.evaluated(wave, eval_batch))
+        evaluated[runs.of(wave)] = fetched(runs.evaluated(wave))
     return losses[which], evaluated[which]

@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 
 from lrjax.search.batches import as_batches
 from lrjax.search.pictures import as_html, plot_tune
-from lrjax.search.program import place
 from lrjax.search.progress import bar
 from lrjax.search.runs import Runs, programmed
 from lrjax.search.settings import at_rate, seeds_of, whole_number
@@ -223,12 +222,13 @@ def tune(
         init,
         seed_list,
         np.arange(len(seed_list), dtype=np.int32).repeat(GRID),
+        eval_batch,
     )
-    place_of, eval_batch = np.argsort(order), place(eval_batch, program.whole)
+    place_of = np.argsort(order)
     with bar(int(budget * runs.count * steps), np.tile(rates[order], len(seed_list)), progress) as show:
 
         def go(some: np.ndarray, seed: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray | None]:
-            return advanced(runs, seed * GRID + place_of[some], begin, end, show, eval_batch)
+            return advanced(runs, seed * GRID + place_of[some], begin, end, show)
 
         search = Search(go, steps, len(seed_list), budget)
         search.search()

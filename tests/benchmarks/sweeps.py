@@ -49,35 +49,33 @@ def beside_loops(rounds: int) -> Table:
     table.goals |= {
         ("cold", "optax loop"): 1 / 15,
         ("warm, other rates", "optax loop"): 1 / 40,
+        ("cold", "torch loop"): 1 / 8,
     }
-    table.goals[("cold", "torch loop")] = 1 / 8
     return table
 
 
-def _in_new_process(way: str) -> list[float]:
-    command = [sys.executable, "-m", "tests.benchmarks.sweeps", way]
+def _in_new_process(*arguments: str) -> list[Any]:
+    command = [sys.executable, "-m", "tests.benchmarks.sweeps", *arguments]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def by_number(runs: tuple[int, ...], steps: tuple[int, ...]) -> Table:
     """What more runs and more steps cost, and that they compile nothing."""
-    command = [sys.executable, "-m", "tests.benchmarks.sweeps", "numbers", "--runs", *map(str, runs)]
-    done = subprocess.run([*command, "--steps", *map(str, steps)], check=True, capture_output=True, text=True)
     table = Table(
         "A sweep of many runs, beside one of 1 run of 100 steps", "runs × steps", ["time", "programs compiled"]
     )
-    for case, time_ratio, programs in json.loads(done.stdout):
+    for case, time_ratio, programs in _in_new_process(
+        "numbers", "--runs", *map(str, runs), "--steps", *map(str, steps)
+    ):
         table.add(case, {"time": time_ratio, "programs compiled": programs})
     return table
 
 
 def at_once(models: tuple[str, ...]) -> Table:
     """Whether a CPU should vectorise runs."""
-    command = [sys.executable, "-m", "tests.benchmarks.sweeps", "at once", "--models", *models]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
     title = "16 runs on two CPU devices, 8 vectorised on each, beside one after the other"
     table = Table(title, "model", ["time", "time to compile"])
-    for model, seconds, compiling in json.loads(done.stdout):
+    for model, seconds, compiling in _in_new_process("at once", "--models", *models):
         table.add(model, {"time": seconds, "time to compile": compiling})
     return table
 

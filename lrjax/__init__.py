@@ -7,6 +7,8 @@ they print, compare, hash, pickle, and pass through `jit`, `vmap` and `grad`.
 import lrjax.report.svg  # noqa: F401  (schedules show themselves in a notebook)
 from lrjax.config import from_config as from_config
 from lrjax.config import to_config as to_config
+from lrjax.hyperparameters import batched as batched
+from lrjax.hyperparameters import with_hyperparams as with_hyperparams
 from lrjax.interop import to_optax as to_optax
 from lrjax.optimizers.adam import adam as adam
 from lrjax.optimizers.adam import adamax as adamax
@@ -79,6 +81,7 @@ from lrjax.schedules.piecewise import piecewise_interpolate_schedule as piecewis
 from lrjax.schedules.piecewise import piecewise_values_schedule as piecewise_values_schedule
 from lrjax.schedules.warmup import cosine_onecycle_schedule as cosine_onecycle_schedule
 from lrjax.schedules.warmup import linear_onecycle_schedule as linear_onecycle_schedule
+from lrjax.schedules.warmup import onecycle_momentum_schedule as onecycle_momentum_schedule
 from lrjax.schedules.warmup import three_phase_onecycle_schedule as three_phase_onecycle_schedule
 from lrjax.schedules.warmup import warmup_constant_schedule as warmup_constant_schedule
 from lrjax.schedules.warmup import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
@@ -112,10 +115,11 @@ from lrjax.transforms.adam import scale_by_amsgrad as scale_by_amsgrad
 from lrjax.transforms.adam import scale_by_belief as scale_by_belief
 from lrjax.transforms.adam import scale_by_radam as scale_by_radam
 from lrjax.transforms.adam import scale_by_yogi as scale_by_yogi
+from lrjax.transforms.apply import apply_updates as apply_updates
 from lrjax.transforms.base import EmptyState as EmptyState
 from lrjax.transforms.base import GradientTransformation as GradientTransformation
 from lrjax.transforms.base import GradientTransformationExtraArgs as GradientTransformationExtraArgs
-from lrjax.transforms.base import apply_updates as apply_updates
+from lrjax.transforms.base import ScheduledState as ScheduledState
 from lrjax.transforms.base import chain as chain
 from lrjax.transforms.base import identity as identity
 from lrjax.transforms.base import named_chain as named_chain
@@ -152,6 +156,10 @@ from lrjax.transforms.factored import ScaleBySM3State as ScaleBySM3State
 from lrjax.transforms.factored import scale_by_factored_rms as scale_by_factored_rms
 from lrjax.transforms.factored import scale_by_sm3 as scale_by_sm3
 from lrjax.transforms.inject import InjectHyperparamsState as InjectHyperparamsState
+from lrjax.transforms.inject import InjectStatefulHyperparamsState as InjectStatefulHyperparamsState
+from lrjax.transforms.inject import StatefulSchedule as StatefulSchedule
+from lrjax.transforms.inject import WrappedSchedule as WrappedSchedule
+from lrjax.transforms.inject import WrappedScheduleState as WrappedScheduleState
 from lrjax.transforms.inject import inject_hyperparams as inject_hyperparams
 from lrjax.transforms.inject import injected as injected
 from lrjax.transforms.layout import Packed as Packed
@@ -161,7 +169,6 @@ from lrjax.transforms.layout import pack_state as pack_state
 from lrjax.transforms.layout import packed as packed
 from lrjax.transforms.layout import unpack_state as unpack_state
 from lrjax.transforms.learning_rate import LearningRateState as LearningRateState
-from lrjax.transforms.learning_rate import get_learning_rate as get_learning_rate
 from lrjax.transforms.learning_rate import record_learning_rate as record_learning_rate
 from lrjax.transforms.learning_rate import scale as scale
 from lrjax.transforms.learning_rate import scale_by_learning_rate as scale_by_learning_rate
@@ -203,6 +210,7 @@ from lrjax.transforms.orthogonal import MuonDimensionNumbers as MuonDimensionNum
 from lrjax.transforms.orthogonal import MuonState as MuonState
 from lrjax.transforms.orthogonal import scale_by_muon as scale_by_muon
 from lrjax.transforms.orthogonal import scale_by_shape as scale_by_shape
+from lrjax.transforms.read_rate import get_learning_rate as get_learning_rate
 from lrjax.transforms.second_moment import ScaleByAdaDeltaState as ScaleByAdaDeltaState
 from lrjax.transforms.second_moment import ScaleByNovogradState as ScaleByNovogradState
 from lrjax.transforms.second_moment import ScaleByRmsState as ScaleByRmsState
@@ -224,7 +232,5 @@ from lrjax.transforms.trust_ratio import scale_by_param_block_norm as scale_by_p
 from lrjax.transforms.trust_ratio import scale_by_param_block_rms as scale_by_param_block_rms
 from lrjax.transforms.trust_ratio import scale_by_trust_ratio as scale_by_trust_ratio
 from lrjax.value import Value as Value
-from lrjax.value import batched as batched
-from lrjax.value import with_hyperparams as with_hyperparams
 
 __version__ = "0.1.0"

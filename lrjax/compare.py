@@ -30,7 +30,8 @@ from lrjax.schedules.warmup import (
 from lrjax.tasks.base import Task
 from lrjax.tasks.diabetes import diabetes
 from lrjax.tasks.digits import digits
-from lrjax.transforms.base import GradientTransformation, apply_updates
+from lrjax.transforms.apply import apply_updates
+from lrjax.transforms.base import GradientTransformation
 
 TASKS: dict[str, Callable[[], Task]] = {"digits": digits, "diabetes": diabetes}
 

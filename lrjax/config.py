@@ -1,14 +1,14 @@
 """Values as plain dicts that survive JSON, and back."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from lrjax.transforms.base import Named
-from lrjax.value import Frozen, Value, config_name, hyperparameter_names, value_classes
+from lrjax.value import Frozen, StaticArguments, Value, config_name, hyperparameter_names, value_classes
 
 _TYPE = "type"
 
@@ -17,7 +17,7 @@ def to_config(value: Value) -> dict[str, Any]:
     """The value as a plain dict that survives JSON: `{"type": name, argument: ...}`, values in values likewise.
 
     Raises:
-      TypeError: an argument is a function, or a tree that isn't made of dicts and lists: JSON can't hold it.
+      TypeError: an argument is a function, or a tree that isn't made of dicts, lists and tuples: JSON can't hold it.
 
     >>> import lrjax
     >>> lrjax.to_config(lrjax.step_decay(0.1, step_size=30, decay_rate=0.5))
@@ -32,14 +32,17 @@ def to_config(value: Value) -> dict[str, Any]:
 
 
 def _plain(x: Any, owner: str, name: str) -> Any:
+    again = lambda item: _plain(item, owner, name)
     if isinstance(x, Value):
         return to_config(x)
     if isinstance(x, Named):
-        return [x.name, to_config(x.transform)]
-    if isinstance(x, tuple):
-        return [_plain(item, owner, name) for item in x]
+        return [again(x.name), to_config(x.transform)]
     if isinstance(x, Frozen):
-        return _plain_tree(x.tree, owner, name)
+        return _plain_tree(x.tree, again)
+    if isinstance(x, Mapping) and not isinstance(x, StaticArguments):
+        return _plain_tree(x, again)
+    if type(x) is tuple or isinstance(x, list):
+        return [again(item) for item in x]
     if isinstance(x, (np.ndarray, jax.Array)) and not isinstance(x, jax.core.Tracer):
         return {_TYPE: "array", "dtype": x.dtype.name, "values": np.asarray(x).tolist()}
     if x is None or isinstance(x, (bool, int, float, str)):
@@ -47,14 +50,17 @@ def _plain(x: Any, owner: str, name: str) -> Any:
     raise TypeError(f"to_config: `{name}` of {owner} must be something that JSON can hold, got {x!r}.")
 
 
-def _plain_tree(tree: Any, owner: str, name: str) -> Any:
-    if isinstance(tree, dict) and all(isinstance(key, str) for key in tree):
-        return {key: _plain_tree(item, owner, name) for key, item in tree.items()}
+def _plain_tree(tree: Any, again: Callable[[Any], Any]) -> Any:
+    """A tree of dicts, lists and tuples; what JSON has no word for is told by its type."""
+    if type(tree) is tuple:
+        return {_TYPE: "tuple", "items": [_plain_tree(item, again) for item in tree]}
     if type(tree) is list:
-        return [_plain_tree(item, owner, name) for item in tree]
-    if isinstance(tree, bool):
-        return tree
-    raise TypeError(f"to_config: `{name}` of {owner} must be made of dicts and lists, got {tree!r}.")
+        return [_plain_tree(item, again) for item in tree]
+    if not isinstance(tree, Mapping):
+        return again(tree)
+    if all(isinstance(key, str) for key in tree) and _TYPE not in tree:
+        return {key: _plain_tree(item, again) for key, item in tree.items()}
+    return {_TYPE: "dict", "items": [[again(key), _plain_tree(item, again)] for key, item in tree.items()]}
 
 
 def from_config(config: Mapping[str, Any]) -> Any:
@@ -85,10 +91,17 @@ def from_config(config: Mapping[str, Any]) -> Any:
 
 
 def _rebuilt(x: Any) -> Any:
-    if isinstance(x, Mapping) and x.get(_TYPE) == "array":
-        return np.asarray(x["values"], x["dtype"])
-    if isinstance(x, Mapping) and isinstance(x.get(_TYPE), str):
-        return from_config(x)
     if isinstance(x, list):
         return [_rebuilt(item) for item in x]
-    return x
+    if not isinstance(x, Mapping):
+        return x
+    match x.get(_TYPE):
+        case None:
+            return {key: _rebuilt(item) for key, item in x.items()}
+        case "array":
+            return np.asarray(x["values"], x["dtype"])
+        case "tuple":
+            return tuple(map(_rebuilt, x["items"]))
+        case "dict":
+            return {key: _rebuilt(item) for key, item in x["items"]}
+    return from_config(x)

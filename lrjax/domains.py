@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from lrjax.numerics import split
+from lrjax.numerics import LargeCount, split
 
 MAX_STEPS = 2**31 - 1  # the largest int32: the last step of a count, and of every schedule
 
@@ -36,30 +36,29 @@ class Domain:
     enter: Callable[[Any], Any] = lambda x: x  # and in the form in which it enters a formula
     static: bool = False
     whole: bool = False  # counts steps
+    scheduled: bool = False  # one number, which a transformation may take from a schedule
     rank: int = 0  # dimensions of an array that is one argument; more make a batch
 
     def __repr__(self) -> str:
         return self.words
 
 
-def is_tracer(x: Any) -> bool:
-    return isinstance(x, jax.core.Tracer)
-
-
-def _number(holds: Callable[[Any], Any], whole: bool = False, rank: int = 0) -> Callable[[Any], Any]:
+def _number(holds: Callable[[Any], Any], steps: bool = False, rank: int = 0) -> Callable[[Any], Any]:
     """Accepts real numbers, and arrays of them, that `holds` is true of.
 
     A concrete scalar array becomes a Python number, so that values stay hashable. The check also sees the number
-    as a formula will, in float32: a decay of 1 - 1e-9 is 1 there.
+    as a formula will, in float32: a decay of 1 - 1e-9 is 1 there. Numbers of steps are clipped to 2³¹−1.
     """
 
     def holds_everywhere(x: Any) -> bool:
         with np.errstate(over="ignore"):
-            seen = np.asarray(x) if whole else np.asarray(x).astype(jnp.result_type(float))
+            seen = np.asarray(x) if steps else np.asarray(x).astype(jnp.result_type(float))
         return bool(np.all(np.isfinite(x)) and np.all(holds(x)) and np.all(np.isfinite(seen) & holds(seen)))
 
     def accept(x: Any) -> Any:
-        if is_tracer(x):
+        if isinstance(x, LargeCount):
+            return x
+        if isinstance(x, jax.core.Tracer):
             if not (jnp.issubdtype(x.dtype, jnp.integer) or jnp.issubdtype(x.dtype, jnp.floating)):
                 raise NotInDomain
             return x
@@ -70,7 +69,9 @@ def _number(holds: Callable[[Any], Any], whole: bool = False, rank: int = 0) -> 
         if isinstance(x, (int, float)):
             if isinstance(x, int) and abs(x) >= 2**127 or not math.isfinite(x) or not holds_everywhere(x):
                 raise NotInDomain
-            return int(x) if whole else x
+            if not steps:
+                return x
+            return min(int(x), MAX_STEPS) if x == int(x) else min(x, float(MAX_STEPS))
         if np.asarray(x).dtype.kind not in "iuf" and not jnp.issubdtype(x.dtype, jnp.floating):
             raise NotInDomain
         if x.ndim < rank or not holds_everywhere(np.asarray(x)):
@@ -82,37 +83,44 @@ def _number(holds: Callable[[Any], Any], whole: bool = False, rank: int = 0) -> 
 
 def as_scalar(x: Any) -> jax.Array:
     """A number as a strong float32 scalar (float64 under x64), whether it is constant or traced."""
+    if isinstance(x, LargeCount):
+        return as_scalar(x.high) + as_scalar(x.low)
     return jnp.asarray(x, jnp.result_type(float))
 
 
 def _entering(number: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda x: jax.tree.map(number, x)
+    return lambda x: jax.tree.map(number, x, is_leaf=lambda v: isinstance(v, LargeCount))
 
 
 def _number_domain(words: str, holds: Callable[[Any], Any]) -> Domain:
-    return Domain(words, _number(holds), _entering(as_scalar))
+    return Domain(words, _number(holds), _entering(as_scalar), scheduled=True)
 
 
-def _steps_domain(words: str, least: int) -> Domain:
-    accept = _number(lambda x: (x >= least) & (x <= MAX_STEPS) & (x == np.floor(x)), whole=True)
-    return Domain(words, accept, _entering(split), whole=True)
+def _steps_domain(words: str, least: int, whole: bool = True) -> Domain:
+    """A number of steps; like a step, a larger one than 2³¹−1 counts as 2³¹−1."""
+    holds = (lambda x: (x >= least) & (x == np.floor(x))) if whole else (lambda x: x >= least)
+    number = _number(holds, steps=True)
+    return Domain(words, number, _entering(split), whole=True, scheduled=True)
 
 
 Number = Annotated[ArrayLike, _number_domain("a finite number", lambda x: True)]
-Rate = Annotated[ArrayLike, _number_domain("a finite number >= 0", lambda x: x >= 0)]
+Rate = Number  # of a schedule, which may be part of another one, and negative
 NonNegative = Annotated[ArrayLike, _number_domain("a finite number >= 0", lambda x: x >= 0)]
 Positive = Annotated[ArrayLike, _number_domain("a finite number > 0", lambda x: x > 0)]
 Negative = Annotated[ArrayLike, _number_domain("a finite number < 0", lambda x: x < 0)]
 Fraction = Annotated[ArrayLike, _number_domain("a number in [0, 1]", lambda x: (x >= 0) & (x <= 1))]
 OpenFraction = Annotated[ArrayLike, _number_domain("a number in (0, 1)", lambda x: (x > 0) & (x < 1))]
 Decay = Annotated[ArrayLike, _number_domain("a number in [0, 1)", lambda x: (x >= 0) & (x < 1))]
+Momentum = Annotated[ArrayLike, _number_domain("a number in (-1, 1)", lambda x: (x > -1) & (x < 1))]
 AtLeastOne = Annotated[ArrayLike, _number_domain("a finite number >= 1", lambda x: x >= 1)]
-Steps = Annotated[ArrayLike, _steps_domain("a whole number of steps, 1 to 2³¹−1", 1)]
-Count = Annotated[ArrayLike, _steps_domain("a whole number of steps, 0 to 2³¹−1", 0)]
+Steps = Annotated[ArrayLike, _steps_domain("a whole number of steps >= 1", 1)]
+Count = Annotated[ArrayLike, _steps_domain("a whole number of steps >= 0", 0)]
+Duration = Annotated[ArrayLike, _steps_domain("a number of steps >= 1", 1, whole=False)]
+Delay = Annotated[ArrayLike, _steps_domain("a number of steps >= 0", 0, whole=False)]
 Curve = Annotated[
     ArrayLike,
     Domain(
-        "an array of one or more finite numbers >= 0, one for each step",
+        "an array of one or more finite numbers, one for each step",
         lambda x: _curve(x),
         as_scalar,
         rank=1,
@@ -123,7 +131,7 @@ Curve = Annotated[
 def _curve(x: Any) -> Any:
     if isinstance(x, (list, tuple)):
         x = np.asarray(x, np.float32)
-    x = _number(lambda v: v >= 0, rank=1)(x)
+    x = _number(lambda v: True, rank=1)(x)
     if jnp.ndim(x) < 1 or jnp.shape(x)[-1] == 0:
         raise NotInDomain
     return x
@@ -143,7 +151,7 @@ def _accept_numbers(domain: Domain, increasing: bool = False) -> Callable[[Any],
 
 def _is_increasing(xs: Sequence[Any]) -> bool:
     numbers = [x for x in xs if isinstance(x, (int, float))]
-    return all(a < b for a, b in zip(numbers, numbers[1:], strict=False))
+    return all(a <= b for a, b in zip(numbers, numbers[1:], strict=False))
 
 
 def domain_of(annotation: Any) -> Domain | None:
@@ -179,6 +187,11 @@ def _flag(x: Any) -> bool:
     if not isinstance(x, (bool, np.bool_)):
         raise NotInDomain
     return bool(x)
+
+
+def is_function(x: Any) -> bool:
+    """Whether it is a function, rather than a tree that can be called, such as an Equinox module."""
+    return callable(x) and all(leaf is x for leaf in jax.tree.leaves(x))
 
 
 def _function(x: Any) -> Any:
@@ -230,7 +243,7 @@ def _dtype(x: Any) -> str:
 
 def _pairs(scale: Domain) -> Callable[[Any], Any]:
     """Accepts `{boundary: scale, ...}` or `((boundary, scale), ...)`; kept as pairs, in the order of the boundaries."""
-    step = domain_of(Steps)
+    step = domain_of(Delay)
     assert step is not None
 
     def accept(x: Any) -> tuple[tuple[Any, Any], ...]:
@@ -241,7 +254,7 @@ def _pairs(scale: Domain) -> Callable[[Any], Any]:
             pairs = tuple((step.accept(boundary), scale.accept(value)) for boundary, value in items)
         except TypeError:
             raise NotInDomain from None
-        if all(isinstance(boundary, int) for boundary, _ in pairs):
+        if all(isinstance(boundary, (int, float)) for boundary, _ in pairs):
             pairs = tuple(sorted(pairs, key=lambda pair: pair[0]))
         if not _is_increasing([boundary for boundary, _ in pairs]):
             raise NotInDomain
@@ -250,23 +263,23 @@ def _pairs(scale: Domain) -> Callable[[Any], Any]:
     return accept
 
 
-_RATE, _STEPS = domain_of(Rate), domain_of(Steps)
-assert _RATE is not None and _STEPS is not None
-Rates = Annotated[Sequence[ArrayLike], Domain("a sequence of finite numbers >= 0", _accept_numbers(_RATE), _RATE.enter)]
+_NUMBER, _DELAY = domain_of(Number), domain_of(Delay)
+assert _NUMBER is not None and _DELAY is not None
+Rates = Annotated[Sequence[ArrayLike], Domain("a sequence of finite numbers", _accept_numbers(_NUMBER), _NUMBER.enter)]
 Boundaries = Annotated[
     Sequence[ArrayLike],
     Domain(
-        "an increasing sequence of whole numbers of steps, 1 to 2³¹−1",
-        _accept_numbers(_STEPS, increasing=True),
-        _STEPS.enter,
+        "a sequence of numbers of steps >= 0, none smaller than the one before it",
+        _accept_numbers(_DELAY, increasing=True),
+        _DELAY.enter,
         whole=True,
     ),
 ]
 BoundariesAndScales = Annotated[
     Mapping[int, ArrayLike] | Sequence[tuple[ArrayLike, ArrayLike]] | None,
     Domain(
-        "a dict from steps (whole, >= 1) to finite scales >= 0",
-        _pairs(_RATE),
+        "a dict from steps (>= 0) to finite scales",
+        _pairs(_NUMBER),
         lambda pairs: tuple((split(boundary), as_scalar(scale)) for boundary, scale in pairs),
     ),
 ]

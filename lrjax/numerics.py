@@ -1,10 +1,12 @@
 """Exact step arithmetic, and the few formulas on arrays that everything shares."""
 
+import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -14,12 +16,17 @@ _MAX = 2**31 - 1
 class Time:
     """A count of steps that is exact from 0 to 2³¹−1: a whole int32 number and a fraction of a step.
 
-    float32 holds the whole numbers only up to 2²⁴, so steps are subtracted and divided as integers first; only the
-    difference becomes a float. The fraction is not zero for a float step, and carries the derivative of a traced
-    number of steps. Arithmetic with a number gives an ordinary array.
+    float32 holds the whole numbers only up to 2²⁴, so steps are compared, added, subtracted and divided as integers
+    first; only what has no whole result becomes a float. The fraction is not zero for a float step, and carries the
+    derivative of a traced number of steps.
+
+    To a formula it is a number: it has every operator, exact with other times and with whole numbers, and `jnp`
+    functions take it, as the float `total`.
     """
 
     __slots__ = ("part", "whole")
+    __array_ufunc__ = None  # NumPy's numbers leave the operators to this class
+    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, whole: ArrayLike, part: Any = None):
         self.whole = whole
@@ -31,67 +38,156 @@ class Time:
         whole = jnp.asarray(self.whole).astype(jnp.result_type(float))
         return whole if self.part is None else whole + self.part
 
+    shape = property(lambda self: jnp.shape(self.whole))
+    ndim = property(lambda self: jnp.ndim(self.whole))
+    dtype = property(lambda self: jnp.result_type(float))
+
+    def astype(self, dtype: Any) -> jax.Array:
+        return jnp.asarray(self.whole if jnp.issubdtype(dtype, jnp.integer) else self.total).astype(dtype)
+
     def __jax_array__(self) -> jax.Array:
         return self.total
 
+    def __repr__(self) -> str:
+        return f"Time({self.whole!r}, {self.part!r})"
+
     def __add__(self, other: Any) -> Any:
-        if not isinstance(other, Time):
+        time = _as_time(other)
+        if time is None:
             return self.total + other
-        return Time(self.whole + other.whole, _combine(lax.add, self.part, other.part))
+        whole = self.whole + time.whole
+        overflows = (jnp.asarray(self.whole) > 0) & (jnp.asarray(time.whole) > 0) & (whole < 0)
+        return Time(jnp.where(overflows, _MAX, whole), _combine(lax.add, self.part, time.part))
 
     def __sub__(self, other: Any) -> Any:
-        if not isinstance(other, Time):
+        time = _as_time(other)
+        if time is None:
             return self.total - other
-        return Time(self.whole - other.whole, _combine(lax.sub, self.part, other.part))
+        return Time(self.whole - time.whole, _combine(lax.sub, self.part, time.part))
 
-    def __truediv__(self, other: Any) -> jax.Array:
-        return self.total / (other.total if isinstance(other, Time) else other)
+    def __rsub__(self, other: Any) -> Any:
+        time = _as_time(other)
+        return other - self.total if time is None else time - self
 
-    def __radd__(self, other: Any) -> jax.Array:
-        return other + self.total
+    def __neg__(self) -> "Time":
+        return Time(-self.whole, None if self.part is None else -self.part)  # type: ignore[operator]
 
-    def __rsub__(self, other: Any) -> jax.Array:
-        return other - self.total
+    def __pos__(self) -> "Time":
+        return self
+
+    def __abs__(self) -> "Time":
+        return where(self >= 0, self, -self)
 
     def __mul__(self, other: Any) -> jax.Array:
-        return self.total * (other.total if isinstance(other, Time) else other)
+        return self.total * _float(other)
+
+    def __truediv__(self, other: Any) -> jax.Array:
+        return self.total / _float(other)
 
     def __rtruediv__(self, other: Any) -> jax.Array:
-        return other / self.total
+        return _float(other) / self.total
 
     def __pow__(self, other: Any) -> jax.Array:
-        return self.total**other
+        return self.total ** _float(other)
 
     def __rpow__(self, other: Any) -> jax.Array:
         return other**self.total
 
-    __rmul__ = __mul__
+    def __divmod__(self, other: Any) -> Any:
+        time = _as_time(other)
+        return divmod(self.total, other) if time is None else self.divmod(time)
 
-    def __ge__(self, other: "Time") -> jax.Array:
-        difference = self - other
-        if difference.part is None:
-            return difference.whole >= 0
-        return difference.total >= 0
+    def __floordiv__(self, other: Any) -> Any:
+        return divmod(self, other)[0]
 
-    def __lt__(self, other: "Time") -> jax.Array:
-        return ~(self >= other)
+    def __mod__(self, other: Any) -> Any:
+        return divmod(self, other)[1]
 
-    def __mod__(self, period: "Time") -> "Time":
-        """The time since the last multiple of a whole period; for self >= 0."""
-        return self.divmod(period)[1]
+    def __rdivmod__(self, other: Any) -> Any:
+        time = _as_time(other)
+        return divmod(other, self.total) if time is None else time.divmod(self)
 
-    def divmod(self, period: "Time") -> tuple[jax.Array, "Time"]:
-        """How many whole periods have passed, and the time since the last of them; for self >= 0."""
-        whole = jnp.asarray(self.whole)
-        times = lax.div(whole, jnp.broadcast_to(period.whole, whole.shape).astype(whole.dtype))
-        rest = whole - times * period.whole
-        correction = None if period.part is None else times.astype(jnp.result_type(float)) * period.part
-        return times, Time(rest, _combine(lax.sub, self.part, correction))
+    def __rfloordiv__(self, other: Any) -> Any:
+        return self.__rdivmod__(other)[0]
 
-    def clip(self, low: int = 0, high: "Time | None" = None) -> "Time":
+    def __rmod__(self, other: Any) -> Any:
+        return self.__rdivmod__(other)[1]
+
+    def __eq__(self, other: Any) -> Any:
+        return self._compare(operator.eq, other)
+
+    def __ne__(self, other: Any) -> Any:
+        return self._compare(operator.ne, other)
+
+    def __lt__(self, other: Any) -> Any:
+        return self._compare(operator.lt, other)
+
+    def __le__(self, other: Any) -> Any:
+        return self._compare(operator.le, other)
+
+    def __gt__(self, other: Any) -> Any:
+        return self._compare(operator.gt, other)
+
+    def __ge__(self, other: Any) -> Any:
+        return self._compare(operator.ge, other)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def _compare(self, compare: Callable[[Any, Any], Any], other: Any) -> Any:
+        time = _as_time(other)
+        if time is not None:
+            difference = self - time
+            return compare(jnp.asarray(difference.whole if difference.part is None else difference.total), 0)
+        return compare(self.total, other) if hasattr(other, "dtype") or isinstance(other, float) else NotImplemented
+
+    def __bool__(self) -> bool:
+        return bool(self != 0)
+
+    def __int__(self) -> int:
+        return int(self.whole)  # type: ignore[arg-type]
+
+    def __float__(self) -> float:
+        return float(self.total)
+
+    def divmod(self, period: "Time") -> tuple["Time", "Time"]:
+        """How many periods have passed, and the time since the last of them; exact for a whole period."""
+        whole, length = jnp.broadcast_arrays(jnp.asarray(self.whole), jnp.asarray(period.whole))
+        times = whole // length
+        rest = Time(whole - times * length, self.part)
+        if period.part is None:
+            return Time(times), rest
+        fractional = period.part != 0
+        many = jnp.where(fractional, jnp.floor(self.total / period.total), times.astype(jnp.result_type(float)))
+        # a whole period with a derivative: its part is 0, and counts once for each of the times
+        exact = Time(rest.whole, _combine(lax.sub, rest.part, times.astype(many.dtype) * period.part))
+        since = split(self.total - many * period.total)
+        return where(fractional, split(many), Time(times)), where(fractional, since, exact)
+
+    def clip(self, low: Any = 0, high: Any = None) -> "Time":
         """The time, not before `low` and not after `high`."""
-        raised = where(self >= Time(low), self, Time(low))
-        return raised if high is None else where(raised >= high, high, raised)
+        least, most = _as_time(low), _as_time(high)
+        raised = where(self >= least, self, least)
+        return raised if most is None else where(raised >= most, most, raised)
+
+
+jax.tree_util.register_pytree_node(Time, lambda time: ((time.whole, time.part), None), lambda _, xs: Time(*xs))
+
+
+def _as_time(x: Any) -> Any:
+    """A time, or a whole number, as a time; None for anything else."""
+    if isinstance(x, Time):
+        return x
+    if isinstance(x, (float, np.floating)) and float(x).is_integer():
+        x = int(x)
+    if isinstance(x, (bool, np.bool_)) or not isinstance(x, (int, np.integer, np.ndarray, jax.Array)):
+        return None
+    if isinstance(x, (int, np.integer)):
+        return Time(np.int32(min(max(int(x), -_MAX), _MAX)))
+    return split(x) if jnp.issubdtype(x.dtype, jnp.integer) else None
+
+
+def _float(x: Any) -> Any:
+    return x.total if isinstance(x, Time) else float(x) if isinstance(x, int) else x
 
 
 def _combine(op: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
@@ -110,17 +206,31 @@ def where(condition: jax.Array, a: Time, b: Time) -> Time:
     return Time(whole, jnp.where(condition, zero if a.part is None else a.part, zero if b.part is None else b.part))
 
 
-def split(x: ArrayLike) -> Time:
-    """A number of steps, of any integer or float dtype, as a `Time`; beyond 2³¹−1 it is 2³¹−1."""
+def split(x: Any) -> Time:
+    """A number of steps, of any integer or float dtype, as a `Time`; beyond ±(2³¹−1) it stays there."""
+    if isinstance(x, LargeCount):
+        return split(x.high) + split(x.low)
     x = jnp.asarray(x)
     if jnp.issubdtype(x.dtype, jnp.integer):
-        if jnp.iinfo(x.dtype).max > _MAX:
-            x = jnp.minimum(x, jnp.asarray(_MAX, x.dtype))
+        info = jnp.iinfo(x.dtype)
+        if info.max > _MAX:
+            x = jnp.clip(x, max(info.min, -_MAX), _MAX)
         return Time(x.astype(jnp.int32))
     x = jnp.clip(x.astype(jnp.result_type(float)), -(2.0**31), 2.0**31)
     whole = jnp.floor(x)
     # float32 rounds 2³¹−1 up to 2³¹, which int32 can't hold
     return Time(jnp.where(whole >= 2.0**31, _MAX, whole.astype(jnp.int32)), x - whole)
+
+
+class LargeCount(NamedTuple):
+    """A whole number above 2²⁴ as two that float32 holds, for their sum to be exact, batched and differentiated."""
+
+    high: Any
+    low: Any
+
+    @staticmethod
+    def of(x: int) -> "LargeCount":
+        return LargeCount(float(x // 4096 * 4096), float(x % 4096))
 
 
 def fractions(elapsed: Time, length: Time) -> tuple[jax.Array, jax.Array]:
@@ -140,7 +250,7 @@ def mix(a: jax.Array, b: jax.Array, done: jax.Array, left: jax.Array) -> jax.Arr
     return a * left + b * done
 
 
-def through(
+def interpolate(
     step: Time, boundaries: Sequence[Time], values: Sequence[jax.Array], bend: Callable[[jax.Array], jax.Array]
 ) -> jax.Array:
     """From values[0] at step 0 to values[i+1] at boundaries[i], along `bend`; constant after the last."""
@@ -163,16 +273,17 @@ def cosine_weight(fraction: jax.Array) -> jax.Array:
 
 
 def power_fractions(done: jax.Array, left: jax.Array, exponent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """1 − leftᵖ and leftᵖ, each to full relative accuracy; with no slope from the end on."""
-    ended = left <= 0
-    base = jnp.where(ended, 1, left)
+    """1 − leftᵖ and leftᵖ, each to full relative accuracy; with no slope from the end on. 0⁰ is 1."""
+    base = jnp.where(left <= 0, 1, left)
+    ended = (left <= 0) & (exponent > 0)
     log = jnp.where(done < 0.5, jnp.log1p(-jnp.where(done < 0.5, done, 0)), jnp.log(base))
     return jnp.where(ended, 1, -jnp.expm1(exponent * log)), jnp.where(ended, 0, base**exponent)
 
 
 def bias_correction(decay: jax.Array, t: jax.Array) -> jax.Array:
-    """1 − decayᵗ, which keeps its digits where decay nears 1."""
-    return -jnp.expm1(t * jnp.log(decay))
+    """1 − decayᵗ, which keeps its digits where decay nears 1, and its derivative where decay is 0."""
+    near_one = decay > 0.5
+    return jnp.where(near_one, -jnp.expm1(t * jnp.log(jnp.where(near_one, decay, 1))), 1 - decay**t)
 
 
 def abs_sq(x: jax.Array) -> jax.Array:

@@ -5,10 +5,14 @@ strings and functions are part of the structure. So a value has a repr that read
 and a hash by value, a pickle and a config, and passes through `jit`, `vmap` and `grad` as an argument.
 """
 
+import builtins
 import dataclasses
+import functools
 import inspect
 import reprlib
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections import ChainMap
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import jax
@@ -17,7 +21,9 @@ import numpy as np
 from jax.extend.core import get_opaque_trace_state
 from jax.tree_util import GetAttrKey, register_pytree_with_keys
 
-from lrjax.domains import Domain, NotInDomain, Requirement, domain_of
+import lrjax.domains as annotation_names
+from lrjax.domains import Domain, NotInDomain, Requirement, domain_of, is_function
+from lrjax.numerics import LargeCount
 
 V = TypeVar("V", bound="Value")
 
@@ -29,9 +35,14 @@ value_classes: dict[str, type["Value"]] = {}  # by config name
 class Value:
     """Base of all values. The fields of a subclass are its hyperparameters."""
 
+    __slots__ = ("__dict__", "__weakref__", "_children", "_foreign")  # `__dict__` holds the fields and nothing else
+
     _domains: ClassVar[dict[str, Domain]] = {}
     _requirements: ClassVar[tuple[Requirement, ...]] = ()
     _variadic: ClassVar[str | None] = None  # the field that holds *args
+
+    def __init_subclass__(cls) -> None:  # here, so that a class which comes out of a pickle is a pytree too
+        register_pytree_with_keys(cls, _flatten_with_keys, functools.partial(_unflatten, cls), _flatten)
 
     def __post_init__(self) -> None:
         fields = vars(self)
@@ -68,17 +79,26 @@ class Value:
 
     def __hash__(self) -> int:
         leaves, structure = jax.tree.flatten(self)
-        return hash((structure, tuple(leaves)))
+        return hash((structure, tuple(map(_hashable, leaves))))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self)
 
 
 def _is_known(x: Any) -> bool:
-    return not any(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in jax.tree.leaves(x))
+    return not any(isinstance(leaf, (jax.Array, np.ndarray)) or callable(leaf) for leaf in jax.tree.leaves(x))
 
 
 def _same(x: Any, y: Any) -> bool:
     if isinstance(x, jax.core.Tracer) or isinstance(y, jax.core.Tracer):
         return x is y
     return x is y or (jnp.shape(x) == jnp.shape(y) and bool(np.all(np.equal(x, y))))
+
+
+def _hashable(x: Any) -> Any:
+    if isinstance(x, (np.ndarray, jax.Array)) and not isinstance(x, jax.core.Tracer):
+        return x.shape, tuple(np.asarray(x).ravel().tolist())
+    return x
 
 
 def _short(x: Any) -> str:
@@ -105,15 +125,22 @@ def value_class(
     base: type[V],
     call_arguments: Sequence[str],
     requirements: Sequence[Requirement] = (),
+    change_domain: Callable[[Domain], Domain] = lambda domain: domain,
     **namespace: Any,
 ) -> type[V]:
     """Makes the class whose fields are the parameters of `function` that aren't `call_arguments`."""
     parameters = [
-        p
-        for p in inspect.signature(function, eval_str=True).parameters.values()
+        p.replace(annotation=_evaluated(p.annotation, function))
+        for p in inspect.signature(function).parameters.values()
         if p.name not in call_arguments and p.kind is not p.VAR_KEYWORD
     ]
-    domains = {p.name: d for p in parameters if (d := domain_of(p.annotation)) is not None}
+    for p in parameters:
+        if hasattr(base, p.name) and not p.name.startswith("__"):
+            raise ValueError(
+                f"{function.__name__}: a hyperparameter must not have the name of a method of {base.__name__}, "
+                f"got {p.name!r}."
+            )
+    domains = {p.name: change_domain(d) for p in parameters if (d := domain_of(p.annotation)) is not None}
     variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
     fields = [
         (
@@ -146,9 +173,33 @@ def value_class(
     cls.__module__ = function.__module__ or "__main__"  # None in exec; for pickle and doctest
     cls.__qualname__ = function.__qualname__
     function.__doc__ = None  # the class has it: once is enough for doctest
-    _register(cls, [p.name for p in parameters])
     value_classes[config_name(cls)] = cls
     return cls
+
+
+def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
+    """The annotation itself, where `from __future__ import annotations` made a string of it.
+
+    Its names are looked up where the function was written: in its closure, in the functions around it that are still
+    running, in its module; and, for names that were imported for the type checker alone, in `lrjax.domains`.
+    """
+    if not isinstance(annotation, str):
+        return annotation
+    closure = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
+    module = getattr(function, "__globals__", {})
+    scopes, frame = [], sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals is module:
+            scopes.append(frame.f_locals)
+        frame = frame.f_back
+    names = ChainMap(dict(closure), *map(dict, scopes), module, vars(builtins), vars(annotation_names))
+    try:
+        return eval(annotation, {}, names)
+    except NameError as error:
+        raise TypeError(
+            f"{function.__name__}: the annotation {annotation!r} must be of names that exist when the function is "
+            f"decorated. {error}."
+        ) from None
 
 
 def config_name(cls: type[Value]) -> str:
@@ -172,44 +223,60 @@ def _documented(function: Callable[..., Any], domains: dict[str, Domain]) -> str
     return "\n".join([doc, "", "Args (any other value raises ValueError):", *lines]) if lines else doc
 
 
-def _register(cls: type[Value], names: Sequence[str]) -> None:
+@functools.cache
+def _layout(cls: type[Value]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[GetAttrKey, ...]]:
+    """The names of the hyperparameters that are leaves, of those that are structure, and the keys of the leaves."""
+    names = tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
     static = tuple(n for n in names if n in cls._domains and cls._domains[n].static)
     leaves = tuple(n for n in names if n not in static)
-    counts = {n for n in names if n in cls._domains and cls._domains[n].whole}
-    keys = tuple(map(GetAttrKey, leaves))
+    return leaves, static, tuple(map(GetAttrKey, leaves))
 
-    def flatten(value: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        fields = vars(value)
-        return tuple(_as_leaf(fields[n]) for n in leaves), tuple(fields[n] for n in static)
 
-    def flatten_with_keys(value: Any) -> Any:
-        children, meta = flatten(value)
-        return tuple(zip(keys, children, strict=True)), meta
+def _flatten(value: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    try:
+        return value._children  # a value never changes, and `jit` asks for its leaves at every call
+    except AttributeError:
+        fields, (leaves, static, _) = vars(value), _layout(type(value))
+        flat = tuple(_as_leaf(fields[n]) for n in leaves), tuple(fields[n] for n in static)
+        object.__setattr__(value, "_children", flat)
+        return flat
 
-    def unflatten(meta: Any, children: Any) -> Any:  # no check: the leaves may be anything
-        value = object.__new__(cls)
-        fields = vars(value)
-        for name, leaf in zip(leaves, children, strict=True):
-            fields[name] = int(leaf) if name in counts and type(leaf) is float and leaf.is_integer() else leaf
-        fields.update(zip(static, meta, strict=True))
-        return value
 
-    register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+def _flatten_with_keys(value: Any) -> Any:
+    children, meta = _flatten(value)
+    return tuple(zip(_layout(type(value))[2], children, strict=True)), meta
+
+
+def _unflatten(cls: type[Value], meta: Any, children: Any) -> Any:  # no check: the leaves may be anything
+    value = object.__new__(cls)
+    fields, (leaves, static, _) = vars(value), _layout(cls)
+    for name, leaf in zip(leaves, children, strict=True):
+        fields[name] = _from_leaf(leaf, cls._domains.get(name))
+    fields.update(zip(static, meta, strict=True))
+    return value
 
 
 def _as_leaf(x: Any) -> Any:
-    """Whole numbers flatten to floats where float32 holds them, so that step counts batch and differentiate too."""
+    """Whole numbers flatten to floats, so that step counts batch and differentiate too."""
     if type(x) is int:
-        return float(x) if -_EXACT <= x <= _EXACT else x
+        return LargeCount.of(x) if _EXACT < abs(x) < 2**31 else float(x)
     if type(x) is tuple:
         return tuple(map(_as_leaf, x))
     return x
 
 
+def _from_leaf(x: Any, domain: Domain | None) -> Any:
+    if domain is not None and domain.whole and type(x) is float and x.is_integer():
+        return int(x)
+    if type(x) is LargeCount and type(x.high) is float and type(x.low) is float:
+        return int(x.high + x.low)
+    return tuple(_from_leaf(item, None) for item in x) if type(x) is tuple else x
+
+
 def may_compile(value: Value) -> bool:
-    """False where a compiled call would keep a tracer: inside a trace, somebody's function may close over one, and
-    the cache of compiled functions would hold it for ever."""
-    return not is_tracing() or not _holds_function(value)
+    """False where somebody's function is in the value: it may read what changes, or decide on a number, or hold a
+    tracer or megabytes, and the cache of compiled programs would keep it for ever."""
+    return not _is_foreign(value)
 
 
 _NO_TRACE = get_opaque_trace_state()
@@ -219,13 +286,27 @@ def is_tracing() -> bool:
     return get_opaque_trace_state() != _NO_TRACE
 
 
-def _holds_function(x: Any) -> bool:
+def _is_foreign(x: Any) -> bool:
     if isinstance(x, Value):
-        return any(_holds_function(field) for field in vars(x).values())
-    return any(map(_holds_function, x)) if isinstance(x, tuple) else callable(x)
+        try:
+            return x._foreign
+        except AttributeError:
+            foreign = any(map(_is_foreign, vars(x).values()))
+            object.__setattr__(x, "_foreign", foreign)
+            return foreign
+    if inspect.isfunction(x) and x.__module__.startswith("lrjax.") and "<" not in x.__qualname__:
+        return False
+    if isinstance(x, type) and issubclass(x, Value):
+        return not x.__module__.startswith("lrjax.")
+    if isinstance(x, StaticArguments):
+        return any(map(_is_foreign, x.values()))
+    if is_function(x):
+        return True
+    leaves = jax.tree.leaves(x, is_leaf=lambda v: isinstance(v, Value))
+    return any(leaf is not x and _is_foreign(leaf) for leaf in leaves)
 
 
-def enter(value: Value) -> dict[str, Any]:
+def as_arrays(value: Value) -> dict[str, Any]:
     """The hyperparameters in the form in which they enter a formula; what that is, the domains say."""
     entered = {}
     for name in hyperparameter_names(value):
@@ -247,7 +328,7 @@ def _assert_unbatched(value: Value, name: str, x: Any, rank: int) -> None:
 
 
 class Frozen:
-    """A tree of flags as a static hyperparameter: hashed and compared by its structure and leaves."""
+    """A tree as a static hyperparameter: hashed and compared by its structure and leaves."""
 
     def __init__(self, tree: Any):
         self.tree = tree
@@ -264,108 +345,29 @@ class Frozen:
         return repr(self.tree)
 
 
-def freeze(x: Any) -> Any:
+class StaticArguments(dict):
+    """Arguments of any kind, by name, as part of a value's structure; compared by identity where `==` says nothing."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, StaticArguments) or list(self) != list(other):
+            return False
+        return all(x is other[name] or _says_equal(x, other[name]) for name, x in self.items())
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self))
+
+
+def _says_equal(x: Any, y: Any) -> bool:
+    try:
+        return type(x) is type(y) and bool(x == y)
+    except Exception:  # arrays, and whatever else compares in a way of its own
+        return False
+
+
+def as_mask(x: Any) -> Any:
     """A function as it is, a tree of flags frozen."""
-    if x is None or isinstance(x, Frozen) or callable(x):
+    if x is None or isinstance(x, Frozen) or is_function(x):
         return x
     if not all(isinstance(leaf, (bool, np.bool_)) for leaf in jax.tree.leaves(x)):
         raise NotInDomain
     return Frozen(jax.tree.map(bool, x))
-
-
-def batched(value: V) -> V:
-    """The batch with every number as an array of the batch's length, so that `jax.vmap` maps over all of it.
-
-    Raises:
-      ValueError: no hyperparameter is a batch, or two have different lengths.
-
-    >>> import jax, jax.numpy as jnp, lrjax
-    >>> schedules = lrjax.cosine_decay_schedule(jnp.array([0.1, 0.2]), decay_steps=100)
-    >>> jax.vmap(lambda schedule: schedule(50))(lrjax.batched(schedules))
-    Array([0.05, 0.1 ], dtype=float32)
-    """
-    sizes: set[int] = set()
-
-    def note(x: Any, rank: int) -> Any:
-        sizes.update(jnp.shape(x)[: jnp.ndim(x) - rank][:1])
-        return x
-
-    _map_numbers(value, 0, note)
-    if len(sizes) != 1:
-        got = f"lengths {sorted(sizes)}" if sizes else "single numbers only"
-        raise ValueError(f"batched: `value` must have hyperparameters that are arrays of one length, got {got}.")
-    (size,) = sizes
-
-    def spread(x: Any, rank: int) -> Any:
-        if jnp.ndim(x) > rank:
-            return x
-        if isinstance(x, jax.Array):
-            return jnp.broadcast_to(x, (size, *x.shape))
-        return np.broadcast_to(np.asarray(x, jnp.result_type(x)), (size, *np.shape(x)))  # compiles nothing
-
-    return _map_numbers(value, 0, spread)
-
-
-def _map_numbers(x: Any, rank: int, change: Callable[[Any, int], Any]) -> Any:
-    """A copy with `change(number, dimensions of one argument)` for each leaf."""
-    if isinstance(x, Value):
-        copy = object.__new__(type(x))
-        for name, field in vars(x).items():
-            domain = x._domains.get(name)
-            kept = domain is not None and domain.static
-            vars(copy)[name] = field if kept else _map_numbers(field, domain.rank if domain else 0, change)
-        return copy
-    is_value = lambda v: isinstance(v, Value)
-    map_one = lambda v: _map_numbers(v, 0, change) if is_value(v) else change(v, rank)
-    return jax.tree.map(map_one, x, is_leaf=is_value)
-
-
-def with_hyperparams(value: V, **hyperparams: Any) -> V:
-    """A copy in which the named hyperparameters are others, at whatever depth of a chain they stand.
-
-    Raises:
-      ValueError: a name isn't there, or is there more than once; the message lists the names that are.
-
-    >>> import lrjax
-    >>> tx = lrjax.chain(lrjax.clip_by_global_norm(1.0), lrjax.sgd(0.1))
-    >>> lrjax.with_hyperparams(tx, learning_rate=0.01)
-    chain(clip_by_global_norm(max_norm=1.0), sgd(learning_rate=0.01, momentum=None, nesterov=False, \
-accumulator_dtype=None))
-    """
-    places = list(_places(value))
-    for name in hyperparams:
-        found = [path for path, names in places for n in names if n == name]
-        if len(found) != 1:
-            there = ", ".join(sorted({_dotted(path, n) for path, names in places for n in names}))
-            how = f"{len(found)} hyperparameters" if found else "no hyperparameter"
-            raise ValueError(f"with_hyperparams: {how} `{name}` in {type(value).__name__}; there are: {there}.")
-    return _rebuild(value, hyperparams)
-
-
-def _dotted(path: tuple[str, ...], name: str) -> str:
-    return ".".join((*path, name))
-
-
-def _places(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Every value inside this one, outermost first, with its hyperparameters that aren't containers of values."""
-    if isinstance(value, Value):
-        names = hyperparameter_names(value)
-        yield path, tuple(n for n in names if not (isinstance(vars(value)[n], tuple) and _holds_values(vars(value)[n])))
-        for n in names:
-            yield from _places(vars(value)[n], (*path, n))
-    elif isinstance(value, tuple):
-        for i, item in enumerate(value):
-            yield from _places(item, (*path[:-1], f"{path[-1]}[{i}]") if path else path)
-
-
-def _holds_values(items: tuple[Any, ...]) -> bool:
-    return any(isinstance(x, Value) or (isinstance(x, tuple) and _holds_values(x)) for x in items)
-
-
-def _rebuild(x: Any, changes: dict[str, Any]) -> Any:
-    if isinstance(x, tuple):
-        return tuple(_rebuild(item, changes) for item in x)
-    if not isinstance(x, Value):
-        return x
-    fields = {n: changes[n] if n in changes else _rebuild(vars(x)[n], changes) for n in hyperparameter_names(x)}
-    return dataclasses.replace(x, **fields)  # type: ignore[type-var]

@@ -19,7 +19,7 @@ MODULES = {name: path for name, path in FILES.items() if path.name != "__init__.
 LAYERS = [
     ("numerics",),
     ("domains",),
-    ("value",),
+    ("value", "hyperparameters"),
     ("schedules",),
     ("transforms",),
     ("optimizers",),
@@ -90,6 +90,7 @@ PUBLIC = {n: x for n, x in PUBLIC.items() if (x.__module__ or "").startswith("lr
 PUBLIC = {n: x for n, x in PUBLIC.items() if n == getattr(x, "__name__", n)}  # without aliases
 VALUES = {n: x for n, x in PUBLIC.items() if isinstance(x, type) and issubclass(x, lrjax.Value) and n != "Value"}
 TOOLS = {"Value", "Schedule", "GradientTransformation", "as_schedule", "transformation", "elementwise", "optimizer"}
+TOOLS |= {"StatefulSchedule"}
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -131,8 +132,8 @@ def test_an_optimizer_is_a_short_chain_with_an_annotated_rate(node):
 
 
 def test_a_docstring_ends_with_the_ranges_of_its_arguments():
-    assert "b1: a number in [0, 1)." in lrjax.adam.__doc__
-    assert "decay_steps: a whole number of steps, 1 to 2³¹−1." in lrjax.cosine_decay_schedule.__doc__
+    assert "b2: a number in [0, 1), or a schedule." in lrjax.adam.__doc__
+    assert "decay_steps: a number of steps >= 1." in lrjax.cosine_decay_schedule.__doc__
 
 
 def test_the_package_is_typed_and_its_version_stands_once():

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -16,6 +17,16 @@ VALUES = {
     "batch": L.adam(np.array([0.1, 0.2], np.float32)),
     "mask": L.adamw(1e-3, mask={"w": True, "b": [False, True]}),
     "dtype": L.adam(L.cosine_decay_schedule(1e-3, 100), mu_dtype="bfloat16"),
+    "mask of tuples": L.adamw(1e-3, mask=(True, {"type": False})),
+    "rates": L.sgd({"encoder": 1e-4, "head": [L.cosine_decay_schedule(1e-3, 100), 1e-3], "type": (0.1,)}),
+    "rates by path": L.sgd(L.by_path({"bias$": 0.2, "type": L.linear_schedule(0.1, 0, 9), "": 1})),
+    "rates by layer": L.adamw(L.layerwise_learning_rates({"embed": 0.0, "layers": [0.0, 0.0], "head": 0.0}, 1e-3, 0.5)),
+    "labels": L.partition({"a": L.sgd(0.1), "b": L.adam(0.1)}, {"w": "a", "v": ["a", "b"]}),
+    "labels that are numbers": L.partition({0: L.sgd(0.1), 1: L.adam(0.1)}, ({3: 0, 4: 1}, 1)),
+    "seed": L.noisy_sgd(0.1, key=7),
+    "key": L.noisy_sgd(0.1, key=jax.random.key(7)),
+    "scheduled": L.adamw(0.1, b1=L.linear_schedule(0.95, 0.85, 10), weight_decay=L.constant_schedule(0.1)),
+    "steps": L.linear_schedule(0.1, 0.0, 2**31 - 1, 2**24 + 1),
     "chains": L.chain(L.clip(1.0), L.named_chain(("ema", L.ema(0.5)), ("rest", L.chain(L.scale(-0.1), L.chain())))),
 }  # fmt: skip
 
@@ -64,7 +75,7 @@ def test_a_users_class_is_named_with_its_module():
         ({"type": "adam"}, "learning_rate"),
         ({"type": "adam", "learning_rate": -0.1}, "adam: `learning_rate` must be .* got -0.1"),
         ({"type": "sgd", "learning_rate": {"type": "step_decai"}}, "'step_decai'"),
-        ({"type": "chain", "transforms": [{"type": "clip", "max_delta": 0}]}, "clip: `max_delta`"),
+        ({"type": "chain", "transforms": [{"type": "clip", "max_delta": -1}]}, "clip: `max_delta`"),
         ({"type": "chain", "transform": []}, "transform"),
         ({"type": ["adam"]}, "must be the name of an lrjax value"),
         ({"learning_rate": 0.1}, "'type'"),
@@ -80,9 +91,10 @@ def test_a_bad_config_is_named(config, words):
     ("value", "words"),
     [
         (L.adamw(0.1, mask=lambda p: p), "`mask` of adamw .* JSON"),
-        (L.adamw(0.1, mask=(True, False)), "`mask` of adamw .* dicts and lists"),
+        (L.sgd(L.by_path(lambda path: 0.1)), "`rates` of by_path .* JSON"),
+        (L.inject_hyperparams(L.sgd)(0.1), "`factory` of injected .* JSON"),
         (L.adam(lambda t: 0.1), "`function` of from_callable"),
-        (L.chain(optax.sgd(0.1)), "`init` of pair"),
+        (L.chain(optax.sgd(0.1)), "`init_fn` of pair"),
         (0.1, "`value` must be an lrjax value"),
     ],
 )

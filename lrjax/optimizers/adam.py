@@ -1,6 +1,6 @@
 """Adam and what differs from it in a word."""
 
-from lrjax.domains import Decay, DType, NonNegative, Positive
+from lrjax.domains import Decay, DType, Momentum, NonNegative, Number
 from lrjax.schedules.base import ScheduleLike
 from lrjax.schedules.groups import ScalarOrSchedule
 from lrjax.transforms.adam import scale_by_adam, scale_by_adamax, scale_by_amsgrad
@@ -14,7 +14,7 @@ from lrjax.transforms.masking import Mask
 @optimizer
 def adam(
     learning_rate: ScalarOrSchedule,
-    b1: Decay = 0.9,
+    b1: Momentum = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
@@ -41,7 +41,7 @@ def adam(
 @optimizer
 def nadam(
     learning_rate: ScalarOrSchedule,
-    b1: Decay = 0.9,
+    b1: Momentum = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
@@ -64,7 +64,7 @@ def nadam(
 @optimizer
 def adamw(
     learning_rate: ScalarOrSchedule,
-    b1: Decay = 0.9,
+    b1: Momentum = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
@@ -97,7 +97,7 @@ def adamw(
 @optimizer
 def nadamw(
     learning_rate: ScalarOrSchedule,
-    b1: Decay = 0.9,
+    b1: Momentum = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
@@ -129,7 +129,7 @@ def nadamw(
 @optimizer
 def amsgrad(
     learning_rate: ScalarOrSchedule,
-    b1: Decay = 0.9,
+    b1: Momentum = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
@@ -155,7 +155,7 @@ def amsgrad(
 
 
 @optimizer
-def adamax(learning_rate: ScalarOrSchedule, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8):
+def adamax(learning_rate: ScalarOrSchedule, b1: Momentum = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8):
     """Adam with a decaying largest gradient in place of the second moment.
 
     ν ← max(b2·ν, |g| + eps); p ← p − η·μ̂/ν
@@ -173,7 +173,7 @@ def adamax(learning_rate: ScalarOrSchedule, b1: Decay = 0.9, b2: Decay = 0.999, 
 @optimizer
 def adamaxw(
     learning_rate: ScalarOrSchedule,
-    b1: Decay = 0.9,
+    b1: Momentum = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     weight_decay: ScheduleLike = 1e-4,
@@ -200,14 +200,14 @@ def adamaxw(
 @optimizer
 def optimistic_adam(
     learning_rate: ScalarOrSchedule,
-    optimism: NonNegative = 1.0,
-    b1: Decay = 0.9,
+    optimism: Number = 1.0,
+    b1: Momentum = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     mu_dtype: DType | None = None,
     *,
-    alpha: Positive = 1.0,
+    alpha: Number = 1.0,
     nesterov: bool = True,
 ):
     """Adam on a guess of the next direction: with its last change added. For games, such as GANs.

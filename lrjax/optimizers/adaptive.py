@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from lrjax.domains import Decay, DType, NonNegative, Positive, Steps
-from lrjax.schedules.base import DecayOrSchedule, NumberOrSchedule, ScheduleLike
+from lrjax.domains import Decay, DType, Momentum, NonNegative, Number, Positive, Steps
+from lrjax.schedules.base import DecayOrSchedule, ScheduleLike
 from lrjax.schedules.groups import ScalarOrSchedule
 from lrjax.transforms.adam import (
     scale_by_adan,
@@ -49,7 +49,7 @@ def rmsprop(
     initial_scale: NonNegative = 0.0,
     eps_in_sqrt: bool = True,
     centered: bool = False,
-    momentum: Decay | None = None,
+    momentum: Number | None = None,
     nesterov: bool = False,
     bias_correction: bool = False,
 ):
@@ -107,7 +107,7 @@ def adadelta(
 @optimizer
 def adabelief(
     learning_rate: ScalarOrSchedule,
-    b1: Decay = 0.9,
+    b1: Momentum = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-16,
     eps_root: NonNegative = 1e-16,
@@ -129,7 +129,7 @@ def adabelief(
 
 
 @optimizer
-def yogi(learning_rate: ScalarOrSchedule, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-3):
+def yogi(learning_rate: ScalarOrSchedule, b1: Momentum = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-3):
     """Adam with a second moment that changes slowly.
 
     p ← p − η·μ̂/(√ν̂ + eps), moments as in `scale_by_yogi`
@@ -147,11 +147,11 @@ def yogi(learning_rate: ScalarOrSchedule, b1: Decay = 0.9, b2: Decay = 0.999, ep
 @optimizer
 def radam(
     learning_rate: ScalarOrSchedule,
-    b1: Decay = 0.9,
+    b1: Momentum = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
-    threshold: Positive = 5.0,
+    threshold: Number = 5.0,
     *,
     nesterov: bool = False,
 ):
@@ -174,7 +174,7 @@ def radam(
 @optimizer
 def adan(
     learning_rate: ScalarOrSchedule,
-    b1: Decay = 0.98,
+    b1: Momentum = 0.98,
     b2: Decay = 0.92,
     b3: Decay = 0.99,
     eps: NonNegative = 1e-8,
@@ -205,7 +205,7 @@ def adan(
 @optimizer
 def adopt(
     learning_rate: ScalarOrSchedule,
-    b1: Decay = 0.9,
+    b1: Momentum = 0.9,
     b2: Decay = 0.9999,
     eps: NonNegative = 1e-6,
     mu_dtype: DType | None = None,
@@ -232,10 +232,10 @@ def adopt(
 @optimizer
 def ademamix(
     learning_rate: ScalarOrSchedule,
-    b1: Decay = 0.9,
+    b1: Momentum = 0.9,
     b2: Decay = 0.999,
     b3: DecayOrSchedule = 0.9999,
-    alpha: NumberOrSchedule = 5.0,
+    alpha: ScheduleLike = 5.0,
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     mu_dtype: DType | None = None,
@@ -265,13 +265,13 @@ def ademamix(
 @optimizer
 def sophia(
     learning_rate: ScalarOrSchedule,
-    b1: Decay = 0.965,
+    b1: Momentum = 0.965,
     b2: Decay = 0.99,
     eps: NonNegative = 1e-8,
     weight_decay: ScheduleLike = 1e-4,
     weight_decay_mask: Mask = None,
     gamma: Positive = 0.01,
-    clip_threshold: Positive | None = 1.0,
+    clip_threshold: NonNegative | None = 1.0,
     update_interval: Steps = 10,
     hessian_diagonal_fn: Transformation = _HUTCHINSON,
     mu_dtype: DType | None = None,
@@ -299,7 +299,7 @@ def sophia(
 @optimizer
 def madgrad(
     learning_rate: ScalarOrSchedule,
-    momentum: Decay = 0.9,
+    momentum: Number = 0.9,
     weight_decay: ScheduleLike = 0.0,
     eps: NonNegative = 1e-6,
 ):

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from lrjax.domains import Decay, DType, NonNegative, Positive, Size
+from lrjax.domains import Decay, DType, Momentum, NonNegative, Number, Positive, Size
 from lrjax.schedules.base import ScheduleLike
 from lrjax.schedules.groups import ScalarOrSchedule
 from lrjax.transforms.adam import scale_by_adam
@@ -28,10 +28,10 @@ def lars(
     learning_rate: ScalarOrSchedule,
     weight_decay: ScheduleLike = 0.0,
     weight_decay_mask: Mask = True,
-    trust_coefficient: Positive = 0.001,
+    trust_coefficient: NonNegative = 0.001,
     eps: NonNegative = 0.0,
     trust_ratio_mask: Mask = True,
-    momentum: Decay = 0.9,
+    momentum: Number = 0.9,
     nesterov: bool = False,
 ):
     """Momentum with steps in proportion to the norm of each array: for large batches.
@@ -58,7 +58,7 @@ def lars(
 @optimizer
 def lamb(
     learning_rate: ScalarOrSchedule,
-    b1: Decay = 0.9,
+    b1: Momentum = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-6,
     eps_root: NonNegative = 0.0,
@@ -108,11 +108,11 @@ def fromage(learning_rate: ScalarOrSchedule, min_norm: NonNegative = 1e-6):
 @optimizer
 def novograd(
     learning_rate: ScalarOrSchedule,
-    b1: Decay = 0.9,
+    b1: Momentum = 0.9,
     b2: Decay = 0.25,
     eps: NonNegative = 1e-6,
     eps_root: NonNegative = 0.0,
-    weight_decay: NonNegative = 0.0,
+    weight_decay: Number = 0.0,
 ):
     """Momentum of each array's gradient over the running norm of that array's gradients.
 
@@ -136,7 +136,7 @@ def muon(
     learning_rate: ScalarOrSchedule,
     ns_coeffs: Coefficients = PRESETS["standard"],
     ns_steps: Size = 5,
-    beta: Decay = 0.95,
+    beta: Momentum = 0.95,
     eps: NonNegative = 1e-8,
     weight_decay: ScheduleLike = 0.0,
     weight_decay_mask: Mask = None,
@@ -145,7 +145,7 @@ def muon(
     nesterov: bool = True,
     adaptive: bool = False,
     preconditioning: Literal["frobenius", "spectral", "aol", "schatten"] = "frobenius",
-    adam_b1: Decay = 0.9,
+    adam_b1: Momentum = 0.9,
     adam_b2: Decay = 0.999,
     adam_eps_root: NonNegative = 0.0,
     adam_weight_decay: ScheduleLike = 0.0,

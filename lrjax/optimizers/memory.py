@@ -1,6 +1,6 @@
 """Methods that keep less than one number for each parameter."""
 
-from lrjax.domains import Count, Decay, DType, NonNegative, Positive, Size
+from lrjax.domains import Decay, Delay, DType, Momentum, NonNegative, Size
 from lrjax.schedules.base import ScheduleLike
 from lrjax.schedules.groups import ScalarOrSchedule
 from lrjax.transforms.base import chain, identity, optimizer
@@ -17,11 +17,11 @@ from lrjax.transforms.trust_ratio import scale_by_param_block_rms
 def adafactor(
     learning_rate: ScalarOrSchedule | None = None,
     min_dim_size_to_factor: Size = 128,
-    decay_rate: Positive = 0.8,
-    decay_offset: Count = 0,
+    decay_rate: NonNegative = 0.8,
+    decay_offset: Delay = 0,
     multiply_by_parameter_scale: bool = True,
-    clipping_threshold: Positive | None = 1.0,
-    momentum: Decay | None = None,
+    clipping_threshold: NonNegative | None = 1.0,
+    momentum: Momentum | None = None,
     dtype_momentum: DType = "float32",
     weight_decay_rate: ScheduleLike | None = None,
     eps: NonNegative = 1e-30,

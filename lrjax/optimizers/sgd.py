@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from lrjax.domains import Decay, DType, NonNegative, Number, Positive
+from lrjax.domains import DType, NonNegative, Number
 from lrjax.schedules.groups import ScalarOrSchedule
 from lrjax.transforms.base import chain, identity, optimizer
 from lrjax.transforms.extrapolation import scale_by_optimistic_gradient, scale_by_polyak
@@ -14,7 +14,7 @@ from lrjax.transforms.noise import Key, add_noise
 @optimizer
 def sgd(
     learning_rate: ScalarOrSchedule,
-    momentum: Decay | None = None,
+    momentum: Number | None = None,
     nesterov: bool = False,
     accumulator_dtype: DType | None = None,
 ):
@@ -36,7 +36,7 @@ def sgd(
 
 
 @optimizer
-def noisy_sgd(learning_rate: ScalarOrSchedule, eta: NonNegative = 0.01, gamma: NonNegative = 0.55, key: Key = 0):
+def noisy_sgd(learning_rate: ScalarOrSchedule, eta: NonNegative = 0.01, gamma: Number = 0.55, key: Key = 0):
     """Gradient descent with noise that fades.
 
     p ← p − η·(g + 𝒩(0, eta/tᵞ)), γ = gamma
@@ -70,7 +70,7 @@ def optimistic_gradient_descent(learning_rate: ScalarOrSchedule, alpha: Number =
 
 @optimizer
 def polyak_sgd(
-    max_learning_rate: Positive = 1.0,
+    max_learning_rate: NonNegative = 1.0,
     scaling: ScalarOrSchedule = 1.0,
     f_min: Number = 0.0,
     eps: NonNegative = 0.0,

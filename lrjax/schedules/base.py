@@ -1,16 +1,28 @@
 """What a schedule is: a value that maps a step to a rate."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Concatenate, ParamSpec, cast, overload
+from typing import Annotated, Any, ClassVar, Concatenate, ParamSpec, Self, cast, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from lrjax.domains import MAX_STEPS, Decay, Domain, Number, Rate, Requirement, as_scalar, domain_of
+from lrjax.domains import (
+    MAX_STEPS,
+    Decay,
+    Domain,
+    NonNegative,
+    Number,
+    Rate,
+    Requirement,
+    domain_of,
+    is_function,
+)
 from lrjax.numerics import Time, split
-from lrjax.value import Value, enter, may_compile, value_class, value_classes
+from lrjax.value import Value, as_arrays, may_compile, value_class, value_classes
 
 P = ParamSpec("P")
 
@@ -19,18 +31,25 @@ class Schedule(Value):
     """A pure function from a step to a rate, as a value.
 
     Call it with a step or an array of steps: `schedule(jnp.arange(n))` is the curve. The result is float32 (float64
-    under x64), of the shape of the step. A step before 0 counts as 0. Schedules add and multiply, with each other and
-    with numbers, and have the methods `clip`, `delay`, `stretch`, `repeat` and `warmup` (`schedules/compose.py`).
+    under x64), of the shape of the step. A step before 0 counts as 0. Schedules add, subtract and multiply, with each
+    other and with numbers, and have the methods `clip`, `delay`, `stretch`, `repeat` and `warmup`.
     """
 
     _formula: ClassVar[Callable[..., Any]]
-    _compiled: ClassVar[Callable[..., Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        if not hasattr(cls, "_formula"):
+            raise TypeError(
+                f"{cls.__name__}: a schedule is made of its formula, not as a subclass. Decorate a function "
+                "`(step, ...)` with `@lrjax.schedule`, or use a function of the step as it is."
+            )
+        return object.__new__(cls)
 
     def __call__(self, step: "ArrayLike | Time") -> jax.Array:
         if isinstance(step, Time):  # inside another schedule's formula
-            return self._formula(step, **enter(self))
-        run = self._compiled if may_compile(self) else self._compiled.__wrapped__
-        return run(self, _as_step(step))
+            return self._formula(step, **as_arrays(self))
+        evaluate = _compiled(type(self)) if may_compile(self) else _evaluate
+        return evaluate(self, _as_step(step))
 
     def __mul__(self, other: "ScheduleLike") -> "Schedule":
         return _composed("product_schedule", self, other)
@@ -43,6 +62,18 @@ class Schedule(Value):
 
     def __radd__(self, other: "ScheduleLike") -> "Schedule":
         return _composed("sum_schedule", other, self)
+
+    def __neg__(self) -> "Schedule":
+        return self * -1.0
+
+    def __sub__(self, other: "ScheduleLike") -> "Schedule":
+        return self + other * -1.0  # type: ignore[operator]
+
+    def __rsub__(self, other: "ScheduleLike") -> "Schedule":
+        return -self + other
+
+    def __truediv__(self, other: ArrayLike) -> "Schedule":
+        return self * (1.0 / other)  # type: ignore[operator]
 
     def clip(self, low: ArrayLike | None = None, high: ArrayLike | None = None) -> "Schedule":
         """The rate, but not below `low` and not above `high`."""
@@ -127,22 +158,24 @@ def schedule(*arguments: Any) -> Any:
 
 
 def _schedule(formula: Callable[..., Any], requirements: tuple[Requirement, ...]) -> type[Schedule]:
-    def evaluate(value: Schedule, step: jax.Array) -> jax.Array:
-        time = split(step).clip()
-        rate = jnp.asarray(formula(time, **enter(value))).astype(jnp.result_type(float))
-        if jnp.issubdtype(jnp.result_type(step), jnp.floating):  # no step, no rate: not the first one
-            rate = jnp.where(jnp.isnan(step), jnp.nan, rate)
-        return jnp.broadcast_to(rate, jnp.shape(step))
+    return value_class(formula, Schedule, ("step",), requirements, _formula=staticmethod(formula))
 
-    evaluate.__name__ = formula.__name__
-    return value_class(
-        formula,
-        Schedule,
-        ("step",),
-        requirements,
-        _formula=staticmethod(formula),
-        _compiled=staticmethod(jax.jit(evaluate, inline=True)),
-    )
+
+def _evaluate(value: Schedule, step: jax.Array) -> jax.Array:
+    time = split(step).clip()
+    rate = jnp.asarray(value._formula(time, **as_arrays(value))).astype(jnp.result_type(float))
+    if jnp.issubdtype(jnp.result_type(step), jnp.floating):  # no step, no rate: not the first one
+        rate = jnp.where(jnp.isnan(step), jnp.nan, rate)
+    return jnp.broadcast_to(rate, jnp.shape(step))
+
+
+@functools.cache
+def _compiled(cls: type[Schedule]) -> Callable[[Schedule, jax.Array], jax.Array]:
+    def evaluate(value: Schedule, step: jax.Array) -> jax.Array:
+        return _evaluate(value, step)
+
+    evaluate.__name__ = cls.__name__
+    return jax.jit(evaluate, inline=True)
 
 
 @schedule
@@ -165,36 +198,47 @@ def from_callable(step: Any, function: Callable):
     η(t) = function(t)
 
     Wherever lrjax takes a schedule it takes such a function; this is what it becomes. Its hash and equality are the
-    function's own.
+    function's own. Called outside of `jit` the function runs as plain Python, at every call, with one step at a time.
 
     >>> import lrjax, optax
     >>> lrjax.from_callable(optax.linear_schedule(0.0, 1.0, 10))(5)
     Array(0.5, dtype=float32)
     """
-    return jnp.asarray(function(step.whole if step.part is None else step.total), jnp.result_type(float))
+    dtype = jnp.result_type(float)
+    at = jnp.asarray(step.whole if step.part is None else step.total)
+    if at.ndim == 0:
+        return jnp.asarray(function(at), dtype)
+    if isinstance(at, jax.core.Tracer):
+        return jnp.vectorize(lambda one: jnp.asarray(function(one), dtype))(at)
+    return jnp.asarray([function(one) for one in at.ravel()], dtype).reshape(at.shape)
 
 
-def _or_schedule(number: Any) -> Domain:
+def or_schedule(domain: Domain) -> Domain:
     """A number of the domain, or a schedule of such numbers."""
-    domain = domain_of(number)
-    assert domain is not None
 
     def accept(x: Any) -> Any:
         if isinstance(x, Schedule):
             return x
-        return from_callable(x) if callable(x) else domain.accept(x)
+        return from_callable(x) if is_function(x) else domain.accept(x)
 
-    words = f"{domain.words}, or a schedule (a function from a step to a number)"
-    return Domain(words, accept, lambda x: x if isinstance(x, Schedule) else as_scalar(x))
+    enter = lambda x: x if isinstance(x, Schedule) else domain.enter(x)
+    return dataclasses.replace(domain, words=f"{domain.words}, or a schedule", accept=accept, enter=enter)
 
 
-ScheduleLike = Annotated[ArrayLike | Schedule | Callable[[Any], Any], _or_schedule(Rate)]
-DecayOrSchedule = Annotated[ArrayLike | Schedule | Callable[[Any], Any], _or_schedule(Decay)]
-NumberOrSchedule = Annotated[ArrayLike | Schedule | Callable[[Any], Any], _or_schedule(Number)]
+def _native(number: Any) -> Domain:
+    """Of an argument whose schedule the transformation evaluates itself."""
+    domain = domain_of(number)
+    assert domain is not None
+    return dataclasses.replace(or_schedule(domain), scheduled=False)
+
+
+ScheduleLike = Annotated[ArrayLike | Schedule | Callable[[Any], Any], _native(Number)]
+RateOrSchedule = Annotated[ArrayLike | Schedule | Callable[[Any], Any], _native(NonNegative)]
+DecayOrSchedule = Annotated[ArrayLike | Schedule | Callable[[Any], Any], _native(Decay)]
 
 
 def as_schedule(x: Any) -> Schedule:
     """The schedule itself, or a constant one, or a function as a schedule."""
     if isinstance(x, Schedule):
         return x
-    return from_callable(x) if callable(x) else constant_schedule(x)
+    return from_callable(x) if is_function(x) else constant_schedule(x)

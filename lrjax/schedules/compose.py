@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import jax.numpy as jnp
 
-from lrjax.domains import Boundaries, Count, Domain, NotInDomain, Positive, Rate, Steps, require
+from lrjax.domains import Boundaries, Delay, Domain, NotInDomain, Positive, Rate, Steps, is_function, require
 from lrjax.numerics import Time, fractions, mix, split, where
 from lrjax.schedules.base import Schedule, ScheduleLike, as_schedule, schedule
 
@@ -14,7 +14,7 @@ def _schedules(items: Any) -> tuple[Schedule, ...]:
     if not isinstance(items, Iterable) or isinstance(items, (str, Schedule)):
         raise NotInDomain
     items = tuple(items)
-    if not items or not all(callable(s) for s in items):
+    if not items or not all(isinstance(s, Schedule) or is_function(s) for s in items):
         raise NotInDomain
     return tuple(map(as_schedule, items))
 
@@ -92,7 +92,7 @@ def clip_schedule(step: Any, schedule: ScheduleLike, low: Rate | None = None, hi
 
 
 @schedule
-def delay_schedule(step: Any, schedule: ScheduleLike, steps: Count):
+def delay_schedule(step: Any, schedule: ScheduleLike, steps: Delay):
     """`schedule.delay(steps)`: the same, `steps` later; until then its first rate.
 
     η(t) = schedule(max(t − steps, 0))
@@ -119,7 +119,7 @@ def stretch_schedule(step: Any, schedule: ScheduleLike, factor: Positive):
     whole = (factor == jnp.floor(factor)) & (factor >= 1) & (factor < 2.0**31)
     period = jnp.where(whole, factor, 1)
     times, since = step.divmod(split(period))
-    exact = Time(times, since.total / period)
+    exact = Time(times.whole, since.total / period)
     return _at(schedule, where(whole, exact, split(step.total / factor)))
 
 
@@ -137,7 +137,7 @@ def repeat_schedule(step: Any, schedule: ScheduleLike, period: Steps):
 
 
 @schedule
-def warmup_schedule(step: Any, schedule: ScheduleLike, steps: Count, init_value: Rate = 0.0):
+def warmup_schedule(step: Any, schedule: ScheduleLike, steps: Delay, init_value: Rate = 0.0):
     """`schedule.warmup(steps)`: a line from `init_value` to the schedule's first rate, then the schedule from there.
 
     η(t) = init·(w−t)/w + schedule(0)·t/w for t < w = `steps`, schedule(t − w) after

@@ -7,14 +7,13 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 
-from lrjax.domains import MAX_STEPS, AtLeastOne, Count, Domain, Fraction, NotInDomain, Positive, Rate, Steps, require
+from lrjax.domains import MAX_STEPS, AtLeastOne, Count, Domain, NonNegative, NotInDomain, Rate, Steps, require
 from lrjax.numerics import Time, cosine_weight, fractions, mix, split, where
 from lrjax.schedules.base import Schedule, schedule
 from lrjax.schedules.warmup import warmup_cosine_decay_schedule
 
 
 @schedule(
-    require("max_value", ">= `min_value`", lambda max_value, min_value: max_value >= min_value),
     require(
         "step_size_up",
         "at most 2³¹−1 together with `step_size_down`",
@@ -30,7 +29,7 @@ def cyclic_schedule(
     step_size_up: Steps,
     step_size_down: Steps | None = None,
     mode: Literal["triangular", "triangular2", "exp_range"] = "triangular",
-    gamma: Positive = 1.0,
+    gamma: NonNegative = 1.0,
 ):
     """A triangle wave, for ever: up from `min_value` to `max_value`, and down again.
 
@@ -56,7 +55,6 @@ def cyclic_schedule(
 
 
 @schedule(
-    require("end_value", "<= `peak_value`", lambda end_value, peak_value: end_value <= peak_value),
     require(
         "warmup_steps",
         "< `first_cycle_steps`, which include it",
@@ -68,7 +66,7 @@ def cosine_restarts_schedule(
     peak_value: Rate,
     first_cycle_steps: Steps,
     cycle_mult: AtLeastOne = 1.0,
-    peak_decay: Fraction = 1.0,
+    peak_decay: NonNegative = 1.0,
     end_value: Rate = 0.0,
     warmup_steps: Count = 0,
 ):
@@ -87,7 +85,8 @@ def cosine_restarts_schedule(
     Source: Loshchilov & Hutter 2017, SGDR, arXiv:1608.03983, eq. 5.
     """
     cycle, since, length = _cycle(step, first_cycle_steps, cycle_mult)
-    peak = jnp.maximum(peak_value * peak_decay ** cycle.astype(peak_value.dtype), end_value)
+    peak = peak_value * peak_decay ** cycle.astype(peak_value.dtype)
+    peak = jnp.where(peak_value >= end_value, jnp.maximum(peak, end_value), jnp.minimum(peak, end_value))
     left = jnp.clip((length - since).total / (length - warmup_steps).total, 0, 1)
     rise, rest = fractions(since, warmup_steps)
     fallen = end_value + (peak - end_value) * cosine_weight(left)
@@ -104,7 +103,7 @@ def _cycle(step: Time, first: Time, mult: jax.Array) -> tuple[jax.Array, Time, T
     i = jnp.where(step >= start(i), i, i - 1)
     i = jnp.where(step >= start(i + 1), i + 1, i)
     same = mult == 1
-    return jnp.where(same, times, i), where(same, since, step - start(i)), where(same, first, length(i))
+    return jnp.where(same, times.whole, i), where(same, since, step - start(i)), where(same, first, length(i))
 
 
 def _grown(first: Time, growth: jax.Array) -> tuple[Callable[[jax.Array], Time], Callable[[jax.Array], Time]]:

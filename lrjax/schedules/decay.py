@@ -4,13 +4,15 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from lrjax.domains import Count, Curve, Fraction, Negative, Number, Positive, Rate, Steps, require
+from lrjax.domains import Curve, Delay, Duration, Negative, NonNegative, Number, Positive, Rate, Steps, require
 from lrjax.numerics import Time, cosine_weight, fractions, mix, power_fractions
 from lrjax.schedules.base import schedule
 
 
 @schedule
-def linear_schedule(step: Any, init_value: Rate, end_value: Rate, transition_steps: Steps, transition_begin: Count = 0):
+def linear_schedule(
+    step: Any, init_value: Rate, end_value: Rate, transition_steps: Duration, transition_begin: Delay = 0
+):
     """A straight line from `init_value` to `end_value`, constant before and after.
 
     η(t) = init·(T−t)/T + end·t/T, t counted from `transition_begin`, T = `transition_steps`
@@ -28,9 +30,9 @@ def polynomial_schedule(
     step: Any,
     init_value: Rate,
     end_value: Rate,
-    power: Positive,
-    transition_steps: Steps,
-    transition_begin: Count = 0,
+    power: NonNegative,
+    transition_steps: Duration,
+    transition_begin: Delay = 0,
     cycle: bool = False,
 ):
     """A power of the remaining part of `transition_steps`, constant before and after.
@@ -58,24 +60,25 @@ def polynomial_schedule(
     return mix(init_value, end_value, *power_fractions(done, left, power))
 
 
+def bound_is_ahead(end_value: float | None, start: float, decay_rate: float) -> bool:
+    """Whether a decay, or growth, of `start` comes to `end_value`."""
+    rises = (decay_rate > 1) == (start >= 0)
+    return end_value is None or (end_value >= start if rises else end_value <= start)
+
+
 @schedule(
     require(
         "end_value",
-        "<= `init_value` where `decay_rate` <= 1",
-        lambda end_value, init_value, decay_rate: end_value is None or decay_rate > 1 or end_value <= init_value,
-    ),
-    require(
-        "end_value",
-        ">= `init_value` where `decay_rate` > 1",
-        lambda end_value, init_value, decay_rate: end_value is None or decay_rate <= 1 or end_value >= init_value,
-    ),
+        "a rate to which `init_value` comes with this `decay_rate`",
+        lambda end_value, init_value, decay_rate: bound_is_ahead(end_value, init_value, decay_rate),
+    )
 )
 def exponential_decay(
     step: Any,
     init_value: Rate,
-    transition_steps: Steps,
-    decay_rate: Positive,
-    transition_begin: Count = 0,
+    transition_steps: Duration,
+    decay_rate: NonNegative,
+    transition_begin: Delay = 0,
     staircase: bool = False,
     end_value: Rate | None = None,
 ):
@@ -98,14 +101,16 @@ def exponential(step: Time, init_value: Any, length: Time, decay_rate: Any, stai
     """init·decay_rate^(t/T), always finite, not beyond `end_value`."""
     elapsed = step.clip()
     periods = elapsed.divmod(length)[0].astype(init_value.dtype) if staircase else elapsed / length
-    rate = jnp.minimum(init_value * decay_rate**periods, jnp.finfo(init_value.dtype).max)
+    most = jnp.finfo(init_value.dtype).max
+    rate = jnp.clip(init_value * decay_rate**periods, -most, most)
     if end_value is None:
         return rate
-    return jnp.where(decay_rate > 1, jnp.minimum(rate, end_value), jnp.maximum(rate, end_value))
+    rises = (decay_rate > 1) == (init_value >= 0)
+    return jnp.where(rises, jnp.minimum(rate, end_value), jnp.maximum(rate, end_value))
 
 
 @schedule
-def step_decay(step: Any, init_value: Rate, step_size: Steps, decay_rate: Positive):
+def step_decay(step: Any, init_value: Rate, step_size: Steps, decay_rate: NonNegative):
     """Multiplied by `decay_rate` at every multiple of `step_size`.
 
     η(t) = init·decay_rate^⌊t/step_size⌋
@@ -121,13 +126,13 @@ def step_decay(step: Any, init_value: Rate, step_size: Steps, decay_rate: Positi
 
 @schedule
 def cosine_decay_schedule(
-    step: Any, init_value: Rate, decay_steps: Steps, alpha: Fraction = 0.0, exponent: Positive = 1.0
+    step: Any, init_value: Rate, decay_steps: Duration, alpha: Number = 0.0, exponent: NonNegative = 1.0
 ):
     """Half a cosine from `init_value` to `alpha`·`init_value` at `decay_steps`, constant after.
 
     η(t) = init·(α + (1−α)·(½(1 + cos(π·t/T)))^exponent), T = `decay_steps`
 
-    `alpha` is a fraction of `init_value`, not a rate.
+    `alpha` is a fraction of `init_value`, not a rate: above 1 the rate rises.
 
     >>> import lrjax
     >>> lrjax.cosine_decay_schedule(0.5, decay_steps=100)([0, 50, 100, 101])
@@ -140,7 +145,9 @@ def cosine_decay_schedule(
 
 
 @schedule
-def inverse_time_decay(step: Any, init_value: Rate, transition_steps: Steps, decay_rate: Rate, staircase: bool = False):
+def inverse_time_decay(
+    step: Any, init_value: Rate, transition_steps: Duration, decay_rate: NonNegative, staircase: bool = False
+):
     """Divided by 1 + `decay_rate` after `transition_steps`, by 1 + 2·`decay_rate` after twice as many, for ever.
 
     η(t) = init / (1 + decay_rate·t/T), T = `transition_steps`; with `staircase` ⌊t/T⌋ for t/T
@@ -157,7 +164,7 @@ def inverse_time_decay(step: Any, init_value: Rate, transition_steps: Steps, dec
 
 @schedule
 def inverse_sqrt_schedule(
-    step: Any, peak_value: Rate, warmup_steps: Count = 0, timescale: Steps | None = None, init_value: Rate = 0.0
+    step: Any, peak_value: Rate, warmup_steps: Delay = 0, timescale: Duration | None = None, init_value: Rate = 0.0
 ):
     """Up in a line over `warmup_steps`, then down with the inverse square root of the steps, for ever.
 
@@ -182,7 +189,7 @@ def inverse_sqrt_schedule(
 
 
 @schedule
-def noam_schedule(step: Any, model_size: Positive, warmup_steps: Steps = 4000, factor: Rate = 1.0):
+def noam_schedule(step: Any, model_size: Positive, warmup_steps: Duration = 4000, factor: Rate = 1.0):
     """The Transformer's own rate: up in a line over `warmup_steps`, then down with the inverse square root.
 
     η(t) = factor·d^−½·min(n^−½, n·w^−3/2), n = t + 1, d = `model_size`, w = `warmup_steps`
@@ -204,7 +211,7 @@ def power_schedule(
     max_value: Rate,
     batch_size: Positive,
     tokens_per_step: Positive,
-    warmup_steps: Count = 0,
+    warmup_steps: Delay = 0,
     a: Positive = 4.6,
     b: Negative = -0.51,
 ):
@@ -228,8 +235,8 @@ def power_schedule(
     return done * jnp.minimum(max_value, batch_size * a * tokens**b)
 
 
-@schedule(require("end_value", "<= `init_value`", lambda end_value, init_value: end_value <= init_value))
-def rex_schedule(step: Any, init_value: Rate, transition_steps: Steps, end_value: Rate = 0.0):
+@schedule
+def rex_schedule(step: Any, init_value: Rate, transition_steps: Duration, end_value: Rate = 0.0):
     """Slow at first and fast at the end: from `init_value` to `end_value` at `transition_steps`, constant after.
 
     η(t) = end + (init − end)·(1−p)/(1 − p/2), p = t/T, T = `transition_steps`
@@ -244,14 +251,11 @@ def rex_schedule(step: Any, init_value: Rate, transition_steps: Steps, end_value
     return end_value + (init_value - end_value) * 2 * left / (1 + left)
 
 
-@schedule(
-    require("end_value", "<= `init_value`", lambda end_value, init_value: end_value <= init_value),
-    require("lower", "< `upper`", lambda lower, upper: lower < upper),
-)
+@schedule(require("lower", "< `upper`", lambda lower, upper: lower < upper))
 def tanh_decay(
     step: Any,
     init_value: Rate,
-    decay_steps: Steps,
+    decay_steps: Duration,
     end_value: Rate = 0.0,
     lower: Number = -7.0,
     upper: Number = 3.0,

@@ -10,18 +10,18 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from lrjax.domains import Domain, NotInDomain, domain_of
-from lrjax.schedules.base import Schedule, ScheduleLike
+from lrjax.domains import Domain, NotInDomain, domain_of, is_function
+from lrjax.schedules.base import RateOrSchedule, Schedule
 from lrjax.value import Value, value_class
 
-_RATE = domain_of(ScheduleLike)
+_RATE = domain_of(RateOrSchedule)
 assert _RATE is not None
 
 
 def is_rate(x: Any) -> bool:
     """Whether it is one rate, a number or a schedule, rather than a tree of them."""
     return isinstance(x, (Schedule, int, float, np.generic, np.ndarray, jax.Array)) or (
-        callable(x) and not isinstance(x, by_path)
+        is_function(x) and not isinstance(x, by_path)
     )
 
 
@@ -39,7 +39,7 @@ def _rules(x: Any) -> Any:
 def _rule_function(x: Any) -> Any:
     if isinstance(x, _Rule):
         return x
-    if not callable(x):
+    if not is_function(x):
         raise NotInDomain
     return _Rule(x)
 
@@ -49,6 +49,9 @@ class _Rule:
 
     def __init__(self, function: Callable[[str], Any]):
         self.function = function
+
+    def __call__(self, path: str) -> Any:
+        return self.function(path)
 
     def __repr__(self) -> str:
         return getattr(self.function, "__qualname__", repr(self.function))
@@ -94,7 +97,7 @@ def _by_path(path: str, rates: Rules):
     {'bias': Array(0.2, dtype=float32), 'kernel': Array(0.0001, dtype=float32)}
     """
     if isinstance(rates, _Rule):
-        return _RATE.accept(rates.function(path))
+        return _RATE.accept(rates(path))
     for pattern, rate in rates.items():
         if re.search(pattern, path):
             return rate

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from lrjax.domains import Boundaries, BoundariesAndScales, Rate, Rates, require
-from lrjax.numerics import cosine_weight, straight, through
+from lrjax.numerics import cosine_weight, interpolate, straight
 from lrjax.schedules.base import schedule
 
 
@@ -71,4 +71,4 @@ def piecewise_interpolate_schedule(
     for _, scale in boundaries_and_scales:
         values.append(values[-1] * scale)
     bend = cosine_weight if interpolate_type == "cosine" else straight
-    return through(step, [boundary for boundary, _ in boundaries_and_scales], values, bend)
+    return interpolate(step, [boundary for boundary, _ in boundaries_and_scales], values, bend)

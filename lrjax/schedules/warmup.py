@@ -5,18 +5,15 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from lrjax.domains import AtLeastOne, Count, OpenFraction, Positive, Rate, Steps, require
-from lrjax.numerics import Time, cosine_weight, fractions, mix, power_fractions, straight, through
+from lrjax.domains import Delay, Duration, Fraction, NonNegative, Positive, Rate, Steps, require
+from lrjax.numerics import Time, cosine_weight, fractions, interpolate, mix, power_fractions, straight
 from lrjax.schedules.base import schedule
-from lrjax.schedules.decay import exponential
+from lrjax.schedules.decay import bound_is_ahead, exponential
 
 _WARMUP_WITHIN_DECAY = require(
     "warmup_steps",
     "< `decay_steps`, which include the warmup",
     lambda warmup_steps, decay_steps: warmup_steps < decay_steps,
-)
-_END_BELOW_PEAK = require(
-    "end_value", "<= `peak_value`", lambda end_value, peak_value: end_value is None or end_value <= peak_value
 )
 
 
@@ -27,7 +24,7 @@ def _warmed(step: Time, init_value: Any, peak_value: Any, warmup_steps: Time, af
 
 
 @schedule
-def warmup_constant_schedule(step: Any, init_value: Rate, peak_value: Rate, warmup_steps: Count):
+def warmup_constant_schedule(step: Any, init_value: Rate, peak_value: Rate, warmup_steps: Delay):
     """A line from `init_value` to `peak_value` over `warmup_steps`, constant after.
 
     η(t) = init·(w−t)/w + peak·t/w for t < w = `warmup_steps`, peak after
@@ -41,15 +38,15 @@ def warmup_constant_schedule(step: Any, init_value: Rate, peak_value: Rate, warm
     return _warmed(step, init_value, peak_value, warmup_steps, peak_value)
 
 
-@schedule(_WARMUP_WITHIN_DECAY, _END_BELOW_PEAK)
+@schedule(_WARMUP_WITHIN_DECAY)
 def warmup_cosine_decay_schedule(
     step: Any,
     init_value: Rate,
     peak_value: Rate,
-    warmup_steps: Count,
-    decay_steps: Steps,
+    warmup_steps: Delay,
+    decay_steps: Duration,
     end_value: Rate = 0.0,
-    exponent: Positive = 1.0,
+    exponent: NonNegative = 1.0,
 ):
     """A line up to `peak_value` over `warmup_steps`, half a cosine to `end_value` at `decay_steps`, constant after.
 
@@ -68,9 +65,9 @@ def warmup_cosine_decay_schedule(
     return _warmed(step, init_value, peak_value, warmup_steps, mix(peak_value, end_value, *weights))
 
 
-@schedule(_WARMUP_WITHIN_DECAY, _END_BELOW_PEAK)
+@schedule(_WARMUP_WITHIN_DECAY)
 def warmup_linear_decay_schedule(
-    step: Any, init_value: Rate, peak_value: Rate, warmup_steps: Count, decay_steps: Steps, end_value: Rate = 0.0
+    step: Any, init_value: Rate, peak_value: Rate, warmup_steps: Delay, decay_steps: Duration, end_value: Rate = 0.0
 ):
     """A line up to `peak_value` over `warmup_steps`, a line down to `end_value` at `decay_steps`, constant after.
 
@@ -91,23 +88,18 @@ def warmup_linear_decay_schedule(
 @schedule(
     require(
         "end_value",
-        "<= `peak_value` where `decay_rate` <= 1",
-        lambda end_value, peak_value, decay_rate: end_value is None or decay_rate > 1 or end_value <= peak_value,
-    ),
-    require(
-        "end_value",
-        ">= `peak_value` where `decay_rate` > 1",
-        lambda end_value, peak_value, decay_rate: end_value is None or decay_rate <= 1 or end_value >= peak_value,
-    ),
+        "a rate to which `peak_value` comes with this `decay_rate`",
+        lambda end_value, peak_value, decay_rate: bound_is_ahead(end_value, peak_value, decay_rate),
+    )
 )
 def warmup_exponential_decay_schedule(
     step: Any,
     init_value: Rate,
     peak_value: Rate,
-    warmup_steps: Count,
-    transition_steps: Steps,
-    decay_rate: Positive,
-    transition_begin: Count = 0,
+    warmup_steps: Delay,
+    transition_steps: Duration,
+    decay_rate: NonNegative,
+    transition_begin: Delay = 0,
     staircase: bool = False,
     end_value: Rate | None = None,
 ):
@@ -127,14 +119,14 @@ def warmup_exponential_decay_schedule(
     return _warmed(step, init_value, peak_value, warmup_steps, decayed)
 
 
-@schedule(_END_BELOW_PEAK)
+@schedule
 def warmup_stable_decay_schedule(
     step: Any,
     init_value: Rate,
     peak_value: Rate,
-    warmup_steps: Count,
-    stable_steps: Count,
-    decay_steps: Count,
+    warmup_steps: Delay,
+    stable_steps: Delay,
+    decay_steps: Delay,
     end_value: Rate = 0.0,
     cooldown: Literal["linear", "cosine", "1-sqrt", "1-square"] = "1-sqrt",
 ):
@@ -179,10 +171,10 @@ def linear_onecycle_schedule(
     step: Any,
     transition_steps: Steps,
     peak_value: Rate,
-    pct_start: OpenFraction = 0.3,
-    pct_final: OpenFraction = 0.85,
-    div_factor: AtLeastOne = 25.0,
-    final_div_factor: AtLeastOne = 1e4,
+    pct_start: Fraction = 0.3,
+    pct_final: Fraction = 0.85,
+    div_factor: Positive = 25.0,
+    final_div_factor: Positive = 1e4,
 ):
     """Three lines: up to `peak_value`, down to where it began, and down to nearly nothing; constant after.
 
@@ -200,7 +192,7 @@ def linear_onecycle_schedule(
     peak = _cut(pct_start, transition_steps, 1, transition_steps.whole - 2)
     down = _cut(pct_final, transition_steps, peak.whole + 1, transition_steps.whole - 1)
     low = peak_value / div_factor
-    return through(step, [peak, down, transition_steps], [low, peak_value, low, low / final_div_factor], straight)
+    return interpolate(step, [peak, down, transition_steps], [low, peak_value, low, low / final_div_factor], straight)
 
 
 @schedule(require("transition_steps", ">= 2, one for each phase", lambda transition_steps: transition_steps >= 2))
@@ -208,9 +200,9 @@ def cosine_onecycle_schedule(
     step: Any,
     transition_steps: Steps,
     peak_value: Rate,
-    pct_start: OpenFraction = 0.3,
-    div_factor: AtLeastOne = 25.0,
-    final_div_factor: AtLeastOne = 1e4,
+    pct_start: Fraction = 0.3,
+    div_factor: Positive = 25.0,
+    final_div_factor: Positive = 1e4,
 ):
     """Two half cosines: up to `peak_value` and down to nearly nothing; constant after.
 
@@ -226,7 +218,7 @@ def cosine_onecycle_schedule(
     """
     peak = _cut(pct_start, transition_steps, 1, transition_steps.whole - 1)
     low = peak_value / div_factor
-    return through(step, [peak, transition_steps], [low, peak_value, low / final_div_factor], cosine_weight)
+    return interpolate(step, [peak, transition_steps], [low, peak_value, low / final_div_factor], cosine_weight)
 
 
 @schedule(
@@ -237,9 +229,9 @@ def three_phase_onecycle_schedule(
     step: Any,
     transition_steps: Steps,
     peak_value: Rate,
-    pct_start: OpenFraction = 0.3,
-    div_factor: AtLeastOne = 25.0,
-    final_div_factor: AtLeastOne = 1e4,
+    pct_start: Fraction = 0.3,
+    div_factor: Positive = 25.0,
+    final_div_factor: Positive = 1e4,
     anneal: Literal["cosine", "linear"] = "cosine",
 ):
     """Up to `peak_value`, as fast down to where it began, and down to nearly nothing; constant after.
@@ -258,4 +250,35 @@ def three_phase_onecycle_schedule(
     low = peak_value / div_factor
     bend = cosine_weight if anneal == "cosine" else straight
     values = [low, peak_value, low, low / final_div_factor]
-    return through(step, [peak, peak + peak, transition_steps], values, bend)
+    return interpolate(step, [peak, peak + peak, transition_steps], values, bend)
+
+
+@schedule(require("transition_steps", ">= 3, one for each phase", lambda transition_steps: transition_steps >= 3))
+def onecycle_momentum_schedule(
+    step: Any,
+    transition_steps: Steps,
+    max_value: Rate = 0.95,
+    min_value: Rate = 0.85,
+    pct_start: Fraction = 0.3,
+    anneal: Literal["cosine", "linear"] = "cosine",
+    three_phase: bool = False,
+):
+    """The momentum of a one-cycle: down to `min_value` while the rate goes up to its peak, and up again; constant
+    after.
+
+    momentum = max at 0, min at s = ⌊`pct_start`·T⌋, max at T = `transition_steps`, or at 2s with `three_phase`
+
+    Goes with `cosine_onecycle_schedule`, or `three_phase_onecycle_schedule`, of the same steps and `pct_start`.
+
+    >>> import lrjax
+    >>> rate, momentum = lrjax.cosine_onecycle_schedule(10, 0.1), lrjax.onecycle_momentum_schedule(10)
+    >>> tx = lrjax.sgd(rate, momentum=momentum, nesterov=True)
+    >>> momentum([0, 3, 10])
+    Array([0.95, 0.85, 0.95], dtype=float32)
+
+    Source: Smith & Topin 2018, Super-Convergence, arXiv:1708.07120; defaults as fastai and PyTorch `OneCycleLR`.
+    """
+    bend = cosine_weight if anneal == "cosine" else straight
+    low = _cut(pct_start, transition_steps, 1, (transition_steps.whole - 1) // (2 if three_phase else 1))
+    boundaries = [low, low + low, transition_steps] if three_phase else [low, transition_steps]
+    return interpolate(step, boundaries, [max_value, min_value] + [max_value] * (len(boundaries) - 1), bend)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lrjax.transforms.base import Transformation, apply_updates, as_transformation
+from lrjax.transforms.apply import apply_updates
+from lrjax.transforms.base import Transformation, as_transformation
 
 SMALL = 2**16  # numbers of a model
 

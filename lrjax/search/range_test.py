@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from lrjax.hyperparameters import with_hyperparams
 from lrjax.schedules.base import Schedule
 from lrjax.schedules.decay import exponential_decay
 from lrjax.search.pictures import plot_range
 from lrjax.search.sweep import sweep
-from lrjax.value import Value, bad_argument, with_hyperparams
+from lrjax.value import Value, bad_argument
 
 
 def _valley(rates: np.ndarray, losses: np.ndarray) -> float:

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrjax.hyperparameters import batched, with_hyperparams
 from lrjax.schedules.base import Schedule
 from lrjax.schedules.groups import is_rate
 from lrjax.transforms.base import GradientTransformation
-from lrjax.value import Value, bad_argument, batched, hyperparameter_names, with_hyperparams
+from lrjax.value import Value, bad_argument, hyperparameter_names
 
 
 def grid(value: Any, **hyperparams: Any) -> Any:

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from lrjax.domains import Domain, DType, NotInDomain, Steps, domain_of
 from lrjax.numerics import abs_sq, common_dtype, safe_increment
 from lrjax.schedules.base import Schedule, from_callable
-from lrjax.transforms.base import Transformation, always, transformation
+from lrjax.transforms.base import Transformation, always, transformation, update_part
 from lrjax.transforms.conditional import when
 from lrjax.transforms.elementwise import cast, compute_dtype, is_none, map_updates
 
@@ -169,7 +169,7 @@ def MultiSteps(
         if name in extra_args
     }
     gathered = jax.tree.map(lambda acc, g: acc.astype(jnp.result_type(g)), acc_grads, _filled(updates, acc_grads))
-    do = lambda: opt._update(opt, gathered, state.inner_opt_state, params, {**extra_args, **means})
+    do = lambda: update_part(opt, gathered, state.inner_opt_state, params, {**extra_args, **means})
     due = ~skip & (state.mini_step >= k - 1)
     new_updates, inner_state = when(due, do, None, state.inner_opt_state)
     keep = lambda new, old: jnp.where(skip, old, jnp.where(due, jnp.zeros_like(new), new))

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import chex
 import jax.numpy as jnp
 
-from lrjax.domains import Decay, DType, NonNegative, Positive
+from lrjax.domains import Decay, DType, Momentum, NonNegative, Number
 from lrjax.numerics import abs_sq
 from lrjax.numerics import bias_correction as correction
-from lrjax.schedules.base import DecayOrSchedule, NumberOrSchedule
+from lrjax.schedules.base import DecayOrSchedule, ScheduleLike
 from lrjax.transforms.elementwise import Slot, elementwise
 from lrjax.transforms.second_moment import debias
 
@@ -52,7 +52,7 @@ class ScaleByAmsgradState(NamedTuple):
 @elementwise(ScaleByAdamState, mu=Slot(dtype="mu_dtype"), nu=Slot(real=True))
 def scale_by_adam(
     t: Any,
-    b1: Decay = 0.9,
+    b1: Momentum = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
@@ -90,7 +90,7 @@ def scale_by_adam(
 @elementwise(ScaleByAmsgradState, mu=Slot(dtype="mu_dtype"), nu=Slot(real=True), nu_max=Slot(real=True))
 def scale_by_amsgrad(
     t: Any,
-    b1: Decay = 0.9,
+    b1: Momentum = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
@@ -124,7 +124,7 @@ def scale_by_amsgrad(
 @elementwise(ScaleByBeliefState, nu=Slot(real=True))
 def scale_by_belief(
     t: Any,
-    b1: Decay = 0.9,
+    b1: Momentum = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-16,
     eps_root: NonNegative = 1e-16,
@@ -162,7 +162,7 @@ def scale_by_belief(
 )
 def scale_by_yogi(
     t: Any,
-    b1: Decay = 0.9,
+    b1: Momentum = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-3,
     eps_root: NonNegative = 0.0,
@@ -194,7 +194,7 @@ def scale_by_yogi(
 
 
 @elementwise(ScaleByAdamState, nu=Slot(real=True))
-def scale_by_adamax(t: Any, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8):
+def scale_by_adamax(t: Any, b1: Momentum = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8):
     """Adam's direction with a decaying largest gradient for its size.
 
     μ as Adam's; ν ← max(b2·ν, |g| + eps); u = μ̂/ν
@@ -219,11 +219,11 @@ def scale_by_adamax(t: Any, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative
 @elementwise(ScaleByAdamState, nu=Slot(real=True))
 def scale_by_radam(
     t: Any,
-    b1: Decay = 0.9,
+    b1: Momentum = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
-    threshold: Positive = 5.0,
+    threshold: Number = 5.0,
     *,
     nesterov: bool = False,
 ):
@@ -270,7 +270,7 @@ def _langevin(y: Any) -> Any:
 @elementwise(ScaleByAdanState, n=Slot(real=True))
 def scale_by_adan(
     t: Any,
-    b1: Decay = 0.98,
+    b1: Momentum = 0.98,
     b2: Decay = 0.92,
     b3: Decay = 0.99,
     eps: NonNegative = 1e-8,
@@ -304,10 +304,10 @@ def scale_by_adan(
 @elementwise(ScaleByAdemamixState, m1=Slot(dtype="mu_dtype"), m2=Slot(dtype="mu_dtype"), nu=Slot(real=True))
 def scale_by_ademamix(
     t: Any,
-    b1: Decay = 0.9,
+    b1: Momentum = 0.9,
     b2: Decay = 0.999,
     b3: DecayOrSchedule = 0.9999,
-    alpha: NumberOrSchedule = 6.0,
+    alpha: ScheduleLike = 6.0,
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     mu_dtype: DType | None = None,
@@ -340,7 +340,7 @@ def scale_by_ademamix(
 @elementwise(ScaleByAdamState, mu=Slot(dtype="mu_dtype"), nu=Slot(real=True))
 def scale_by_adopt(
     t: Any,
-    b1: Decay = 0.9,
+    b1: Momentum = 0.9,
     b2: Decay = 0.9999,
     eps: NonNegative = 1e-6,
     mu_dtype: DType | None = None,

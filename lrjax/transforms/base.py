@@ -1,5 +1,6 @@
 """What a gradient transformation is: a value with an `init` and an `update`; and how to make, chain and apply them."""
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Concatenate, NamedTuple, ParamSpec
@@ -7,10 +8,12 @@ from typing import Annotated, Any, ClassVar, Concatenate, NamedTuple, ParamSpec
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from lrjax.domains import Domain, NotInDomain
-from lrjax.numerics import common_dtype, narrowed
-from lrjax.value import Value, enter, may_compile, value_class
+from lrjax.domains import Domain, NotInDomain, is_function
+from lrjax.numerics import safe_increment
+from lrjax.schedules.base import Schedule, or_schedule
+from lrjax.value import Value, as_arrays, is_tracing, may_compile, value_class
 
 P = ParamSpec("P")
 
@@ -23,19 +26,27 @@ class GradientTransformation(Value):
     """A pair of pure functions, as a value: `init(params) -> state` and
     `update(updates, state, params) -> (updates, state)`.
 
-    `init, update = tx` works, and every place that takes Optax's pair takes it. Called with two functions, as Optax's
-    own class, it makes a value of them: `GradientTransformation(init_fn, update_fn)`.
+    `init, update = tx` works, as do `tx[0]`, `len(tx)` and `tx._replace(update=...)`, and every place that takes
+    Optax's pair takes it. Called with two functions, as Optax's own class, it makes a value of them:
+    `GradientTransformation(init_fn, update_fn)`.
+
+    Every number of a transformation may be a schedule, ours or any function of the step. Then its state is a
+    `ScheduledState`, which keeps the number that the last update used.
     """
 
     _init: ClassVar[Callable[..., Any]]
     _update: ClassVar[Callable[..., Any]]
-    _compiled: ClassVar[Callable[..., Any]]
     _takes_extra: ClassVar[bool] = False
-    _agrees: ClassVar[bool] = True  # updates have the tree of the parameters
     # whether it treats every number alike, however numbers are arranged in arrays
     _per_number: ClassVar[Callable[[Any], bool]] = staticmethod(lambda tx: False)
+    _fields: ClassVar[tuple[str, str]] = ("init", "update")  # of Optax's pair
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "GradientTransformation":
+        if cls is not GradientTransformation and not hasattr(cls, "_update"):
+            raise TypeError(
+                f"{cls.__name__}: a transformation is made of its functions, not as a subclass. Decorate a function "
+                "with `@lrjax.transformation(init)` or `@lrjax.optimizer`."
+            )
         return object.__new__(pair if cls is GradientTransformation else cls)  # type: ignore[arg-type]
 
     def init(self, params: chex.ArrayTree) -> chex.ArrayTree:
@@ -45,32 +56,53 @@ class GradientTransformation(Value):
     def update(
         self, updates: chex.ArrayTree, state: chex.ArrayTree, params: chex.ArrayTree | None = None, **extra_args: Any
     ) -> tuple[Any, Any]:
-        """The transformed updates and the next state; one compiled call."""
+        """The transformed updates and the next state; one compiled call, or, where a function of somebody else's is in
+        the transformation, one for each part of it that has none."""
         if not self._takes_extra:
             extra_args = {}
-        compiles = may_compile(self) and _is_compilable((params, extra_args))
-        run = self._compiled if compiles else _checked_update
-        return run(self, updates, state, params, extra_args)
+        if may_compile(self) and holds_arrays_only((params, extra_args)):
+            return _compiled(type(self))(self, updates, state, params, extra_args)
+        return self._update(self, updates, state, params, extra_args)
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.update))
 
+    def __len__(self) -> int:
+        return 2
 
-def _is_compilable(tree: Any) -> bool:
-    """False where a leaf is a function, as in an unfiltered Equinox model or a `value_fn`."""
-    return not any(map(callable, jax.tree.leaves(tree)))
+    def __getitem__(self, index: Any) -> Any:
+        return (self.init, self.update)[index]
+
+    def _replace(self, init: Any = None, update: Any = None) -> "GradientTransformation":
+        return GradientTransformation(init or self.init, update or self.update)
 
 
-def _checked_update(tx: GradientTransformation, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
-    if params is not None and tx._agrees:
-        assert_agree(type(tx).__name__, updates=updates, params=params)
-    return tx._update(tx, updates, state, params, extra_args)
+def holds_arrays_only(tree: Any) -> bool:
+    """Whether `jit` takes it: not where a leaf is a function, as in an unfiltered Equinox model, or any other thing
+    that somebody's `update` asks for."""
+    return all(isinstance(x, (jax.Array, np.ndarray, np.generic, int, float, complex)) for x in jax.tree.leaves(tree))
+
+
+@functools.cache
+def _compiled(cls: type[GradientTransformation]) -> Callable[..., Any]:
+    def compiled(*arguments: Any) -> Any:
+        return cls._update(*arguments)
+
+    compiled.__name__ = cls.__name__  # shows in profiles and in the jaxpr
+    return jax.jit(compiled, inline=_INLINE)
+
+
+def update_part(tx: GradientTransformation, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
+    """The update of a part of a transformation: inside a compiled one its formula, elsewhere a call of its own."""
+    if is_tracing():
+        return tx._update(tx, updates, state, params, extra_args if tx._takes_extra else {})
+    return tx.update(updates, state, params, **extra_args)
 
 
 def assert_agree(name: str, **trees: Any) -> None:
     """Raises an error that shows where the first tree, the updates, and another one differ.
 
-    A `None` in the updates (a parameter without a gradient) agrees with whatever the other tree has there.
+    A `None` in either (a parameter without a gradient, a leaf that is no parameter) agrees with whatever the other has.
     """
     (first, updates), (other_name, other) = trees.items()
     paths, treedef = jax.tree_util.tree_flatten_with_path(updates, is_leaf=lambda x: x is None)
@@ -78,7 +110,7 @@ def assert_agree(name: str, **trees: Any) -> None:
         pairs = [
             (path, a, b)
             for (path, a), b in zip(paths, treedef.flatten_up_to(other), strict=True)
-            if a is not None and not callable(b)
+            if a is not None and b is not None and not is_function(b)
         ]
         if all(jnp.shape(a) == jnp.shape(b) for _, a, b in pairs):
             return
@@ -92,6 +124,14 @@ def assert_agree(name: str, **trees: Any) -> None:
         raise ValueError(f"{name}: `{first}` must have the structure and shapes of `{other_name}`. {error}") from None
 
 
+class ScheduledState(NamedTuple):
+    """The state of a transformation whose numbers follow schedules."""
+
+    step: chex.Array  # int32 (): updates so far, the step that the schedules see next
+    hyperparams: dict[str, chex.Array]  # float32 (): the scheduled numbers of the last update; at first, of the next
+    inner_state: chex.ArrayTree  # of the transformation with these numbers
+
+
 def transformation_class(
     function: Callable[..., Any],
     init: Callable[[Any, Any], Any],
@@ -100,22 +140,53 @@ def transformation_class(
     takes_extra: bool,
     **namespace: Any,
 ) -> type[GradientTransformation]:
-    """The value class of `function`'s hyperparameters; `update(tx, updates, state, params, extra_args)`."""
+    """The value class of `function`'s hyperparameters; `update(tx, updates, state, params, extra_args)`.
 
-    def compiled(*arguments: Any) -> Any:
-        return _checked_update(*arguments)
+    Its numbers may be schedules; `init` and `update` see them as numbers.
+    """
 
-    compiled.__name__ = function.__name__  # shows in profiles and in the jaxpr
+    def init_scheduled(params: Any, tx: Any) -> Any:
+        if not (schedules := _scheduled(tx)):
+            return init(params, tx)
+        now = {name: schedule(0) for name, schedule in schedules.items()}
+        return ScheduledState(jnp.zeros([], jnp.int32), now, init(params, _with_numbers(tx, now)))
+
+    def update_scheduled(tx: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
+        if not (schedules := _scheduled(tx)):
+            return update(tx, updates, state, params, extra_args)
+        now = {name: schedule(state.step) for name, schedule in schedules.items()}
+        updates, inner_state = update(_with_numbers(tx, now), updates, state.inner_state, params, extra_args)
+        return updates, ScheduledState(safe_increment(state.step), now, inner_state)
+
+    return _class_of(function, init_scheduled, update_scheduled, call_arguments, takes_extra, **namespace)
+
+
+def _class_of(
+    function: Any, init: Any, update: Any, call_arguments: Any, takes_extra: bool, **namespace: Any
+) -> type[GradientTransformation]:
     return value_class(
         function,
         GradientTransformation,
         call_arguments,
+        change_domain=lambda domain: or_schedule(domain) if domain.scheduled else domain,
         _init=staticmethod(init),
         _update=staticmethod(update),
-        _compiled=staticmethod(jax.jit(compiled, inline=_INLINE)),
         _takes_extra=takes_extra,
         **namespace,
     )
+
+
+def _scheduled(tx: Any) -> dict[str, Schedule]:
+    """The numbers that are schedules; not those arguments that the transformation itself takes as schedules."""
+    domains = tx._domains
+    return {n: x for n, x in vars(tx).items() if isinstance(x, Schedule) and n in domains and domains[n].scheduled}
+
+
+def _with_numbers(tx: Any, now: dict[str, Any]) -> Any:
+    copy = object.__new__(type(tx))
+    counts = {name: jnp.round(x) for name, x in now.items() if tx._domains[name].whole}
+    vars(copy).update({**vars(tx), **now, **counts})
+    return copy
 
 
 def transformation(
@@ -131,7 +202,7 @@ def transformation(
         takes_extra = _takes_keywords(fn)
 
         def update(tx: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
-            hyperparams = enter(tx)
+            hyperparams = as_arrays(tx)
             variadic = hyperparams.pop(tx._variadic, ()) if tx._variadic else ()
             return fn(updates, state, params, *variadic, **hyperparams, **(extra_args if takes_extra else {}))
 
@@ -153,11 +224,10 @@ def optimizer(fn: Callable[P, GradientTransformation]) -> Callable[P, GradientTr
         return fn(**vars(tx))
 
     def update(tx: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
-        enter(tx)  # a batch of hyperparameters is named here by its own name
-        inner = parts(tx)
-        return inner._update(inner, updates, state, params, extra_args)
+        as_arrays(tx)  # a batch of hyperparameters is named here by its own name
+        return update_part(parts(tx), updates, state, params, extra_args)
 
-    return transformation_class(
+    return _class_of(
         fn,
         lambda params, tx: parts(tx).init(params),
         update,
@@ -195,11 +265,16 @@ def identity(updates: Any, state: Any, params: Any):
     return updates, state
 
 
-@transformation(lambda params, tx: vars(tx)["init"](params))
-def pair(updates: Any, state: Any, params: Any, init: Callable, update: Callable, **extra_args: Any):
+def _init_pair(self: Any, init: Any = None, update: Any = None, *, init_fn: Any = None, update_fn: Any = None) -> None:
+    vars(self).update(init_fn=init or init_fn, update_fn=update or update_fn)  # Optax's names, and those of the fields
+    self.__post_init__()
+
+
+@transformation(lambda params, tx: tx.init_fn(params), __init__=_init_pair)
+def pair(updates: Any, state: Any, params: Any, init_fn: Callable, update_fn: Callable, **extra_args: Any):
     """Two functions, `init(params)` and `update(updates, state, params)`, as a value: what
     `GradientTransformation(init, update)` makes."""
-    return update(updates, state, params, **(extra_args if _takes_keywords(update) else {}))
+    return update_fn(updates, state, params, **(extra_args if _takes_keywords(update_fn) else {}))
 
 
 GradientTransformationExtraArgs = GradientTransformation  # every `update` takes extra arguments
@@ -216,14 +291,14 @@ def with_extra_args_support(tx: Any) -> GradientTransformation:
 
 
 def as_transformation(tx: Any) -> GradientTransformation:
-    """The transformation itself, or Optax's pair as a value."""
+    """The transformation itself, or Optax's pair, or anything else with `init` and `update`, as a value."""
     if isinstance(tx, GradientTransformation):
         return tx
+    if hasattr(tx, "init") and hasattr(tx, "update"):
+        return GradientTransformation(tx.init, tx.update)
     try:
         init, update = tx
-    except TypeError:
-        raise NotInDomain from None
-    except ValueError:
+    except (TypeError, ValueError):
         raise NotInDomain from None
     if not (callable(init) and callable(update)):
         raise NotInDomain
@@ -255,7 +330,7 @@ def chain(updates: Any, state: Any, params: Any, *transforms: Transformations, *
         )
     new_state = []
     for t, s in zip(transforms, state, strict=True):
-        updates, s = t._update(t, updates, s, params, extra_args)
+        updates, s = update_part(t, updates, s, params, extra_args)
         new_state.append(s)
     return updates, tuple(new_state)
 
@@ -311,36 +386,5 @@ def named_chain(updates: Any, state: Any, params: Any, *transforms: NamedTransfo
         )
     new_state = {}
     for name, t in transforms:
-        updates, new_state[name] = t._update(t, updates, state[name], params, extra_args)
+        updates, new_state[name] = update_part(t, updates, state[name], params, extra_args)
     return updates, new_state
-
-
-@jax.jit  # traced once for all arrays of one shape and dtype
-def _add(u: Any, p: Any) -> Any:
-    if not jnp.issubdtype(jnp.result_type(p), jnp.inexact):
-        raise TypeError(f"apply_updates: `params` must be floating or complex, got {jnp.result_type(p)}.")
-    dtype = common_dtype(p, u)
-    return narrowed(jnp.asarray(p, dtype) + jnp.asarray(u, dtype), jnp.result_type(p))
-
-
-@jax.jit
-def _apply(params: Any, updates: Any) -> Any:
-    return jax.tree.map(lambda u, p: p if u is None else _add(u, p), updates, params, is_leaf=lambda x: x is None)
-
-
-def apply_updates(params: chex.ArrayTree, updates: chex.ArrayTree) -> Any:
-    """`params + updates`, leaf by leaf, in the dtype of the parameters; one compiled call.
-
-    A leaf of `updates` that is None leaves its parameter as it is.
-
-    Raises:
-      ValueError: the trees or their shapes differ (Optax broadcasts).
-      TypeError: a parameter is an integer (Optax truncates), or real where its update is complex.
-
-    >>> import jax.numpy as jnp, lrjax
-    >>> lrjax.apply_updates({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([0.5, -0.5])})
-    {'w': Array([1.5, 1.5], dtype=float32)}
-    """
-    assert_agree("apply_updates", updates=updates, params=params)
-    run = _apply if _is_compilable(params) else _apply.__wrapped__
-    return run(params, updates)

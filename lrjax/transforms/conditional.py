@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lrjax.domains import Count
 from lrjax.numerics import safe_increment
-from lrjax.transforms.base import Transformation, transformation
+from lrjax.transforms.base import Transformation, transformation, update_part
 
 
 class ConditionallyTransformState(NamedTuple):
@@ -70,7 +70,7 @@ def conditionally_transform(
     (Array([1.], dtype=float32), Array([2.], dtype=float32))
     """
     due = _asked(should_transform_fn, "conditionally_transform", state.step, extra_args, forward_extra_args)
-    do = lambda: inner._update(inner, updates, state.inner_state, params, extra_args)
+    do = lambda: update_part(inner, updates, state.inner_state, params, extra_args)
     updates, inner_state = when(due, do, updates, state.inner_state)
     return updates, ConditionallyTransformState(inner_state, safe_increment(state.step))
 
@@ -96,7 +96,7 @@ def conditionally_mask(
     (Array([0.], dtype=float32), Array([2.], dtype=float32))
     """
     due = _asked(should_transform_fn, "conditionally_mask", state.step, extra_args, forward_extra_args)
-    do = lambda: inner._update(inner, updates, state.inner_state, params, extra_args)
+    do = lambda: update_part(inner, updates, state.inner_state, params, extra_args)
     updates, inner_state = when(due, do, None, state.inner_state)
     return updates, ConditionallyMaskState(safe_increment(state.step), inner_state)
 
@@ -135,7 +135,7 @@ def apply_if_finite(
     finite = all_finite(updates)
     in_a_row = jnp.where(finite, 0, safe_increment(state.notfinite_count))
     gives_up = False if max_consecutive_errors is None else in_a_row > max_consecutive_errors.whole
-    do = lambda: inner._update(inner, updates, state.inner_state, params, extra_args)
+    do = lambda: update_part(inner, updates, state.inner_state, params, extra_args)
     updates, inner_state = when(finite | gives_up, do, None, state.inner_state)
     total = jnp.where(finite, state.total_notfinite, safe_increment(state.total_notfinite))
     return updates, ApplyIfFiniteState(in_a_row, finite, total, inner_state)

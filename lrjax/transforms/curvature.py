@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lrjax.domains import Decay, DType, NonNegative, Positive, Steps
 from lrjax.numerics import bias_correction, narrowed, safe_increment
-from lrjax.transforms.base import Transformation, transformation
+from lrjax.transforms.base import Transformation, transformation, update_part
 from lrjax.transforms.elementwise import cast, is_none, map_updates
 from lrjax.transforms.noise import Key, random_key
 
@@ -105,7 +105,7 @@ def scale_by_sophia(
 
     def estimate(inner: Any, nu: Any) -> Any:
         estimator = hessian_diagonal_fn
-        diagonal, inner = estimator._update(estimator, updates, inner, params, extra_args)
+        diagonal, inner = update_part(estimator, updates, inner, params, extra_args)
         average = lambda d, h: narrowed(cast(b2, h) * h + cast(1 - b2, h) * d.astype(h.dtype), h.dtype)
         return inner, jax.tree.map(average, diagonal, nu)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lrjax.numerics import safe_increment
 from lrjax.schedules.base import Schedule, ScheduleLike
-from lrjax.transforms.base import EmptyState, transformation
+from lrjax.transforms.base import EmptyState, assert_agree, transformation
 from lrjax.transforms.elementwise import cast, is_none, map_updates
 from lrjax.transforms.masking import Mask, flags
 
@@ -40,6 +40,7 @@ def add_decayed_weights(updates: Any, state: Any, params: Any, weight_decay: Sch
     """
     if params is None:
         raise ValueError("add_decayed_weights: `params` must be given to `update`, got None.")
+    assert_agree("add_decayed_weights", updates=updates, params=params)
     if isinstance(weight_decay, Schedule):
         weight_decay, state = weight_decay(state.count), WeightDecaySchedule(safe_increment(state.count))
     decayed = map_updates(lambda g, p: g + cast(weight_decay, p) * p, updates, params)

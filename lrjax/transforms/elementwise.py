@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from lrjax.numerics import common_dtype, narrowed, safe_increment
 from lrjax.schedules.base import Schedule
 from lrjax.transforms.base import assert_agree, transformation_class
-from lrjax.value import enter, is_tracing
+from lrjax.value import as_arrays, is_tracing
 
 
 class Slot(NamedTuple):
@@ -124,9 +124,11 @@ def elementwise(
         def update(tx: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
             if needs_params and params is None:
                 raise ValueError(f"{formula.__name__}: `params` must be given to `update`, got None.")
+            if needs_params:
+                assert_agree(formula.__name__, updates=updates, params=params)
             count = getattr(state, counters[0]) if counters else None
             new_counts = {counter: safe_increment(count) for counter in counters}
-            hyperparams = {k: v(count) if isinstance(v, Schedule) else v for k, v in enter(tx).items()}
+            hyperparams = {k: v(count) if isinstance(v, Schedule) else v for k, v in as_arrays(tx).items()}
             leaf_formulas: dict[Any, Any] = {}
 
             def formula_in(dtype: Any) -> Any:  # one set of scalars for each dtype, which is mostly one

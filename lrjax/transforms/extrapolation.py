@@ -96,7 +96,7 @@ def scale_by_polyak(
     flat = square <= 0
     step = state.scale * jnp.where(flat, 0, jnp.minimum(gap / jnp.where(flat, 1, square + eps), max_learning_rate))
     u = map_updates(lambda g: cast(step, g) * g, updates)
-    return u, LearningRateState(safe_increment(state.count), state.scale, step)
+    return u, LearningRateState(safe_increment(state.step), state.scale, step)
 
 
 @elementwise(MadgradState, needs_params=True, grad_sum_sq=Slot(real=True), x0=Slot(copies=True))

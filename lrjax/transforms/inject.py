@@ -1,41 +1,193 @@
 """Hyperparameters in the state, where a training loop can change them and a checkpoint keeps them."""
 
+import functools
+import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from lrjax.domains import DType
-from lrjax.numerics import safe_increment
-from lrjax.transforms.accumulate import Names
-from lrjax.transforms.base import GradientTransformation, Transformation, transformation
+from lrjax.domains import Domain, DType
+from lrjax.numerics import common_dtype, safe_increment
+from lrjax.schedules.base import Schedule, from_callable
+from lrjax.transforms.base import GradientTransformation, as_transformation, transformation, update_part
+from lrjax.transforms.learning_rate import InjectedRateState, LearningRateState
+from lrjax.value import StaticArguments, Value
 
 
-class InjectHyperparamsState(NamedTuple):
+class InjectStatefulHyperparamsState(NamedTuple):
     count: chex.Array  # int32 (): updates so far
-    hyperparams: dict[str, chex.Array]  # float32 (): the numbers that the next update uses
+    hyperparams: dict[str, chex.Array]  # (): the numbers of the last update; those without a schedule, of the next
+    hyperparams_states: dict[str, chex.ArrayTree]  # of the schedules
     inner_state: chex.ArrayTree
 
 
-def _numbers(inner: Any, static: Sequence[str]) -> tuple[list[str], list[Any], Any]:
-    """Names, leaves and structure of a value; a name is '' where the number isn't to be in the state."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(inner)
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-    kept = ["" if name in static or name.split(".")[0] in static else name for name in names]
-    return kept, [leaf for _, leaf in leaves], structure
+InjectHyperparamsState = InjectStatefulHyperparamsState
 
 
-def _as_array(x: Any, dtype: Any) -> jax.Array:
-    exact = isinstance(x, int)  # a count of steps that a float32 would round
-    return jnp.asarray(x, jnp.int32 if exact else dtype or jnp.result_type(float))
+class WrappedScheduleState(NamedTuple):
+    count: chex.Array  # int32 (): the step that the schedule sees next
 
 
-def _init_injected(params: Any, tx: Any) -> InjectHyperparamsState:
-    names, leaves, _ = _numbers(tx.inner, tx.static_args)
-    hyperparams = {n: _as_array(x, tx.hyperparam_dtype) for n, x in zip(names, leaves, strict=True) if n}
-    return InjectHyperparamsState(jnp.zeros([], jnp.int32), hyperparams, tx.inner.init(params))
+class StatefulSchedule:
+    """A schedule with a state of its own, which may depend on what `update` is given: a base to derive from.
+
+    `init()` makes the state, `update(state, **extra_args)` the next one, and a call with `(state, **extra_args)` gives
+    the number. `inject_hyperparams` takes anything with these three.
+    """
+
+    def init(self) -> Any:
+        raise NotImplementedError
+
+    def update(self, state: Any, **extra_args: Any) -> Any:
+        raise NotImplementedError
+
+    def __call__(self, state: Any, **extra_args: Any) -> Any:
+        raise NotImplementedError
+
+
+class WrappedSchedule(StatefulSchedule):
+    """A function of the step as a stateful schedule, whose state is the step.
+
+    >>> import lrjax
+    >>> stateful = lrjax.WrappedSchedule(lrjax.linear_schedule(1.0, 0.0, 4))
+    >>> stateful(stateful.update(stateful.init()))
+    Array(0.75, dtype=float32)
+    """
+
+    def __init__(self, schedule_fn: Callable[[Any], Any]):
+        self.schedule_fn = schedule_fn
+
+    def init(self) -> WrappedScheduleState:
+        return WrappedScheduleState(jnp.zeros([], jnp.int32))
+
+    def update(self, state: WrappedScheduleState, **extra_args: Any) -> WrappedScheduleState:
+        return WrappedScheduleState(safe_increment(state.count))
+
+    def __call__(self, state: WrappedScheduleState, **extra_args: Any) -> Any:
+        return self.schedule_fn(state.count)
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, (int, float, np.number, np.ndarray, jax.Array)) and not isinstance(x, bool)
+
+
+def _is_stateful(x: Any) -> bool:
+    return callable(x) and hasattr(x, "init") and hasattr(x, "update")
+
+
+def _exact(x: Any, name: str, factory: Any) -> Any:
+    """A count of steps of ours as an int32, which float32 would round."""
+    domain = factory._domains.get(name) if isinstance(factory, type) and issubclass(factory, Value) else None
+    return np.int32(x) if domain is not None and domain.whole and type(x) is int else x
+
+
+def _is_static(name: str, factory: Any) -> bool:
+    """Whether an argument of ours is part of the structure. Of other factories' only numbers are known not to be."""
+    domain = factory._domains.get(name) if isinstance(factory, type) and issubclass(factory, Value) else None
+    return domain is None or domain.static
+
+
+def _is_structure(x: Any, parameter: inspect.Parameter, factory: Any) -> bool:
+    """Whether a whole number says how large something is, so that it can't be traced."""
+    if not isinstance(x, (int, np.integer)):
+        return False
+    if isinstance(factory, type) and issubclass(factory, Value):
+        return _is_static(parameter.name, factory)
+    return parameter.annotation in (int, "int") or type(parameter.default) is int
+
+
+class _Arguments(NamedTuple):
+    """The arguments of a factory, by what becomes of them."""
+
+    numbers: dict[str, Any]
+    schedules: dict[str, Schedule]
+    trees: dict[str, Any]
+    stateful: dict[str, Any]
+    static: dict[str, Any]
+
+
+def _sorted(factory: Any, bound: inspect.BoundArguments, static: Sequence[str]) -> _Arguments:
+    sorts = _Arguments({}, {}, {}, {}, {})
+    for name, x in bound.arguments.items():
+        leaves = jax.tree.leaves(x)
+        if name in static or isinstance(x, (bool, str)) or x is None:
+            sorts.static[name] = x
+        elif _is_number(x):
+            as_it_is = _is_structure(x, bound.signature.parameters[name], factory)
+            (sorts.static if as_it_is else sorts.numbers)[name] = _exact(x, name, factory)
+        elif isinstance(x, Schedule):
+            sorts.schedules[name] = x
+        elif _is_stateful(x):
+            sorts.stateful[name] = x
+        elif isinstance(x, Value) or (leaves and all(map(_is_number, leaves)) and not _is_static(name, factory)):
+            sorts.trees[name] = x
+        elif callable(x) and not isinstance(x, type):
+            sorts.schedules[name] = from_callable(x)
+        else:
+            sorts.static[name] = x
+    return sorts
+
+
+def _number_dtype(tx: Any, name: str, params: Any) -> Any:
+    """float32, or that of wider parameters, or the one that was asked for; an array keeps its own."""
+    x = tx.numbers[name]
+    if isinstance(x, (np.ndarray, np.generic, jax.Array)) and not getattr(x, "weak_type", False):
+        return x.dtype
+    return _schedule_dtype(tx, params)
+
+
+def _schedule_dtype(tx: Any, params: Any) -> Any:
+    floats = [p for p in jax.tree.leaves(params) if jnp.issubdtype(jnp.result_type(p), jnp.floating)]
+    return jnp.dtype(tx.hyperparam_dtype or common_dtype(jnp.float32, *floats))
+
+
+def _made(tx: Any, hyperparams: dict[str, Any]) -> GradientTransformation:
+    arguments = {**tx.static, **tx.trees, **hyperparams}
+    bound = inspect.signature(tx.factory).bind_partial()
+    bound.arguments.update({n: arguments[n] for n in bound.signature.parameters if n in arguments})
+    return as_transformation(tx.factory(*bound.args, **bound.kwargs))
+
+
+def _scheduled(tx: Any, states: Any, params: Any, extra_args: Any) -> dict[str, Any]:
+    dtype = _schedule_dtype(tx, params)
+    numbers = {name: schedule(states[name].count) for name, schedule in tx.schedules.items()}
+    numbers |= {name: schedule(states[name], **extra_args) for name, schedule in tx.stateful.items()}
+    return {name: x if _is_strong(x) and name in tx.stateful else jnp.asarray(x, dtype) for name, x in numbers.items()}
+
+
+def _is_strong(x: Any) -> bool:
+    return isinstance(x, jax.Array) and not getattr(x, "weak_type", False)  # a random key has none
+
+
+def _init_injected(params: Any, tx: Any) -> InjectStatefulHyperparamsState:
+    states = {name: WrappedScheduleState(jnp.zeros([], jnp.int32)) for name in tx.schedules}
+    states |= {name: schedule.init() for name, schedule in tx.stateful.items()}
+    hyperparams = {name: _array(x, _number_dtype(tx, name, params)) for name, x in tx.numbers.items()}
+    hyperparams |= _scheduled(tx, states, params, {})
+    inner_state = _made(tx, hyperparams).init(params)
+    return InjectStatefulHyperparamsState(
+        jnp.zeros([], jnp.int32), hyperparams, states, _renamed(inner_state, hyperparams, inward=False)
+    )
+
+
+def _array(x: Any, dtype: Any) -> jax.Array:
+    return x if _is_strong(x) and x.dtype == dtype else jnp.asarray(x).astype(dtype)
+
+
+def _renamed(state: Any, hyperparams: Any, inward: bool) -> Any:
+    """The state with the rate under a name that the hyperparameters don't have: one `learning_rate` is to be found."""
+    if "learning_rate" not in hyperparams:
+        return state
+    old, new = (InjectedRateState, LearningRateState) if inward else (LearningRateState, InjectedRateState)
+    return jax.tree.map(lambda x: new(*x) if isinstance(x, old) else x, state, is_leaf=lambda x: isinstance(x, old))
+
+
+Factory = Annotated[Any, Domain("a function that makes a gradient transformation", lambda x: x, static=True)]
+Static = Annotated[Any, Domain("arguments", lambda x: x, static=True)]
 
 
 @transformation(_init_injected)
@@ -43,61 +195,81 @@ def injected(
     updates: Any,
     state: Any,
     params: Any,
-    inner: Transformation,
-    static_args: Names = (),
+    factory: Factory,
+    numbers: Any,
+    schedules: Any,
+    trees: Any,
+    stateful: Static,
+    static: Static,
     hyperparam_dtype: DType | None = None,
     **extra_args: Any,
 ):
-    """Does what `inner` does, with the numbers that are in the state: what `inject_hyperparams(...)` makes.
-
-    >>> import jax.numpy as jnp, lrjax
-    >>> lrjax.injected(lrjax.scale(2.0)).init(jnp.ones(1)).hyperparams
-    {'step_size': Array(2., dtype=float32)}
-    """
-    names, leaves, structure = _numbers(inner, static_args)
-    expected, given = [name for name in names if name], state.hyperparams
-    if set(given) != set(expected):
+    """What `inject_hyperparams(factory)(...)` makes."""
+    tx = injected(factory, numbers, schedules, trees, stateful, static, hyperparam_dtype)
+    given, like = state.hyperparams, updates if params is None else params
+    expected = sorted([*numbers, *schedules, *stateful])
+    if sorted(given) != expected:
         raise ValueError(f"inject_hyperparams: `hyperparams` must have the names {expected}, got {sorted(given)}.")
-    now = structure.unflatten([given[name] if name else leaf for name, leaf in zip(names, leaves, strict=True)])
-    updates, inner_state = now._update(now, updates, state.inner_state, params, extra_args)
-    kept = {
-        name: jnp.asarray(given[name]).astype(_as_array(x, hyperparam_dtype).dtype)
-        for name, x in zip(names, leaves, strict=True)
-        if name
-    }
-    return updates, InjectHyperparamsState(safe_increment(state.count), kept, inner_state)
+    now = {name: _array(given[name], _number_dtype(tx, name, like)) for name in numbers}
+    now |= _scheduled(tx, state.hyperparams_states, like, extra_args)
+    inner, inner_state = _made(tx, now), _renamed(state.inner_state, now, inward=True)
+    updates, inner_state = update_part(inner, updates, inner_state, params, extra_args)
+    states = {name: WrappedScheduleState(safe_increment(state.hyperparams_states[name].count)) for name in schedules}
+    states |= {name: s.update(state.hyperparams_states[name], **extra_args) for name, s in stateful.items()}
+    return updates, InjectStatefulHyperparamsState(
+        safe_increment(state.count), now, states, _renamed(inner_state, now, inward=False)
+    )
 
 
 def inject_hyperparams(
     inner_factory: Any, static_args: Sequence[str] | str = (), hyperparam_dtype: Any = None
 ) -> Callable[..., GradientTransformation]:
-    """Makes a function that makes transformations with all their numbers in the state.
+    """Makes a factory whose transformations have their numbers in the state, by the names of its arguments.
 
-    The numbers are those of the value itself, at any depth, by their names: 'b1', 'learning_rate', and those of a
-    schedule too, 'learning_rate.init_value'. They are float32 whatever the parameters are. To change one for the next
-    update, replace it in `state.hyperparams`; no retrace, and a name that isn't there is an error. To change the rate
-    alone no injection is needed: `with_hyperparams(tx, ...)`, or `scale` in the `LearningRateState`.
+    To change one for the next update, replace it in `state.hyperparams`; no retrace, and a name that isn't there is an
+    error. A number may be a schedule, a function of the step, or a `StatefulSchedule`; then `state.hyperparams` tells
+    what the last update used. Numbers are float32, or wider where the parameters are, or of `hyperparam_dtype`; an
+    array keeps its dtype.
 
-    `static_args` are names that stay out of the state. Also takes a value: `inject_hyperparams(tx)()`.
+    `inner_factory` is ours, Optax's or anybody's. `static_args` are the names of arguments to be left as they are:
+    functions that aren't schedules, and numbers that decide on shapes.
 
-    State: `InjectHyperparamsState(count, hyperparams, inner_state)`.
+    A number of ours follows a schedule without injection (`sgd(rate, momentum=schedule)`), and the rate alone changes
+    without one too: `with_hyperparams(tx, ...)`, or `scale` in the `LearningRateState`.
+
+    State: `InjectStatefulHyperparamsState(count, hyperparams, hyperparams_states, inner_state)`.
+
+    Raises:
+      ValueError: `static_args` has a name that isn't an argument of `inner_factory`.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx, params = lrjax.inject_hyperparams(lrjax.sgd)(learning_rate=0.5), jnp.ones(1)
     >>> state = tx.init(params)
-    >>> state = state._replace(hyperparams={**state.hyperparams, "learning_rate": 0.25})
+    >>> state.hyperparams["learning_rate"] = 0.25
     >>> tx.update(params, state, params)[0]
     Array([-0.25], dtype=float32)
     """
     static = (static_args,) if isinstance(static_args, str) else tuple(static_args)
+    signature = inspect.signature(inner_factory)
+    if unknown := [name for name in static if name not in signature.parameters]:
+        raise ValueError(
+            f"inject_hyperparams: `static_args` must be of {list(signature.parameters)}, the arguments of "
+            f"`inner_factory`, got {unknown}."
+        )
 
+    @functools.wraps(inner_factory, updated=())
     def make(*args: Any, **kwargs: Any) -> GradientTransformation:
-        inner = inner_factory if isinstance(inner_factory, GradientTransformation) else inner_factory(*args, **kwargs)
-        if not isinstance(inner, GradientTransformation) or not jax.tree.leaves(inner):
-            raise ValueError(
-                "inject_hyperparams: `inner_factory` must make an lrjax transformation that has numbers, "
-                f"got {type(inner).__name__}. Optax's own have optax.inject_hyperparams."
-            )
-        return injected(inner, static, hyperparam_dtype)
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        sorts = _sorted(inner_factory, bound, static)
+        return injected(
+            inner_factory,
+            sorts.numbers,
+            sorts.schedules,
+            sorts.trees,
+            StaticArguments(sorts.stateful),
+            StaticArguments(sorts.static),
+            hyperparam_dtype,
+        )
 
     return make

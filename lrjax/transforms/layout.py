@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from lrjax.domains import Domain, NotInDomain
-from lrjax.transforms.base import Transformation, always, as_transformation, assert_agree, transformation
+from lrjax.transforms.base import Transformation, always, as_transformation, assert_agree, transformation, update_part
 from lrjax.transforms.elementwise import alike
 
 
@@ -25,7 +25,7 @@ def flatten(updates: Any, state: Any, params: Any, inner: Transformation, **extr
     TraceState(trace=Array([0., 0., 0., 0.], dtype=float32))
     """
     flat, restored = ravel_pytree(updates)
-    flat, state = inner._update(inner, flat, state, None if params is None else ravel_pytree(params)[0], extra_args)
+    flat, state = update_part(inner, flat, state, None if params is None else ravel_pytree(params)[0], extra_args)
     return restored(flat), state
 
 
@@ -99,7 +99,7 @@ def packed(updates: Any, state: Any, params: Any, inner: PerNumber, **extra_args
     layout = alike(jax.tree.leaves(like))
     if alike(leaves) != layout:
         raise ValueError("packed: `updates` must have the dtypes of `params`.")
-    joined, inner_state = inner._update(
+    joined, inner_state = update_part(
         inner,
         _pack(updates, layout),
         state.inner_state,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lrjax.domains import Fraction, Steps
 from lrjax.numerics import narrowed
-from lrjax.transforms.base import Transformation, transformation
+from lrjax.transforms.base import Transformation, transformation, update_part
 from lrjax.transforms.elementwise import cast, compute_dtype, is_none
 
 
@@ -75,7 +75,7 @@ def lookahead(
     Source: Zhang et al. 2019, Lookahead Optimizer, arXiv:1907.08610, algorithm 1.
     """
     optimizer, fast, slow = fast_optimizer, _fast(params), params.slow
-    updates, fast_state = optimizer._update(optimizer, updates, state.fast_state, fast, extra_args)
+    updates, fast_state = update_part(optimizer, updates, state.fast_state, fast, extra_args)
     sync = state.steps_since_sync >= sync_period.whole - 1
 
     def both(u: Any, f: Any, s: Any) -> tuple[Any, Any]:

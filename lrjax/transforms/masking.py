@@ -7,28 +7,38 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lrjax.domains import Domain, NotInDomain
-from lrjax.transforms.base import Named, Transformation, always, as_transformation, no_state, optimizer, transformation
+from lrjax.domains import Domain, NotInDomain, is_function
+from lrjax.transforms.base import (
+    Named,
+    Transformation,
+    always,
+    as_transformation,
+    no_state,
+    optimizer,
+    transformation,
+    update_part,
+)
 from lrjax.transforms.elementwise import map_updates
-from lrjax.value import Frozen
-from lrjax.value import freeze as frozen_flags
+from lrjax.value import Frozen, as_mask
 
 Mask = Annotated[
     chex.ArrayTree | Callable[[Any], Any] | None,
     Domain(
         "a tree of bools like the parameters (or a prefix of it), a function from them to one, or None",
-        frozen_flags,
+        as_mask,
         static=True,
     ),
 ]
 
 
 def flags(mask: Any, params: Any) -> Any:
-    """The tree of flags."""
+    """The tree of flags; where there are no parameters (a placeholder, as of optax.tree_map_params), that tree."""
+    if not jax.tree.leaves(params):
+        return params
     if isinstance(mask, Frozen):
         return mask.tree
     try:
-        return frozen_flags(mask(params)).tree
+        return as_mask(mask(params)).tree
     except (NotInDomain, AttributeError):
         raise ValueError(f"masked: `mask` must return a tree of bools, got {mask(params)!r}.") from None
 
@@ -59,7 +69,7 @@ def _shown(tree: Any, mask: Any) -> Any:
 
 def _masked_update(inner: Any, mask: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
     shown = None if params is None else _shown(params, mask)
-    new, inner_state = inner._update(inner, _shown(updates, mask), state.inner_state, shown, extra_args)
+    new, inner_state = update_part(inner, _shown(updates, mask), state.inner_state, shown, extra_args)
     choose = lambda flag, n, old: n if flag else old
     return jax.tree.map(choose, mask, new, updates), MaskedState(inner_state)
 
@@ -111,7 +121,7 @@ def _by_label(x: Any) -> Any:
 
 
 def _labels(x: Any) -> Any:
-    if callable(x) or isinstance(x, Frozen):
+    if is_function(x) or isinstance(x, Frozen):
         return x
     if x is None or not jax.tree.leaves(x) or any(not isinstance(leaf, Hashable) for leaf in jax.tree.leaves(x)):
         raise NotInDomain
@@ -129,6 +139,8 @@ Labels = Annotated[
 
 def _groups(tx_labels: Any, params: Any, known: list[Any]) -> dict[Any, Any]:
     """The mask of each label."""
+    if not jax.tree.leaves(params):
+        return dict.fromkeys(known, params)
     given = tx_labels.tree if isinstance(tx_labels, Frozen) else tx_labels(params)
     found = jax.tree.leaves(given)
     if unknown := [label for label in dict.fromkeys(found) if label not in known]:

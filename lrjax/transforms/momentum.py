@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import chex
 
-from lrjax.domains import Decay, DType
+from lrjax.domains import DType, Momentum, Number
 from lrjax.numerics import bias_correction
 from lrjax.transforms.elementwise import Slot, elementwise
 
@@ -19,7 +19,7 @@ class EmaState(NamedTuple):
 
 
 @elementwise(TraceState, trace=Slot(dtype="accumulator_dtype"))
-def trace(decay: Decay, nesterov: bool = False, accumulator_dtype: DType | None = None):
+def trace(decay: Number, nesterov: bool = False, accumulator_dtype: DType | None = None):
     """Momentum: a decaying sum of the gradients.
 
     m ← g + decay·m; u = m, or g + decay·m with `nesterov`
@@ -40,7 +40,7 @@ def trace(decay: Decay, nesterov: bool = False, accumulator_dtype: DType | None 
 
 
 @elementwise(EmaState, ema=Slot(dtype="accumulator_dtype"))
-def ema(t: Any, decay: Decay, debias: bool = True, accumulator_dtype: DType | None = None):
+def ema(t: Any, decay: Momentum, debias: bool = True, accumulator_dtype: DType | None = None):
     """A moving average of the gradients, without its bias towards the zero at the start if `debias`.
 
     m ← decay·m + (1−decay)·g; u = m/(1 − decayᵗ), or m

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Decay, Domain, DType, NotInDomain
-from lrjax.transforms.base import Named, as_transformation, transformation
+from lrjax.transforms.base import Named, as_transformation, transformation, update_part
 from lrjax.transforms.momentum import EmaState, ema
 from lrjax.value import Value
 
@@ -74,7 +74,7 @@ Measures = Annotated[
 def _init_monitor(params: Any, tx: Any) -> MonitorState:
     states = tuple(m.init(params) for _, m in tx.measures)
     shapes = {
-        name: jax.eval_shape(lambda g, s, m=m: m._update(m, g, s, g, {})[0], params, state)
+        name: jax.eval_shape(lambda g, s, m=m: update_part(m, g, s, g, {})[0], params, state)
         for (name, m), state in zip(tx.measures, states, strict=True)
     }
     return MonitorState(_zeros(shapes), states)
@@ -95,7 +95,7 @@ def monitor(updates: Any, state: Any, params: Any, measures: Measures, **extra_a
     """
     found, states = {}, []
     for (name, measure), old in zip(measures, state.measure_states, strict=True):
-        value, new = measure._update(measure, updates, old, params, extra_args)
+        value, new = update_part(measure, updates, old, params, extra_args)
         found[name] = _like(value, state.measurements[name])
         states.append(new)
     return updates, MonitorState(found, tuple(states))
@@ -130,4 +130,4 @@ def measure_with_ema(
     {'norm': Array(5., dtype=float32)}
     """
     average = ema(decay, debias, accumulator_dtype)
-    return average._update(average, _numbers(measure(updates)), state, None, {})
+    return update_part(average, _numbers(measure(updates)), state, None, {})

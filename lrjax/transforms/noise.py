@@ -25,8 +25,8 @@ def _seed(x: Any) -> Any:
         data = jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
         if data.dtype == jnp.uint32 and data.ndim == 1:
             return tuple(map(int, data))
-    if isinstance(x, tuple) and x and all(isinstance(n, int) for n in x):
-        return x
+    if isinstance(x, (tuple, list)) and x and all(isinstance(n, int) for n in x):
+        return tuple(x)
     raise NotInDomain
 
 

@@ -236,41 +236,6 @@ def test_per_example_clipping_bounds_every_example():
     assert not np.isnan(L.per_example_global_norm_clip(jnp.zeros((2, 2)), 1.0)[0]).any()
 
 
-# Hyperparameters in the state.
-
-
-@pytest.mark.parametrize("make", [L.adam, L.adafactor, L.adopt, L.lion, L.lars, L.muon, L.fromage, L.rprop])
-def test_every_number_of_any_optimizer_can_be_injected(make):
-    params = {"w": jnp.ones((3, 2), jnp.bfloat16)}
-    tx = L.inject_hyperparams(make)(learning_rate=0.1)
-    state = tx.init(params)
-    assert all(h.dtype == jnp.float32 for h in state.hyperparams.values()) and "learning_rate" in state.hyperparams
-    expected, _ = make(0.1).update(params, make(0.1).init(params), params)
-    updates, new_state = tx.update(params, state, params)
-    chex.assert_trees_all_equal(updates, expected)
-    chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
-
-
-def test_the_numbers_of_a_schedule_are_injected_too(count_traces):
-    tx = L.inject_hyperparams(L.sgd)(L.cosine_decay_schedule(0.5, 100), momentum=0.9)
-    state = tx.init(PARAMS)
-    assert set(state.hyperparams) >= {"learning_rate.init_value", "learning_rate.decay_steps", "momentum"}
-    counted, traces = count_traces(lambda g, s: tx.update(g, s, g))
-    update = jax.jit(counted)
-    update(PARAMS, state)
-    state = state._replace(hyperparams={**state.hyperparams, "learning_rate.init_value": 0.25})
-    updates, state = update(PARAMS, state)
-    np.testing.assert_allclose(updates["w"], -0.25 * PARAMS["w"])
-    update(PARAMS, state)
-    assert len(traces) == 1 or traces == [2]  # a Python float for an array is one more
-    with pytest.raises(ValueError, match="`hyperparams` must have the names .*'momentum'.*got .*learning_rte"):
-        tx.update(PARAMS, state._replace(hyperparams={"learning_rte": 1.0}))
-    static = L.inject_hyperparams(L.adam, static_args=("b1", "learning_rate"))(L.linear_schedule(1.0, 0.0, 9))
-    assert set(static.init(PARAMS).hyperparams) == {"b2", "eps", "eps_root"}
-    with pytest.raises(ValueError, match="must make an lrjax transformation"):
-        L.inject_hyperparams(optax.adam)(0.1)
-
-
 # Rates for groups of parameters.
 
 

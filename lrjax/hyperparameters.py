@@ -1,0 +1,109 @@
+"""Changes to the hyperparameters of values: batches of them, and others in their place."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrjax.value import V, Value, hyperparameter_names
+
+
+def batched(value: V) -> V:
+    """The batch with every number as an array of the batch's length, so that `jax.vmap` maps over all of it.
+
+    Raises:
+      ValueError: no hyperparameter is a batch, or two have different lengths.
+
+    >>> import jax, jax.numpy as jnp, lrjax
+    >>> schedules = lrjax.cosine_decay_schedule(jnp.array([0.1, 0.2]), decay_steps=100)
+    >>> jax.vmap(lambda schedule: schedule(50))(lrjax.batched(schedules))
+    Array([0.05, 0.1 ], dtype=float32)
+    """
+    sizes: set[int] = set()
+
+    def note(x: Any, rank: int) -> Any:
+        sizes.update(jnp.shape(x)[: jnp.ndim(x) - rank][:1])
+        return x
+
+    _map_numbers(value, 0, note)
+    if len(sizes) != 1:
+        got = f"lengths {sorted(sizes)}" if sizes else "single numbers only"
+        raise ValueError(f"batched: `value` must have hyperparameters that are arrays of one length, got {got}.")
+    (size,) = sizes
+
+    def spread(x: Any, rank: int) -> Any:
+        if jnp.ndim(x) > rank:
+            return x
+        if isinstance(x, jax.Array):
+            return jnp.broadcast_to(x, (size, *x.shape))
+        return np.broadcast_to(np.asarray(x, jnp.result_type(x)), (size, *np.shape(x)))  # compiles nothing
+
+    return _map_numbers(value, 0, spread)
+
+
+def _map_numbers(x: Any, rank: int, change: Callable[[Any, int], Any]) -> Any:
+    """A copy with `change(number, dimensions of one argument)` for each leaf."""
+    if isinstance(x, Value):
+        copy = object.__new__(type(x))
+        for name, field in vars(x).items():
+            domain = x._domains.get(name)
+            kept = domain is not None and domain.static
+            vars(copy)[name] = field if kept else _map_numbers(field, domain.rank if domain else 0, change)
+        return copy
+    is_value = lambda v: isinstance(v, Value)
+    map_one = lambda v: _map_numbers(v, 0, change) if is_value(v) else change(v, rank)
+    return jax.tree.map(map_one, x, is_leaf=is_value)
+
+
+def with_hyperparams(value: V, **hyperparams: Any) -> V:
+    """A copy in which the named hyperparameters are others, at whatever depth of a chain they stand.
+
+    Raises:
+      ValueError: a name isn't there, or is there more than once; the message lists the names that are.
+
+    >>> import lrjax
+    >>> tx = lrjax.chain(lrjax.clip_by_global_norm(1.0), lrjax.sgd(0.1))
+    >>> lrjax.with_hyperparams(tx, learning_rate=0.01)
+    chain(clip_by_global_norm(max_norm=1.0), sgd(learning_rate=0.01, momentum=None, nesterov=False, \
+accumulator_dtype=None))
+    """
+    places = list(_places(value))
+    for name in hyperparams:
+        found = [path for path, names in places for n in names if n == name]
+        if len(found) != 1:
+            there = ", ".join(sorted({_dotted(path, n) for path, names in places for n in names}))
+            how = f"{len(found)} hyperparameters" if found else "no hyperparameter"
+            raise ValueError(f"with_hyperparams: {how} `{name}` in {type(value).__name__}; there are: {there}.")
+    return _rebuild(value, hyperparams)
+
+
+def _dotted(path: tuple[str, ...], name: str) -> str:
+    return ".".join((*path, name))
+
+
+def _places(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Every value inside this one, outermost first, with its hyperparameters that aren't containers of values."""
+    if isinstance(value, Value):
+        names = hyperparameter_names(value)
+        yield path, tuple(n for n in names if not (isinstance(vars(value)[n], tuple) and _holds_values(vars(value)[n])))
+        for n in names:
+            yield from _places(vars(value)[n], (*path, n))
+    elif isinstance(value, tuple):
+        for i, item in enumerate(value):
+            yield from _places(item, (*path[:-1], f"{path[-1]}[{i}]") if path else path)
+
+
+def _holds_values(items: tuple[Any, ...]) -> bool:
+    return any(isinstance(x, Value) or (isinstance(x, tuple) and _holds_values(x)) for x in items)
+
+
+def _rebuild(x: Any, changes: dict[str, Any]) -> Any:
+    if isinstance(x, tuple):
+        return tuple(_rebuild(item, changes) for item in x)
+    if not isinstance(x, Value):
+        return x
+    fields = {n: changes[n] if n in changes else _rebuild(vars(x)[n], changes) for n in hyperparameter_names(x)}
+    return dataclasses.replace(x, **fields)  # type: ignore[type-var]

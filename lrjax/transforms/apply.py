@@ -1,0 +1,47 @@
+"""The last step of an update: parameters and updates added."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lrjax.numerics import common_dtype, narrowed
+from lrjax.transforms.base import assert_agree, holds_arrays_only
+
+
+@jax.jit  # traced once for all arrays of one shape and dtype
+def _add(u: Any, p: Any) -> Any:
+    if jnp.result_type(u) == jax.dtypes.float0:  # what `jax.grad` gives for whole numbers
+        return p
+    dtype = common_dtype(p, u)
+    if jnp.issubdtype(dtype, jnp.inexact) and not jnp.issubdtype(jnp.result_type(p), jnp.inexact):
+        raise TypeError(
+            f"apply_updates: `params` must be floating or complex where `updates` are, got {jnp.result_type(p)}."
+        )
+    return narrowed(jnp.asarray(p, dtype) + jnp.asarray(u, dtype), jnp.result_type(p))
+
+
+@jax.jit
+def _apply(params: Any, updates: Any) -> Any:
+    one = lambda u, p: p if u is None or p is None else _add(u, p)
+    return jax.tree.map(one, updates, params, is_leaf=lambda x: x is None)
+
+
+def apply_updates(params: chex.ArrayTree, updates: chex.ArrayTree) -> Any:
+    """`params + updates`, leaf by leaf, in the dtype of the parameters; one compiled call.
+
+    A leaf of `updates` that is None, or has the dtype `float0`, leaves its parameter as it is. Parameters that are
+    whole numbers or bools take such updates as are, too.
+
+    Raises:
+      ValueError: the trees or their shapes differ (Optax broadcasts).
+      TypeError: a parameter is an integer where its update is floating (Optax truncates), or real where it is complex.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> lrjax.apply_updates({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([0.5, -0.5])})
+    {'w': Array([1.5, 1.5], dtype=float32)}
+    """
+    assert_agree("apply_updates", updates=updates, params=params)
+    run = _apply if holds_arrays_only(params) else _apply.__wrapped__
+    return run(params, updates)

@@ -1,0 +1,85 @@
+"""The rate, read out of a state."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.tree_util import keystr, tree_leaves_with_path
+
+from lrjax.transforms.learning_rate import InjectedRateState, LearningRateState
+from lrjax.transforms.masking import MaskedState
+
+_Group = tuple[Any, ...]
+
+
+def get_learning_rate(state: chex.ArrayTree) -> Any:
+    """The rate that the last update applied; before the first update, the rate that the first will apply.
+
+    Finds it in the state of any nesting of chains and wrappers, ours or Optax's. Two rates in one chain multiply, as
+    they did in the update. Rates side by side make a dict: by the label of `partition`, by the path to a `masked` part
+    (with '' for the parameters outside of all masks, where a rate applies to those too), by the name of the state's
+    field where a method has two optimizers inside. Where each parameter has its own rate, it is a tree of them.
+
+    Raises:
+      ValueError: there is no rate in `state`.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx = lrjax.chain(lrjax.clip_by_global_norm(1.0), lrjax.adam(lrjax.linear_schedule(1.0, 0.0, 4)))
+    >>> lrjax.get_learning_rate(tx.init(jnp.zeros(3)))
+    Array(1., dtype=float32)
+    """
+    found: dict[_Group, Any] = {}
+    masks: set[_Group] = set()
+    for group, rate in _rates(state, (), (), masks):
+        found[group] = _product(found[group], rate) if group in found else rate
+    if not found:
+        raise ValueError(
+            "get_learning_rate: `state` must hold the state of an lrjax learning rate, got "
+            f"{jax.tree.structure(state)}. Optax's own optimizers don't keep their rate."
+        )
+    rates = {}
+    for group, rate in found.items():
+        inside = [g for g in found if g != group and g[: len(group)] == group]
+        if inside and not any(g in masks for g in inside):
+            continue  # every parameter of this group is in one inside of it
+        for outer in (group[:n] for n in range(len(group))):
+            rate = _product(rate, found[outer]) if outer in found else rate
+        rates[("" if not group else group[0] if len(group) == 1 else group)] = rate
+    return rates if len(rates) > 1 else next(iter(rates.values()))
+
+
+def _rates(node: Any, path: tuple[Any, ...], group: _Group, masks: set[_Group]) -> Iterator[tuple[_Group, Any]]:
+    """Every rate, with the group of parameters that it applies to: the labels on the way to it."""
+    if isinstance(node, (LearningRateState, InjectedRateState)):
+        # flax's nnx keeps every number of a state in a box of its own, which is a pytree itself.
+        yield group, jax.tree.map(jnp.asarray, node[2], is_leaf=lambda x: hasattr(x, "__jax_array__"))
+        return
+    if isinstance(node, MaskedState) or type(node).__name__ == "MaskedState":  # ours or Optax's
+        if not (len(path) > 1 and getattr(path[-2], "name", None) == "inner_states"):
+            group = (*group, keystr(path, simple=True, separator="/"))
+            masks.add(group)
+    children = [(key, child) for (key,), child in tree_leaves_with_path(node, is_leaf=lambda x: x is not node)]
+    holders = [(key, child) for key, child in children if _holds_rate(child)]
+    in_a_row = type(node) in (tuple, list, dict) and not (path and getattr(path[-1], "name", None) == "inner_states")
+    for key, child in holders:
+        alone = in_a_row or (len(holders) == 1 and type(node) is not dict)
+        label = getattr(key, "name", getattr(key, "key", key))
+        yield from _rates(child, (*path, key), group if alone else (*group, label), masks)
+
+
+def _is_rate_state(x: Any) -> bool:
+    return isinstance(x, (LearningRateState, InjectedRateState))
+
+
+def _holds_rate(node: Any) -> bool:
+    return any(map(_is_rate_state, jax.tree.leaves(node, is_leaf=_is_rate_state)))
+
+
+def _product(a: Any, b: Any) -> Any:
+    """Of two rates, each of which may be a tree."""
+    if jax.tree.structure(a) == jax.tree.structure(b):
+        return jax.tree.map(jnp.multiply, a, b)
+    tree, factor = (b, a) if isinstance(a, jax.Array) else (a, b)
+    return jax.tree.map(lambda x: x * factor, tree)

@@ -224,7 +224,7 @@ def _documented(function: Callable[..., Any], domains: dict[str, Domain]) -> str
 
 
 @functools.cache
-def _layout(cls: type[Value]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[GetAttrKey, ...]]:
+def _layout(cls: type[Value]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Any, ...]]:
     """The names of the hyperparameters that are leaves, of those that are structure, and the keys of the leaves."""
     names = tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
     static = tuple(n for n in names if n in cls._domains and cls._domains[n].static)

@@ -14,6 +14,7 @@ from lrjax.schedules.base import Schedule, from_callable
 from lrjax.transforms.base import Transformation, always, transformation
 from lrjax.transforms.conditional import when
 from lrjax.transforms.elementwise import cast, compute_dtype, is_none, map_updates
+from lrjax.transforms.sharding import vary_as_all
 
 
 class MultiStepsState(NamedTuple):
@@ -99,6 +100,8 @@ def _accumulator(p: Any, dtype: Any) -> jax.Array:
 
 def _init_multi_steps(params: Any, tx: Any) -> MultiStepsState:
     zero, none = jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, params)
+    if tx.should_skip_update_fn is not None:  # then whether an update is due depends on the gradients
+        zero = vary_as_all(zero, params)
     skip = tx.should_skip_update_fn or _never
     return MultiStepsState(
         mini_step=zero,
@@ -106,7 +109,7 @@ def _init_multi_steps(params: Any, tx: Any) -> MultiStepsState:
         inner_opt_state=tx.opt.init(params),
         acc_grads=jax.tree.map(lambda p: _accumulator(p, tx.accumulator_dtype), params),
         skip_state=skip(none, zero, params)[1],
-        acc_extra_args={name: jnp.zeros([], jnp.result_type(float)) for name in tx.averaged_args},
+        acc_extra_args={n: vary_as_all(jnp.zeros([], jnp.result_type(float)), params) for n in tx.averaged_args},
     )
 
 

@@ -64,7 +64,7 @@ def keep_params_nonnegative(updates: Any, state: Any, params: Any):
     return map_updates(lambda g, p: jnp.where(p + g < 0, -p, g), updates, params), state
 
 
-@transformation(lambda params, tx: ZeroNansState(jax.tree.map(lambda p: jnp.array(False), params)))
+@transformation(lambda params, tx: ZeroNansState(jax.tree.map(lambda p: jnp.zeros_like(p, bool, ()), params)))
 def zero_nans(updates: Any, state: Any, params: Any):
     """Zeros in place of nans.
 

@@ -11,6 +11,7 @@ from lrjax.numerics import bias_correction, narrowed, safe_increment
 from lrjax.transforms.base import Transformation, transformation
 from lrjax.transforms.elementwise import cast, is_none, map_updates
 from lrjax.transforms.noise import Key, random_key
+from lrjax.transforms.sharding import vary_like
 
 
 class HutchinsonState(NamedTuple):
@@ -43,7 +44,7 @@ def hutchinson_estimator_diag_hessian(updates: Any, state: Any, params: Any, ran
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(subkey, max(len(leaves), 1))
     signs = [jax.random.rademacher(k, jnp.shape(p), jnp.result_type(p)) for k, p in zip(keys, leaves, strict=False)]
-    direction = treedef.unflatten(signs)
+    direction = vary_like(treedef.unflatten(signs), params)
     product = jax.jvp(jax.grad(extra_args["obj_fn"]), (params,), (direction,))[1]
     return jax.tree.map(jnp.multiply, product, direction), HutchinsonState(key)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from lrjax.numerics import common_dtype, narrowed, safe_increment
 from lrjax.schedules.base import Schedule
 from lrjax.transforms.base import assert_agree, transformation_class
+from lrjax.transforms.sharding import spec
 from lrjax.value import enter, is_tracing
 
 
@@ -39,13 +40,14 @@ def traced_once(leaf: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def alike(leaves: Sequence[Any]) -> list[list[int]]:
-    """The positions of the arrays, small ones of one shape and dtype together, at most 32 of them.
+    """The positions of the arrays, small ones of one shape, dtype and sharding together, at most 32 of them.
 
     A small array costs more to launch and to compile than to read, so one operation for several of them is faster.
     """
     groups: dict[Any, list[int]] = {}
     for i, x in enumerate(leaves):
-        groups.setdefault((jnp.shape(x), jnp.result_type(x)) if jnp.size(x) <= 2**14 else i, []).append(i)
+        key = (jnp.shape(x), jnp.result_type(x), *spec(x)) if jnp.size(x) <= 2**14 else i
+        groups.setdefault(key, []).append(i)
     return [group[start : start + 32] for group in groups.values() for start in range(0, len(group), 32)]
 
 

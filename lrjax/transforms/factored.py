@@ -42,12 +42,13 @@ def _factored_axes(shape: tuple[int, ...], factored: bool, least: int) -> tuple[
 def _init_factored(params: Any, tx: Any) -> FactoredState:
     def start(p: Any) -> tuple[Any, Any, Any]:
         p = jnp.asarray(p)
-        dtype, nothing = real_dtype(p.dtype), jnp.zeros(1, real_dtype(p.dtype))
+        dtype = real_dtype(p.dtype)
+        nothing = lambda: jnp.zeros(1, dtype)  # an array of its own each time, so that the state may be donated
         axes = _factored_axes(p.shape, tx.factored, tx.min_dim_size_to_factor)
         if axes is None:
-            return nothing, nothing, jnp.zeros_like(p, dtype)
+            return nothing(), nothing(), jnp.zeros_like(p, dtype)
         without = lambda axis: jnp.zeros_like(jnp.sum(p, axis), dtype)  # a sum, to keep the sharding of the other axes
-        return without(axes[1]), without(axes[0]), nothing
+        return without(axes[1]), without(axes[0]), nothing()
 
     leaves, treedef = jax.tree.flatten(params)
     return FactoredState(jnp.zeros([], jnp.int32), *_split_columns([start(p) for p in leaves], treedef, 3))

@@ -50,10 +50,20 @@ class GradientTransformation(Value):
             extra_args = {}
         compiles = may_compile(self) and _is_compilable((params, extra_args))
         run = self._compiled if compiles else _checked_update
-        return run(self, updates, state, params, extra_args)
+        return run(self, without_float0(updates), state, params, extra_args)
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.update))
+
+
+def is_float0(x: Any) -> bool:
+    """Whether a leaf is the gradient that `jax.grad(..., allow_int=True)` gives an integer: none."""
+    return getattr(x, "dtype", None) == jax.dtypes.float0
+
+
+def without_float0(updates: Any) -> Any:
+    """The updates with None, the mark of a parameter without a gradient, in place of every `float0`."""
+    return jax.tree.map(lambda u: None if is_float0(u) else u, updates)
 
 
 def _is_compilable(tree: Any) -> bool:
@@ -70,7 +80,7 @@ def _checked_update(tx: GradientTransformation, updates: Any, state: Any, params
 def assert_agree(name: str, **trees: Any) -> None:
     """Raises an error that shows where the first tree, the updates, and another one differ.
 
-    A `None` in the updates (a parameter without a gradient) agrees with whatever the other tree has there.
+    A `None` in one (a parameter without a gradient, or none) agrees with whatever the other tree has there.
     """
     (first, updates), (other_name, other) = trees.items()
     paths, treedef = jax.tree_util.tree_flatten_with_path(updates, is_leaf=lambda x: x is None)
@@ -78,7 +88,7 @@ def assert_agree(name: str, **trees: Any) -> None:
         pairs = [
             (path, a, b)
             for (path, a), b in zip(paths, treedef.flatten_up_to(other), strict=True)
-            if a is not None and not callable(b)
+            if a is not None and b is not None and not callable(b)
         ]
         if all(jnp.shape(a) == jnp.shape(b) for _, a, b in pairs):
             return

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from lrjax.domains import Domain, NotInDomain
 from lrjax.transforms.base import Named, Transformation, always, as_transformation, no_state, optimizer, transformation
-from lrjax.transforms.elementwise import map_updates
 from lrjax.value import Frozen
 from lrjax.value import freeze as frozen_flags
 
@@ -192,7 +191,7 @@ def set_to_zero(updates: Any, state: Any, params: Any):
     >>> lrjax.set_to_zero().update(jnp.ones(2), lrjax.EmptyState())[0]
     Array([0., 0.], dtype=float32)
     """
-    return map_updates(jnp.zeros_like, updates), state
+    return jax.tree.map(jnp.zeros_like, updates), state
 
 
 @optimizer

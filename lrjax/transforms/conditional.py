@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from lrjax.domains import Count
 from lrjax.numerics import safe_increment
 from lrjax.transforms.base import Transformation, transformation
+from lrjax.transforms.elementwise import filled
 from lrjax.transforms.sharding import placed_like, vary_as_all, vary_like
 
 
@@ -40,7 +41,7 @@ def when(condition: Any, do: Callable[[], tuple[Any, Any]], otherwise: Any, stat
     if otherwise is None:
         passed = jax.tree.map(jnp.zeros_like, done[0])
     else:
-        passed = jax.tree.map(lambda x, s: jnp.asarray(x).astype(s.dtype), otherwise, done[0])
+        passed = jax.tree.map(lambda x, s: jnp.asarray(x).astype(s.dtype), filled(otherwise, done[0]), done[0])
     kept = (passed, state)
     return jax.lax.cond(condition, lambda: vary_like(do(), kept), lambda: jax.tree.map(placed_like, kept, done))
 

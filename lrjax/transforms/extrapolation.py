@@ -10,7 +10,7 @@ from lrjax.domains import NonNegative, Number, Positive
 from lrjax.numerics import abs_sq, narrowed, safe_increment
 from lrjax.schedules.base import ScheduleLike
 from lrjax.transforms.base import always, transformation
-from lrjax.transforms.elementwise import Slot, cast, elementwise, is_none, map_updates
+from lrjax.transforms.elementwise import Slot, cast, elementwise, is_none, map_updates, zeros_like
 from lrjax.transforms.learning_rate import LearningRateState
 from lrjax.transforms.norms import global_norm
 from lrjax.transforms.sharding import vary_as_all, vary_like
@@ -29,7 +29,7 @@ class MadgradState(NamedTuple):
 
 
 def _first_gradient(params: Any, tx: Any) -> ScaleByOptimisticGradientState:
-    return ScaleByOptimisticGradientState(jnp.array(True), jax.tree.map(jnp.zeros_like, params))
+    return ScaleByOptimisticGradientState(jnp.array(True), jax.tree.map(zeros_like, params))
 
 
 @transformation(_first_gradient, always)
@@ -47,7 +47,7 @@ def scale_by_optimistic_gradient(updates: Any, state: Any, params: Any, alpha: N
     Source: Mokhtari, Ozdaglar & Pattathil 2019, A Unified Analysis of Extra-gradient and Optimistic Gradient Methods,
     arXiv:1901.08511, eq. 3.
     """
-    keep = lambda g, p: p if g is None else narrowed(g, p.dtype)
+    keep = lambda g, p: p if g is None or p is None else narrowed(g, p.dtype)
     kept = jax.tree.map(keep, updates, state.previous_gradient, is_leaf=is_none)
 
     def extrapolate(g: Any, before: Any) -> Any:

@@ -13,7 +13,8 @@ from lrjax.numerics import abs_sq, common_dtype, safe_increment
 from lrjax.schedules.base import Schedule, from_callable
 from lrjax.transforms.base import Transformation, always, transformation, update_part
 from lrjax.transforms.conditional import when
-from lrjax.transforms.elementwise import cast, compute_dtype, is_none, map_updates
+from lrjax.transforms.elementwise import cast, compute_dtype, filled, inexact_dtype, map_updates, zeros_like
+from lrjax.transforms.sharding import vary_as_all
 
 
 class MultiStepsState(NamedTuple):
@@ -94,11 +95,13 @@ def _never(updates: Any, gradient_step: Any, params: Any) -> tuple[jax.Array, An
 
 
 def _accumulator(p: Any, dtype: Any) -> jax.Array:
-    return jnp.zeros_like(p, common_dtype(dtype, p) if jnp.iscomplexobj(p) else dtype)
+    return zeros_like(p, common_dtype(dtype, p) if jnp.iscomplexobj(p) else dtype)
 
 
 def _init_multi_steps(params: Any, tx: Any) -> MultiStepsState:
     zero, none = jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, params)
+    if tx.should_skip_update_fn is not None:  # then whether an update is due depends on the gradients
+        zero = vary_as_all(zero, params)
     skip = tx.should_skip_update_fn or _never
     return MultiStepsState(
         mini_step=zero,
@@ -106,7 +109,7 @@ def _init_multi_steps(params: Any, tx: Any) -> MultiStepsState:
         inner_opt_state=tx.opt.init(params),
         acc_grads=jax.tree.map(lambda p: _accumulator(p, tx.accumulator_dtype), params),
         skip_state=skip(none, zero, params)[1],
-        acc_extra_args={name: jnp.zeros([], jnp.result_type(float)) for name in tx.averaged_args},
+        acc_extra_args={n: vary_as_all(jnp.zeros([], jnp.result_type(float)), params) for n in tx.averaged_args},
     )
 
 
@@ -162,13 +165,13 @@ def MultiSteps(
     def gather(g: Any, acc: Any) -> Any:
         return acc + cast(weight, acc) * (g - acc) if use_grad_mean else acc + g
 
-    acc_grads = map_updates(gather, _filled(updates, state.acc_grads), state.acc_grads, dtypes=state.acc_grads)
+    acc_grads = map_updates(gather, filled(updates, state.acc_grads), state.acc_grads, dtypes=state.acc_grads)
     means = {
         name: mean + weight * (jnp.asarray(extra_args[name], mean.dtype) - mean)
         for name, mean in state.acc_extra_args.items()
         if name in extra_args
     }
-    gathered = jax.tree.map(lambda acc, g: acc.astype(jnp.result_type(g)), acc_grads, _filled(updates, acc_grads))
+    gathered = jax.tree.map(lambda acc, g: acc.astype(inexact_dtype(g)), acc_grads, filled(updates, acc_grads))
     do = lambda: update_part(opt, gathered, state.inner_opt_state, params, {**extra_args, **means})
     due = ~skip & (state.mini_step >= k - 1)
     new_updates, inner_state = when(due, do, None, state.inner_opt_state)
@@ -183,12 +186,7 @@ def MultiSteps(
     )
 
 
-def _filled(updates: Any, like: Any) -> Any:
-    """The updates with zeros in place of None."""
-    return jax.tree.map(lambda g, p: jnp.zeros_like(p) if g is None else g, updates, like, is_leaf=is_none)
-
-
-@transformation(lambda params, tx: ApplyEvery(jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, params)), always)
+@transformation(lambda params, tx: ApplyEvery(jnp.zeros([], jnp.int32), jax.tree.map(zeros_like, params)), always)
 def apply_every(updates: Any, state: Any, params: Any, k: Steps = 1):
     """The sum of k updates at every k-th, zero between.
 
@@ -202,6 +200,6 @@ def apply_every(updates: Any, state: Any, params: Any, k: Steps = 1):
     """
     first, last = state.count == 0, state.count >= k.whole - 1
     add = lambda g, acc: jnp.where(first, g, acc + g)
-    grad_acc = map_updates(add, _filled(updates, state.grad_acc), state.grad_acc, dtypes=state.grad_acc)
+    grad_acc = map_updates(add, filled(updates, state.grad_acc), state.grad_acc, dtypes=state.grad_acc)
     updates = jax.tree.map(lambda acc: jnp.where(last, acc, jnp.zeros_like(acc)), grad_acc)
     return updates, ApplyEvery(jnp.where(last, 0, state.count + 1), grad_acc)

@@ -61,8 +61,8 @@ class GradientTransformation(Value):
         if not self._takes_extra:
             extra_args = {}
         if may_compile(self) and holds_arrays_only((params, extra_args)):
-            return _compiled(type(self))(self, updates, state, params, extra_args)
-        return self._update(self, updates, state, params, extra_args)
+            return _compiled(type(self))(self, without_float0(updates), state, params, extra_args)
+        return self._update(self, without_float0(updates), state, params, extra_args)
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.update))
@@ -75,6 +75,16 @@ class GradientTransformation(Value):
 
     def _replace(self, init: Any = None, update: Any = None) -> "GradientTransformation":
         return GradientTransformation(init or self.init, update or self.update)
+
+
+def is_float0(x: Any) -> bool:
+    """Whether a leaf is the gradient that `jax.grad(..., allow_int=True)` gives an integer: none."""
+    return getattr(x, "dtype", None) == jax.dtypes.float0
+
+
+def without_float0(updates: Any) -> Any:
+    """The updates with None, the mark of a parameter without a gradient, in place of every `float0`."""
+    return jax.tree.map(lambda u: None if is_float0(u) else u, updates)
 
 
 def holds_arrays_only(tree: Any) -> bool:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from lrjax.domains import Count
 from lrjax.numerics import safe_increment
 from lrjax.transforms.base import Transformation, transformation, update_part
+from lrjax.transforms.elementwise import filled
+from lrjax.transforms.sharding import placed_like, vary_as_all, vary_like
 
 
 class ConditionallyTransformState(NamedTuple):
@@ -33,13 +35,15 @@ def when(condition: Any, do: Callable[[], tuple[Any, Any]], otherwise: Any, stat
     """(updates, state) of `do()` where the condition holds, else `otherwise`, in the same dtypes, and the old state.
 
     Only the chosen one is computed, but under `vmap`. Without updates to pass on, `otherwise=None`, they are zero.
+    Both are sharded as what `do` returns, as the branches of a `cond` must be.
     """
-    shapes, _ = jax.eval_shape(do)
+    done = jax.eval_shape(do)
     if otherwise is None:
-        passed = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        passed = jax.tree.map(jnp.zeros_like, done[0])
     else:
-        passed = jax.tree.map(lambda x, s: jnp.asarray(x).astype(s.dtype), otherwise, shapes)
-    return jax.lax.cond(condition, do, lambda: (passed, state))
+        passed = jax.tree.map(lambda x, s: jnp.asarray(x).astype(s.dtype), filled(otherwise, done[0]), done[0])
+    kept = (passed, state)
+    return jax.lax.cond(condition, lambda: vary_like(do(), kept), lambda: jax.tree.map(placed_like, kept, done))
 
 
 def _asked(should: Callable[..., Any], name: str, step: Any, extra_args: Any, forward: bool) -> Any:
@@ -106,8 +110,8 @@ def all_finite(tree: Any) -> jax.Array:
 
 
 def _finite_so_far(params: Any, tx: Any) -> ApplyIfFiniteState:
-    zero = jnp.zeros([], jnp.int32)
-    return ApplyIfFiniteState(zero, jnp.array(True), jnp.zeros_like(zero), tx.inner.init(params))
+    zero = vary_as_all(jnp.zeros([], jnp.int32), params)
+    return ApplyIfFiniteState(zero, zero == 0, jnp.zeros_like(zero), tx.inner.init(params))
 
 
 @transformation(_finite_so_far)
@@ -132,7 +136,7 @@ def apply_if_finite(
     >>> updates, int(state.total_notfinite)
     (Array([0.], dtype=float32), 1)
     """
-    finite = all_finite(updates)
+    finite = vary_like(all_finite(updates), state.last_finite)
     in_a_row = jnp.where(finite, 0, safe_increment(state.notfinite_count))
     gives_up = False if max_consecutive_errors is None else in_a_row > max_consecutive_errors.whole
     do = lambda: update_part(inner, updates, state.inner_state, params, extra_args)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lrjax.domains import NonNegative, Number
 from lrjax.transforms.base import always, no_state, transformation
-from lrjax.transforms.elementwise import cast, is_none, map_updates
+from lrjax.transforms.elementwise import cast, is_none, map_updates, traced_once
 from lrjax.transforms.norms import global_norm
 
 
@@ -64,7 +64,7 @@ def keep_params_nonnegative(updates: Any, state: Any, params: Any):
     return map_updates(lambda g, p: jnp.where(p + g < 0, -p, g), updates, params), state
 
 
-@transformation(lambda params, tx: ZeroNansState(jax.tree.map(lambda p: jnp.array(False), params)))
+@transformation(lambda params, tx: ZeroNansState(jax.tree.map(lambda p: jnp.zeros_like(p, bool, ()), params)))
 def zero_nans(updates: Any, state: Any, params: Any):
     """Zeros in place of nans.
 
@@ -75,10 +75,10 @@ def zero_nans(updates: Any, state: Any, params: Any):
     >>> tx.update(g, tx.init(g))[0]
     Array([0., 1.], dtype=float32)
     """
-    found = jax.tree.map(
-        lambda g, old: old & False if g is None else jnp.any(jnp.isnan(g)), updates, state.found_nan, is_leaf=is_none
-    )
-    return map_updates(lambda g: jnp.where(jnp.isnan(g), 0, g), updates), ZeroNansState(found)
+    look = lambda g, old: None if old is None else old & False if g is None else jnp.any(jnp.isnan(g))
+    found = jax.tree.map(look, updates, state.found_nan, is_leaf=is_none)
+    zeroed = jax.tree.map(traced_once(lambda g: jnp.where(jnp.isnan(g), jnp.zeros_like(g), g)), updates)
+    return zeroed, ZeroNansState(found)
 
 
 @transformation(no_state)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from lrjax.domains import Decay, DType, NonNegative, Positive, Steps
 from lrjax.numerics import bias_correction, narrowed, safe_increment
 from lrjax.transforms.base import Transformation, transformation, update_part
-from lrjax.transforms.elementwise import cast, is_none, map_updates
+from lrjax.transforms.elementwise import cast, is_none, map_updates, zeros_like
 from lrjax.transforms.noise import Key, random_key
+from lrjax.transforms.sharding import vary_like
 
 
 class HutchinsonState(NamedTuple):
@@ -42,15 +43,19 @@ def hutchinson_estimator_diag_hessian(updates: Any, state: Any, params: Any, ran
     key, subkey = jax.random.split(state.key)
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(subkey, max(len(leaves), 1))
-    signs = [jax.random.rademacher(k, jnp.shape(p), jnp.result_type(p)) for k, p in zip(keys, leaves, strict=False)]
-    direction = treedef.unflatten(signs)
-    product = jax.jvp(jax.grad(extra_args["obj_fn"]), (params,), (direction,))[1]
-    return jax.tree.map(jnp.multiply, product, direction), HutchinsonState(key)
+    trained = {i: p for i, p in enumerate(leaves) if jnp.issubdtype(jnp.result_type(p), jnp.inexact)}
+    signs = {i: jax.random.rademacher(keys[i], jnp.shape(p), jnp.result_type(p)) for i, p in trained.items()}
+    signs = vary_like(signs, trained)
+    whole = lambda some, default: treedef.unflatten([some.get(i, default(p)) for i, p in enumerate(leaves)])
+    loss = lambda some: extra_args["obj_fn"](whole(some, lambda p: p))
+    product = jax.jvp(jax.grad(loss), (trained,), (signs,))[1]
+    diagonal = jax.tree.map(jnp.multiply, product, signs)
+    return whole(diagonal, lambda p: None), HutchinsonState(key)
 
 
 def _init_sophia(params: Any, tx: Any) -> SophiaState:
-    mu = jax.tree.map(lambda p: jnp.zeros_like(p, tx.mu_dtype), params)
-    nu = jax.tree.map(jnp.zeros_like, params)
+    mu = jax.tree.map(lambda p: zeros_like(p, tx.mu_dtype), params)
+    nu = jax.tree.map(zeros_like, params)
     return SophiaState(jnp.zeros([], jnp.int32), mu, nu, tx.hessian_diagonal_fn.init(params))
 
 
@@ -93,7 +98,7 @@ def scale_by_sophia(
     count = safe_increment(state.count)
     scale = 1 / bias_correction(b1, count.astype(b1.dtype))
     mean = lambda g, m: cast(b1, m) * m + cast(1 - b1, m) * g
-    mu = jax.tree.map(lambda g, m: m if g is None else g, updates, state.mu, is_leaf=is_none)
+    mu = jax.tree.map(lambda g, m: m if g is None or m is None else g, updates, state.mu, is_leaf=is_none)
     mu = map_updates(mean, mu, state.mu, dtypes=state.mu)
 
     def direction(g: Any, m: Any, h: Any) -> Any:
@@ -107,7 +112,8 @@ def scale_by_sophia(
         estimator = hessian_diagonal_fn
         diagonal, inner = update_part(estimator, updates, inner, params, extra_args)
         average = lambda d, h: narrowed(cast(b2, h) * h + cast(1 - b2, h) * d.astype(h.dtype), h.dtype)
-        return inner, jax.tree.map(average, diagonal, nu)
+        keep = lambda d, h: h if d is None or h is None else average(d, h)
+        return inner, jax.tree.map(keep, diagonal, nu, is_leaf=is_none)
 
     due = state.count % update_interval.whole == 0
     inner, nu = jax.lax.cond(due, estimate, lambda *same: same, state.hessian_fn_state, state.nu)

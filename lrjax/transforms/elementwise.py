@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from lrjax.numerics import common_dtype, narrowed, safe_increment
 from lrjax.schedules.base import Schedule
 from lrjax.transforms.base import assert_agree, transformation_class
+from lrjax.transforms.sharding import spec
 from lrjax.value import as_arrays, is_tracing
 
 
@@ -39,46 +40,61 @@ def traced_once(leaf: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def alike(leaves: Sequence[Any]) -> list[list[int]]:
-    """The positions of the arrays, small ones of one shape and dtype together, at most 32 of them.
+    """The positions of the arrays, small ones of one shape, dtype and sharding together, at most 32 of them.
 
     A small array costs more to launch and to compile than to read, so one operation for several of them is faster.
     """
     groups: dict[Any, list[int]] = {}
     for i, x in enumerate(leaves):
-        groups.setdefault((jnp.shape(x), jnp.result_type(x)) if jnp.size(x) <= 2**14 else i, []).append(i)
+        key = (jnp.shape(x), jnp.result_type(x), *spec(x)) if jnp.size(x) <= 2**14 else i
+        groups.setdefault(key, []).append(i)
     return [group[start : start + 32] for group in groups.values() for start in range(0, len(group), 32)]
 
 
 def compute_dtype(x: Any) -> Any:
-    """The dtype in which a formula is evaluated: float32 for the narrow floats, else the array's own."""
+    """The dtype in which a formula is evaluated: float32 for integers and narrow floats, else the array's own."""
+    return common_dtype(jnp.result_type(x), jnp.float32)
+
+
+def inexact_dtype(x: Any) -> Any:
+    """The dtype of the update, or of the moments, of an array: its own, but float32 for an integer one."""
     dtype = jnp.result_type(x)
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        raise TypeError(f"`updates` must be floating or complex, got {dtype}.")
-    return common_dtype(dtype, jnp.float32)
+    return dtype if jnp.issubdtype(dtype, jnp.inexact) else compute_dtype(dtype)
 
 
 def real_dtype(dtype: Any) -> Any:
-    return jnp.finfo(dtype).dtype
+    return jnp.finfo(inexact_dtype(dtype)).dtype
+
+
+def zeros_like(p: Any, dtype: Any = None) -> jax.Array:
+    """Where a moment of a parameter begins."""
+    return jnp.zeros_like(p, dtype or inexact_dtype(p))
 
 
 def map_updates(formula: Callable[..., Any], updates: Any, *trees: Any, dtypes: Any = None) -> Any:
     """`formula` on every leaf of the updates and its like in `trees`, in float32 at least; the result has the dtype of
-    the update, or of the leaf of `dtypes`. A leaf that is None stays so."""
+    the update (float32 for an integer), or of the leaf of `dtypes`. A leaf that is None, there or here, is None."""
 
     @traced_once
     def leaf(u: Any, *rest: Any) -> Any:
-        like = rest[-1] if dtypes is not None else u
+        target = inexact_dtype(u) if dtypes is None else jnp.result_type(rest[-1])
         dtype = compute_dtype(u)
         out = formula(*(jnp.asarray(x).astype(_match(dtype, x)) for x in (u, *rest[: len(trees)])))
-        return narrowed(out, jnp.result_type(like))
+        return narrowed(out, target)
 
     others = trees if dtypes is None else (*trees, dtypes)
-    return jax.tree.map(lambda u, *rest: None if u is None else leaf(u, *rest), updates, *others, is_leaf=is_none)
+    return jax.tree.map(lambda *row: None if any(map(is_none, row)) else leaf(*row), updates, *others, is_leaf=is_none)
 
 
 def _match(dtype: Any, x: Any) -> Any:
     """`dtype`, but real for a real array."""
     return dtype if jnp.iscomplexobj(x) else real_dtype(dtype)
+
+
+def filled(updates: Any, like: Any) -> Any:
+    """The updates with zeros in place of None, and None where the other tree has None."""
+    fill = lambda g, p: None if p is None else jnp.zeros_like(p) if g is None else g
+    return jax.tree.map(fill, updates, like, is_leaf=is_none)
 
 
 def cast(scalar: jax.Array, like: jax.Array) -> jax.Array:
@@ -160,7 +176,7 @@ def elementwise(
 
 
 def _full(p: Any, start: Any, dtype: Any, real: bool, shape: Any) -> jax.Array:
-    dtype = jnp.dtype(dtype or jnp.result_type(p))
+    dtype = jnp.dtype(dtype or inexact_dtype(p))
     return jnp.full_like(p, start, dtype=real_dtype(dtype) if real else dtype, shape=shape)
 
 
@@ -176,7 +192,7 @@ def _rows(formula_in: Callable[[Any], Any], leaves: Any, given: Any, slots: Any,
     out: list[list[Any]] = [[] for _ in range(len(slots) + 1)]
     for g, *rest in zip(leaves, *given, *slots, strict=True):
         params, state = rest[: len(given)], rest[len(given) :]
-        if g is None:  # no gradient: nothing moves
+        if g is None or any(map(is_none, rest)):  # no gradient, or no parameter: nothing moves
             row = (None, *state)
         else:
             dtype = compute_dtype(g)
@@ -184,7 +200,7 @@ def _rows(formula_in: Callable[[Any], Any], leaves: Any, given: Any, slots: Any,
             wide = (x.astype(_match(dtype, x)) for x in map(jnp.asarray, (g, *params, *state)))
             u, *new = formula(*wide)
             like = [s.dtype for s, spec in zip(state, specs, strict=True) if spec.dtype is None and not spec.real]
-            narrow = u.astype(common_dtype(g, *like))
+            narrow = u.astype(common_dtype(inexact_dtype(g), *like))
             row = (narrow, *(narrowed(n, s.dtype) for n, s in zip(new, state, strict=True)))
         for column, x in zip(out, row, strict=True):
             column.append(x)

@@ -10,9 +10,10 @@ from lrjax.domains import NonNegative, Number, Positive
 from lrjax.numerics import abs_sq, narrowed, safe_increment
 from lrjax.schedules.base import ScheduleLike
 from lrjax.transforms.base import always, transformation
-from lrjax.transforms.elementwise import Slot, cast, elementwise, is_none, map_updates
+from lrjax.transforms.elementwise import Slot, cast, elementwise, is_none, map_updates, zeros_like
 from lrjax.transforms.learning_rate import LearningRateState
 from lrjax.transforms.norms import global_norm
+from lrjax.transforms.sharding import vary_as_all, vary_like
 
 
 class ScaleByOptimisticGradientState(NamedTuple):
@@ -28,7 +29,7 @@ class MadgradState(NamedTuple):
 
 
 def _first_gradient(params: Any, tx: Any) -> ScaleByOptimisticGradientState:
-    return ScaleByOptimisticGradientState(jnp.array(True), jax.tree.map(jnp.zeros_like, params))
+    return ScaleByOptimisticGradientState(jnp.array(True), jax.tree.map(zeros_like, params))
 
 
 @transformation(_first_gradient, always)
@@ -46,7 +47,7 @@ def scale_by_optimistic_gradient(updates: Any, state: Any, params: Any, alpha: N
     Source: Mokhtari, Ozdaglar & Pattathil 2019, A Unified Analysis of Extra-gradient and Optimistic Gradient Methods,
     arXiv:1901.08511, eq. 3.
     """
-    keep = lambda g, p: p if g is None else narrowed(g, p.dtype)
+    keep = lambda g, p: p if g is None or p is None else narrowed(g, p.dtype)
     kept = jax.tree.map(keep, updates, state.previous_gradient, is_leaf=is_none)
 
     def extrapolate(g: Any, before: Any) -> Any:
@@ -59,7 +60,7 @@ def scale_by_optimistic_gradient(updates: Any, state: Any, params: Any, alpha: N
 
 def _no_rate(params: Any, tx: Any) -> LearningRateState:
     one = jnp.ones([], jnp.result_type(float))
-    return LearningRateState(jnp.zeros([], jnp.int32), one, jnp.zeros_like(one))
+    return LearningRateState(jnp.zeros([], jnp.int32), one, vary_as_all(jnp.zeros_like(one), params))
 
 
 @transformation(_no_rate, always)
@@ -96,7 +97,7 @@ def scale_by_polyak(
     flat = square <= 0
     step = state.scale * jnp.where(flat, 0, jnp.minimum(gap / jnp.where(flat, 1, square + eps), max_learning_rate))
     u = map_updates(lambda g: cast(step, g) * g, updates)
-    return u, LearningRateState(safe_increment(state.step), state.scale, step)
+    return u, LearningRateState(safe_increment(state.step), state.scale, vary_like(step, state.learning_rate))
 
 
 @elementwise(MadgradState, needs_params=True, grad_sum_sq=Slot(real=True), x0=Slot(copies=True))

@@ -11,7 +11,7 @@ import numpy as np
 from lrjax.domains import Count, Decay, Fraction, NonNegative, Positive, Size
 from lrjax.numerics import Time, abs_sq, narrowed, safe_increment
 from lrjax.transforms.base import transformation
-from lrjax.transforms.elementwise import compute_dtype, is_none, real_dtype
+from lrjax.transforms.elementwise import compute_dtype, inexact_dtype, is_none, real_dtype, zeros_like
 
 
 class FactoredState(NamedTuple):
@@ -42,12 +42,13 @@ def _factored_axes(shape: tuple[int, ...], factored: bool, least: int) -> tuple[
 def _init_factored(params: Any, tx: Any) -> FactoredState:
     def start(p: Any) -> tuple[Any, Any, Any]:
         p = jnp.asarray(p)
-        dtype, nothing = real_dtype(p.dtype), jnp.zeros(1, real_dtype(p.dtype))
+        dtype = real_dtype(p.dtype)
+        nothing = lambda: jnp.zeros(1, dtype)  # an array of its own each time, so that the state may be donated
         axes = _factored_axes(p.shape, tx.factored, tx.min_dim_size_to_factor)
         if axes is None:
-            return nothing, nothing, jnp.zeros_like(p, dtype)
+            return nothing(), nothing(), zeros_like(p, dtype)
         without = lambda axis: jnp.zeros_like(jnp.sum(p, axis), dtype)  # a sum, to keep the sharding of the other axes
-        return without(axes[1]), without(axes[0]), nothing
+        return without(axes[1]), without(axes[0]), nothing()
 
     leaves, treedef = jax.tree.flatten(params)
     return FactoredState(jnp.zeros([], jnp.int32), *_split_columns([start(p) for p in leaves], treedef, 3))
@@ -84,7 +85,7 @@ def scale_by_factored_rms(
     keep = 1 - (elapsed + 1) ** -decay_rate
 
     def one(g: Any, v_row: Any, v_col: Any, v: Any) -> Any:
-        if g is None:
+        if g is None or v is None:
             return None, v_row, v_col, v
         wide = jnp.asarray(g).astype(compute_dtype(g))
         real = real_dtype(wide.dtype)
@@ -93,14 +94,14 @@ def scale_by_factored_rms(
         axes = _factored_axes(wide.shape, factored, min_dim_size_to_factor)
         if axes is None:
             moment = old * v.astype(real) + new * square
-            return (wide * jax.lax.rsqrt(moment)).astype(g.dtype), v_row, v_col, narrowed(moment, v.dtype)
+            return (wide * jax.lax.rsqrt(moment)).astype(inexact_dtype(g)), v_row, v_col, narrowed(moment, v.dtype)
         short, long = axes
         row = old * v_row.astype(real) + new * jnp.mean(square, axis=long)
         col = old * v_col.astype(real) + new * jnp.mean(square, axis=short)
         mean = jnp.mean(row, axis=short - 1 if short > long else short, keepdims=True)
         row_factor = jnp.expand_dims(jax.lax.rsqrt(row / mean), long)
         u = wide * row_factor * jnp.expand_dims(jax.lax.rsqrt(col), short)
-        return u.astype(g.dtype), narrowed(row, v_row.dtype), narrowed(col, v_col.dtype), v
+        return u.astype(inexact_dtype(g)), narrowed(row, v_row.dtype), narrowed(col, v_col.dtype), v
 
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     columns = (treedef.flatten_up_to(slot) for slot in state[1:])
@@ -115,11 +116,11 @@ def _init_sm3(params: Any, tx: Any) -> ScaleBySM3State:
         if jnp.iscomplexobj(p):
             raise TypeError(f"scale_by_sm3: `params` must be real, got {p.dtype}.")
         if p.ndim == 0:
-            return [jnp.zeros_like(p)]
+            return [zeros_like(p)]
         others = lambda axis: tuple(i for i in range(p.ndim) if i != axis)
-        return [jnp.zeros_like(jnp.max(p, axis=others(axis)) if p.size else p[:0]) for axis in range(p.ndim)]
+        return [zeros_like(jnp.max(p, axis=others(axis)) if p.size else p[:0]) for axis in range(p.ndim)]
 
-    return ScaleBySM3State(jax.tree.map(cover, params), jax.tree.map(jnp.zeros_like, params))
+    return ScaleBySM3State(jax.tree.map(cover, params), jax.tree.map(zeros_like, params))
 
 
 @transformation(_init_sm3)
@@ -139,7 +140,7 @@ def scale_by_sm3(updates: Any, state: Any, params: Any, b1: Decay = 0.9, b2: Fra
     gain = jnp.where(b2 < 1, 1 - b2, 1)
 
     def one(g: Any, cover: Any, mu: Any) -> Any:
-        if g is None:
+        if g is None or mu is None:
             return None, cover, mu
         wide = jnp.asarray(g).astype(compute_dtype(g))
         number = lambda x: x.astype(wide.dtype)
@@ -150,7 +151,7 @@ def scale_by_sm3(updates: Any, state: Any, params: Any, b1: Decay = 0.9, b2: Fra
         mu_new = number(b1) * number(mu) + number(1 - b1) * u
         others = lambda axis: tuple(i for i in range(wide.ndim) if i != axis)
         tops = [jnp.max(s, axis=others(axis)).astype(v.dtype) for axis, v in enumerate(cover)]
-        return mu_new.astype(g.dtype), tops, mu_new.astype(mu.dtype)
+        return mu_new.astype(inexact_dtype(g)), tops, mu_new.astype(mu.dtype)
 
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     columns = (treedef.flatten_up_to(slot) for slot in state)

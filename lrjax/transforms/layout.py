@@ -9,28 +9,37 @@ from jax.flatten_util import ravel_pytree
 
 from lrjax.domains import Domain, NotInDomain
 from lrjax.transforms.base import Transformation, always, as_transformation, assert_agree, transformation, update_part
-from lrjax.transforms.elementwise import alike
+from lrjax.transforms.elementwise import alike, filled, inexact_dtype, is_none
+from lrjax.transforms.sharding import placed_like, replicated
 
 
-@transformation(lambda params, tx: tx.inner.init(ravel_pytree(params)[0]), always)
+def _raveled(tree: Any) -> Any:
+    """One vector, and the function back to the tree and its shardings."""
+    flat, restored = ravel_pytree(jax.tree.map(lambda x: replicated(jnp.asarray(x, inexact_dtype(x))), tree))
+    return flat, lambda vector: jax.tree.map(placed_like, restored(vector), tree)
+
+
+@transformation(lambda params, tx: tx.inner.init(_raveled(params)[0]), always)
 def flatten(updates: Any, state: Any, params: Any, inner: Transformation, **extra_args: Any):
     """Shows `inner` all the parameters as one vector.
 
     What `inner` does to an array it does to the whole tree: one norm, one trust ratio. State: that of `inner`, of one
-    vector. To save time with many small arrays, see `packed`.
+    vector. To save time with many small arrays, see `packed`. A missing gradient counts as zeros in it. The arrays of
+    an explicit mesh are gathered.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx = lrjax.flatten(lrjax.trace(0.9))
     >>> tx.init({"a": jnp.zeros(2), "b": jnp.zeros((1, 2))})
     TraceState(trace=Array([0., 0., 0., 0.], dtype=float32))
     """
-    flat, restored = ravel_pytree(updates)
-    flat, state = update_part(inner, flat, state, None if params is None else ravel_pytree(params)[0], extra_args)
-    return restored(flat), state
+    given = updates if params is None else filled(updates, params)
+    flat, restored = _raveled(given)
+    flat, state = update_part(inner, flat, state, None if params is None else _raveled(params)[0], extra_args)
+    return jax.tree.map(lambda g, u: None if g is None else u, updates, restored(flat), is_leaf=is_none), state
 
 
 class Packed(NamedTuple):
-    """The arrays of a tree, small ones of one shape and dtype stacked."""
+    """The arrays of a tree, small ones of one shape, dtype and sharding stacked."""
 
     arrays: tuple[chex.Array, ...]
 
@@ -92,12 +101,13 @@ def packed(updates: Any, state: Any, params: Any, inner: PerNumber, **extra_args
            [0., 0., 0.]], dtype=float32),))
     """
     like = updates if params is None else params
-    leaves = jax.tree.leaves(updates)
     assert_agree("packed", updates=updates, params=like)
+    updates = jax.tree.map(lambda u, p: None if p is None else u, updates, like, is_leaf=is_none)
+    leaves = jax.tree.leaves(updates)
     if len(leaves) != len(jax.tree.leaves(like)):
         raise ValueError("packed: `updates` must have an array for every parameter, got None for some.")
     layout = alike(jax.tree.leaves(like))
-    if alike(leaves) != layout:
+    if any(jnp.result_type(u) != jnp.result_type(p) for u, p in zip(leaves, jax.tree.leaves(like), strict=True)):
         raise ValueError("packed: `updates` must have the dtypes of `params`.")
     joined, inner_state = update_part(
         inner,
@@ -106,7 +116,7 @@ def packed(updates: Any, state: Any, params: Any, inner: PerNumber, **extra_args
         None if params is None else _pack(params, layout),
         extra_args,
     )
-    return _unpack(joined, updates), PackedState(inner_state)
+    return jax.tree.structure(updates).unflatten(jax.tree.leaves(_unpack(joined, like))), PackedState(inner_state)
 
 
 def unpack_state(state: PackedState, params: chex.ArrayTree) -> chex.ArrayTree:

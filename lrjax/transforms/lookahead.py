@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from lrjax.domains import Fraction, Steps
 from lrjax.numerics import narrowed
 from lrjax.transforms.base import Transformation, transformation, update_part
-from lrjax.transforms.elementwise import cast, compute_dtype, is_none
+from lrjax.transforms.elementwise import cast, compute_dtype, inexact_dtype, is_none
 
 
 class LookaheadParams(NamedTuple):
@@ -43,9 +43,7 @@ def _fast(params: Any) -> Any:
     return params.fast
 
 
-@transformation(
-    lambda params, tx: LookaheadState(tx.fast_optimizer.init(_fast(params)), jnp.zeros([], jnp.int32)), _agrees=False
-)
+@transformation(lambda params, tx: LookaheadState(tx.fast_optimizer.init(_fast(params)), jnp.zeros([], jnp.int32)))
 def lookahead(
     updates: Any,
     state: Any,
@@ -79,13 +77,14 @@ def lookahead(
     sync = state.steps_since_sync >= sync_period.whole - 1
 
     def both(u: Any, f: Any, s: Any) -> tuple[Any, Any]:
-        if u is None:
+        if u is None or f is None:
             return None, None
         dtype = compute_dtype(u)
         wide_u, gap = u.astype(dtype), f.astype(dtype) + u.astype(dtype) - s.astype(dtype)
         part = cast(slow_step_size, gap)
         u_fast = jnp.where(sync, wide_u - (1 - part) * gap, wide_u)
-        return narrowed(u_fast, u.dtype), narrowed(jnp.where(sync, part * gap, 0), u.dtype)
+        target = inexact_dtype(u)
+        return narrowed(u_fast, target), narrowed(jnp.where(sync, part * gap, 0), target)
 
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     pairs = [both(*row) for row in zip(leaves, treedef.flatten_up_to(fast), treedef.flatten_up_to(slow), strict=True)]

@@ -18,7 +18,6 @@ from lrjax.transforms.base import (
     transformation,
     update_part,
 )
-from lrjax.transforms.elementwise import map_updates
 from lrjax.value import Frozen, as_mask
 
 Mask = Annotated[
@@ -204,7 +203,7 @@ def set_to_zero(updates: Any, state: Any, params: Any):
     >>> lrjax.set_to_zero().update(jnp.ones(2), lrjax.EmptyState())[0]
     Array([0., 0.], dtype=float32)
     """
-    return map_updates(jnp.zeros_like, updates), state
+    return jax.tree.map(jnp.zeros_like, updates), state
 
 
 @optimizer

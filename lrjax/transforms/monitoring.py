@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from lrjax.domains import Decay, Domain, DType, NotInDomain
 from lrjax.transforms.base import Named, as_transformation, transformation, update_part
 from lrjax.transforms.momentum import EmaState, ema
+from lrjax.transforms.sharding import vary_like
 from lrjax.value import Value
 
 
@@ -24,14 +25,15 @@ class MonitorState(NamedTuple):
 
 def _like(new: Any, old: Any) -> Any:
     """A state keeps its dtypes."""
-    return jax.tree.map(lambda n, o: jnp.asarray(n).astype(o.dtype), new, old)
+    return vary_like(jax.tree.map(lambda n, o: jnp.asarray(n).astype(o.dtype), new, old), old)
 
 
-def _zeros(shapes: Any) -> Any:
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+def _zeros(measure: Callable[..., Any], *args: Any) -> Any:
+    """Zeros like `measure(*args)`, which is computed so that they are sharded as it is."""
+    return jax.tree.map(jnp.zeros_like, measure(*args))
 
 
-@transformation(lambda params, tx: SnapshotState({tx.measure_name: _zeros(jax.eval_shape(tx.measure, params))}))
+@transformation(lambda params, tx: SnapshotState({tx.measure_name: _zeros(tx.measure, params)}))
 def snapshot(updates: Any, state: Any, params: Any, measure_name: str, measure: Callable):
     """Keeps `measure(updates)` in the state, under its name; the updates go on as they are.
 
@@ -73,11 +75,11 @@ Measures = Annotated[
 
 def _init_monitor(params: Any, tx: Any) -> MonitorState:
     states = tuple(m.init(params) for _, m in tx.measures)
-    shapes = {
-        name: jax.eval_shape(lambda g, s, m=m: update_part(m, g, s, g, {})[0], params, state)
+    zeros = {
+        name: _zeros(lambda g, s, m=m: update_part(m, g, s, g, {})[0], params, state)
         for (name, m), state in zip(tx.measures, states, strict=True)
     }
-    return MonitorState(_zeros(shapes), states)
+    return MonitorState(zeros, states)
 
 
 @transformation(_init_monitor)
@@ -108,7 +110,7 @@ def _numbers(tree: Any) -> Any:
 
 
 def _init_ema(params: Any, tx: Any) -> EmaState:
-    like = _zeros(jax.eval_shape(lambda p: _numbers(tx.measure(p)), params))
+    like = _zeros(lambda p: _numbers(tx.measure(p)), params)
     return ema(tx.decay, tx.debias, tx.accumulator_dtype).init(like)
 
 

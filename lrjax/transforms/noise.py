@@ -10,7 +10,7 @@ import numpy as np
 from lrjax.domains import Domain, NonNegative, NotInDomain
 from lrjax.numerics import safe_increment
 from lrjax.transforms.base import transformation
-from lrjax.transforms.elementwise import cast, is_none, map_updates
+from lrjax.transforms.elementwise import cast, inexact_dtype, is_none, map_updates
 
 
 class AddNoiseState(NamedTuple):
@@ -59,6 +59,6 @@ def add_noise(updates: Any, state: Any, params: Any, eta: NonNegative, gamma: No
     rng_key, key = jax.random.split(state.rng_key)
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     keys = jax.random.split(key, max(len(leaves), 1))
-    draw = lambda k, g: None if g is None else jax.random.normal(k, jnp.shape(g), jnp.result_type(g))
+    draw = lambda k, g: None if g is None else jax.random.normal(k, jnp.shape(g), inexact_dtype(g))
     noise = treedef.unflatten([draw(k, g) for k, g in zip(keys, leaves, strict=False)])
     return map_updates(lambda g, n: g + cast(deviation, g) * n, updates, noise), AddNoiseState(count, rng_key)

@@ -12,7 +12,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lrjax.domains import Decay, Domain, DType, NonNegative, NotInDomain, Positive, Size
 from lrjax.numerics import bias_correction, narrowed, safe_increment
 from lrjax.transforms.base import EmptyState, no_state, transformation
-from lrjax.transforms.elementwise import cast, compute_dtype, is_none, map_updates, real_dtype
+from lrjax.transforms.elementwise import (
+    cast,
+    compute_dtype,
+    inexact_dtype,
+    is_none,
+    map_updates,
+    real_dtype,
+    zeros_like,
+)
 
 # The quintic's coefficients by name: those of Jordan et al. for every step, and those of Ahn et al. 2025 (Dion,
 # arXiv:2504.05295), one triple a step.
@@ -164,7 +172,7 @@ def _init_muon(params: Any, tx: Any) -> MuonState:
                 f"got {len(coefficients)}."
             )
         coefficients = coefficients[-tx.ns_steps :]
-    mu = jax.tree.map(lambda p: jnp.zeros_like(p, tx.mu_dtype), params)
+    mu = jax.tree.map(lambda p: zeros_like(p, tx.mu_dtype), params)
     return MuonState(jnp.zeros([], jnp.int32), mu, coefficients)
 
 
@@ -213,7 +221,7 @@ def scale_by_muon(
         scale_mu, scale_g = beta / bias_correction(beta, t + 1), rest * scale_mu
 
     def one(g: Any, mu: Any, numbers: Any) -> Any:
-        if g is None:
+        if g is None or mu is None:
             return None, mu
         if numbers is None:
             raise ValueError(f"scale_by_muon: `weight_dimension_numbers` must be given for the shape {jnp.shape(g)}.")
@@ -228,7 +236,7 @@ def scale_by_muon(
         if adaptive:
             u = jnp.sum(jnp.conj(mu_hat) * u) * u
         u = jax.sharding.reshard(u, sharding) if sharded else u
-        return u.astype(g.dtype), narrowed(new, mu.dtype)
+        return u.astype(inexact_dtype(g)), narrowed(new, mu.dtype)
 
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     mus = treedef.flatten_up_to(state.mu)

@@ -1,0 +1,130 @@
+"""What holds for every public optimizer and transformation."""
+
+import os
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lrjax as L
+from tests.everything import BASES, EVERYTHING, extra_args, params_of
+
+each = pytest.mark.parametrize("name", EVERYTHING)
+
+
+def test_the_table_is_complete():
+    classes = {name for name, thing in vars(L).items() if isinstance(thing, type)}
+    transforms = {name for name in classes if issubclass(getattr(L, name), L.GradientTransformation)}
+    assert transforms - set(BASES) <= set(EVERYTHING)
+
+
+@pytest.mark.slow
+def test_on_meshes_and_inside_of_shard_map():
+    command = [sys.executable, "-m", "tests.transforms.sharded"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    assert done.stdout.strip() == "sharded 8", done.stderr
+
+
+def small_params():
+    return {"w": jnp.ones((3, 2)), "v": jnp.ones((2, 3)), "b": jnp.ones(2), "c": jnp.ones(2), "s": jnp.ones(())}
+
+
+def for_matrices(name, tx):
+    """The transformation, shown matrices alone if it takes no others."""
+    matrices = lambda params: jax.tree.map(lambda p: jnp.ndim(p) == 2, params)
+    return L.masked(tx, matrices) if name in ("scale_by_muon", "scale_by_shape") else tx
+
+
+@each
+def test_no_array_is_twice_in_parameters_and_state(name):
+    tx, params = for_matrices(name, EVERYTHING[name]), params_of(name, small_params())
+    leaves = jax.tree.leaves((params, tx.init(params)))
+    assert len({leaf.unsafe_buffer_pointer() for leaf in leaves if leaf.size}) == len([x for x in leaves if x.size])
+
+
+@pytest.mark.parametrize("name", [name for name in EVERYTHING if not name.startswith("scale_by_")])
+def test_parameters_and_state_may_be_donated(name):
+    tx, params = for_matrices(name, EVERYTHING[name]), params_of(name, small_params())
+    grads, state = small_params(), tx.init(params)
+
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params, **extra_args(name))
+        return params if name in ("measured", "measure_with_ema") else L.apply_updates(params, updates), state
+
+    donating = jax.jit(step, donate_argnums=(0, 1))
+    for _ in range(2):
+        params, state = donating(params, state, grads)
+
+
+NONES = {
+    "both": ({"a": 1, "b": None}, {"a": 1, "b": None}),
+    "updates": ({"a": 1, "b": None}, {"a": 1, "b": 1}),
+    "params": ({"a": 1, "b": 1}, {"a": 1, "b": None}),
+    "first": ({"a": None, "b": 1}, {"a": 1, "b": 1}),
+    "all": ({"a": None, "b": None}, {"a": None, "b": None}),
+}
+# a label, or a flag, for each parameter that there is
+BY_LABEL = ("partition", "multi_transform", "selective_transform", "muon")
+
+
+@each
+@pytest.mark.parametrize("where", NONES)
+def test_none_leaves(name, where):
+    make = lambda tree: {k: None if x is None else jnp.full((2, 2), 0.5) for k, x in tree.items()}
+    grads, params = map(make, NONES[where])
+    if where == "params" and name in BY_LABEL:
+        pytest.skip("a label for each parameter")
+    tx = EVERYTHING[name]
+    state = tx.init(params_of(name, params))
+    if name == "packed" and where in ("updates", "first"):
+        with pytest.raises(ValueError, match="must have an array for every parameter"):
+            tx.update(grads, state, params)
+        return
+    for _ in range(3):
+        updates, new_state = tx.update(grads, state, params_of(name, params), **extra_args(name))
+        chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
+        state = new_state
+    if name in ("measured", "measure_with_ema"):
+        return
+    for key, update in (updates.fast if name == "lookahead" else updates).items():
+        if grads[key] is None and params[key] is None:
+            assert update is None
+        elif update is not None:
+            assert update.shape == (2, 2) and np.isfinite(update).all()
+
+
+@each
+@pytest.mark.parametrize("kind", ["float0", "zeros", "ones"])
+@pytest.mark.parametrize("odd", [jnp.arange(2), jnp.array([True, False])], ids=["int", "bool"])
+def test_integer_leaves(name, kind, odd):
+    params = {"w": jnp.full((2, 2), 0.5), "i": odd}
+    make = {"float0": lambda: np.zeros(2, jax.dtypes.float0), "zeros": lambda: jnp.zeros_like(odd),
+            "ones": lambda: jnp.ones_like(odd)}[kind]  # fmt: skip
+    grads = {"w": params["w"], "i": make()}
+    tx = for_matrices(name, EVERYTHING[name])
+    state = tx.init(params_of(name, params))
+    if name == "packed" and kind == "float0":
+        pytest.skip("has no gradients for some")
+    for _ in range(3):
+        updates, new_state = tx.update(grads, state, params_of(name, params), **extra_args(name))
+        chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
+        state = new_state
+    if name in ("measured", "measure_with_ema"):
+        return
+    update = (updates.fast if name == "lookahead" else updates)["i"]
+    if kind == "float0" or name.startswith("hutchinson"):
+        assert update is None or not update.any()
+    else:
+        assert update.shape == (2,) and np.isfinite(update).all()
+
+
+@each
+def test_init_takes_integers_alone_and_abstract_parameters(name):
+    tx, params = EVERYTHING[name], params_of(name, {"i": jnp.arange(2), "b": jnp.array([True])})
+    state = tx.init(params)
+    abstract = jax.eval_shape(tx.init, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(abstract, jax.eval_shape(lambda: state))

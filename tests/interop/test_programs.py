@@ -2,6 +2,7 @@
 
 import importlib
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -13,7 +14,7 @@ flax_linen_mnist flax_nnx_gemma equinox_cnn equinox_rnn numpyro_autonormal numpy
 optax_quick_start optax_mlp optax_gradient_accumulation optax_freezing_parameters optax_adversarial_training
 optax_lookahead optax_meta_learning optax_inject_hyperparams cifar_resnet brax_ppo diffrax_neural_ode jaxopt_solver
 """.split()
-SLOW = {"numpyro_autonormal", "numpyro_lowrank", "cifar_resnet", "diffrax_neural_ode", "brax_ppo"}
+SLOW = {"flax_linen_mnist", "flax_nnx_gemma", "numpyro_autonormal", "diffrax_neural_ode", "cifar_resnet"}
 FAILS = {
     "haiku_mnist": "lrjax has no OptState",
     "optax_quick_start": "lrjax has no Params",
@@ -25,6 +26,15 @@ FAILS = {
 def marks(name):
     slow = [pytest.mark.slow] if name in SLOW else []
     return slow + ([pytest.mark.xfail(strict=False, reason=FAILS[name])] if name in FAILS else [])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Nearly all the time is XLA's; the programs are small enough to run without its optimizations."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # nothing of these programs is left for other tests
 
 
 @pytest.mark.promotes

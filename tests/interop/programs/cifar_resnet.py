@@ -49,7 +49,7 @@ def train(optax):
     model = ResNet()
     variables = model.init(jax.random.PRNGKey(0), jnp.ones((1, 8, 8, 1)))
     schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0, peak_value=0.05, warmup_steps=STEPS // 10, decay_steps=STEPS, end_value=1e-3
+        init_value=0.0, peak_value=0.1, warmup_steps=STEPS // 10, decay_steps=STEPS, end_value=1e-3
     )
     decay_mask = lambda params: jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
     tx = optax.chain(

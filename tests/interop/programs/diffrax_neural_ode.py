@@ -50,7 +50,7 @@ def train(optax):
     ts = np.linspace(0.0, 3.0, 16, dtype=np.float32)
     ys = jnp.asarray(get_data(ts, 16))
     ts = jnp.asarray(ts)
-    model = NeuralODE(Func(2, 16, 2, key=jax.random.key(2)))
+    model = NeuralODE(Func(2, 16, 1, key=jax.random.key(2)))
 
     @eqx.filter_value_and_grad
     def grad_loss(model, ti, yi):

@@ -35,6 +35,7 @@ def train(optax):
     net = hk.without_apply_rng(hk.transform(net_fn))
     opt = optax.adam(3e-3)
 
+    @jax.jit
     def loss(params: hk.Params, images, labels):
         """The loss of the network, including L2."""
         logits = net.apply(params, images)

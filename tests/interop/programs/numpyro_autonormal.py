@@ -25,4 +25,4 @@ def train(optax):
     optimizer = optax_to_numpyro(optax.adam(0.05))
     svi = SVI(model, guide, optimizer, loss=Trace_ELBO())
     svi_result = svi.run(jax.random.key(0), 100, jnp.asarray(x), jnp.asarray(y), progress_bar=False)
-    return [float(loss) for loss in svi_result.losses]
+    return svi_result.losses.tolist()

@@ -24,6 +24,7 @@ def train(optax):
     data = digits()
     initial_params = net.init(jax.random.key(0), data[0][:1])
 
+    @jax.jit
     def loss_fn(params, images, labels):
         return losses.softmax_cross_entropy_with_integer_labels(net.apply(params, images), labels).mean()
 

@@ -10,6 +10,7 @@ from lrjax.config import to_config as to_config
 from lrjax.hyperparameters import batched as batched
 from lrjax.hyperparameters import with_hyperparams as with_hyperparams
 from lrjax.interop import to_optax as to_optax
+from lrjax.numerics import safe_increment as safe_increment
 from lrjax.optimizers.adam import adam as adam
 from lrjax.optimizers.adam import adamax as adamax
 from lrjax.optimizers.adam import adamaxw as adamaxw
@@ -168,6 +169,7 @@ from lrjax.transforms.layout import flatten as flatten
 from lrjax.transforms.layout import pack_state as pack_state
 from lrjax.transforms.layout import packed as packed
 from lrjax.transforms.layout import unpack_state as unpack_state
+from lrjax.transforms.learning_rate import InjectedRateState as InjectedRateState
 from lrjax.transforms.learning_rate import LearningRateState as LearningRateState
 from lrjax.transforms.learning_rate import record_learning_rate as record_learning_rate
 from lrjax.transforms.learning_rate import scale as scale
@@ -206,6 +208,21 @@ from lrjax.transforms.norms import clip_by_global_norm as clip_by_global_norm
 from lrjax.transforms.norms import global_norm as global_norm
 from lrjax.transforms.norms import per_example_global_norm_clip as per_example_global_norm_clip
 from lrjax.transforms.norms import per_example_layer_norm_clip as per_example_layer_norm_clip
+from lrjax.transforms.optax_names import AdaptiveGradClipState as AdaptiveGradClipState
+from lrjax.transforms.optax_names import AddDecayedWeightsState as AddDecayedWeightsState
+from lrjax.transforms.optax_names import ClipByGlobalNormState as ClipByGlobalNormState
+from lrjax.transforms.optax_names import ClipState as ClipState
+from lrjax.transforms.optax_names import MultiTransformState as MultiTransformState
+from lrjax.transforms.optax_names import NonNegativeParamsState as NonNegativeParamsState
+from lrjax.transforms.optax_names import OptState as OptState
+from lrjax.transforms.optax_names import Params as Params
+from lrjax.transforms.optax_names import ScaleByScheduleState as ScaleByScheduleState
+from lrjax.transforms.optax_names import ScaleByTrustRatioState as ScaleByTrustRatioState
+from lrjax.transforms.optax_names import ScaleState as ScaleState
+from lrjax.transforms.optax_names import TransformInitFn as TransformInitFn
+from lrjax.transforms.optax_names import TransformUpdateExtraArgsFn as TransformUpdateExtraArgsFn
+from lrjax.transforms.optax_names import TransformUpdateFn as TransformUpdateFn
+from lrjax.transforms.optax_names import Updates as Updates
 from lrjax.transforms.orthogonal import MuonDimensionNumbers as MuonDimensionNumbers
 from lrjax.transforms.orthogonal import MuonState as MuonState
 from lrjax.transforms.orthogonal import scale_by_muon as scale_by_muon

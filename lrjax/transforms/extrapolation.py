@@ -90,7 +90,10 @@ def scale_by_polyak(
     Schaipp 2023, Function Value Learning, arXiv:2307.14528, section 5.
     """
     if "value" not in extra_args:
-        raise ValueError("scale_by_polyak: `value`, the loss, must be given to `update`.")
+        raise ValueError(
+            "scale_by_polyak: `value`, the loss, must be given to `update`. Optax's chain and wrappers hand it on to "
+            "nothing but their own class: give them `lrjax.to_optax(tx)`."
+        )
     square = global_norm(updates) ** 2
     gap = jnp.asarray(extra_args["value"]).astype(square.dtype) - f_min
     gap = jnp.maximum(gap, 0) if variant == "sps+" else gap

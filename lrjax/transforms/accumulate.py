@@ -13,7 +13,7 @@ from lrjax.numerics import abs_sq, common_dtype, safe_increment
 from lrjax.schedules.base import Schedule, from_callable
 from lrjax.transforms.base import Transformation, always, transformation
 from lrjax.transforms.conditional import when
-from lrjax.transforms.elementwise import cast, compute_dtype, filled, inexact_dtype, is_none, map_updates, zeros_like
+from lrjax.transforms.elementwise import cast, compute_dtype, filled, inexact_dtype, map_updates, zeros_like
 from lrjax.transforms.sharding import vary_as_all
 
 

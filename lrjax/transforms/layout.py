@@ -41,7 +41,7 @@ def flatten(updates: Any, state: Any, params: Any, inner: Transformation, **extr
 class Packed(NamedTuple):
     """The arrays of a tree, small ones of one shape, dtype and sharding stacked."""
 
-    arrays: tuple[chex.Array, ...]
+    arrays: tuple[chex.Array, ...]  # of a tree without leaves, the tree itself: a placeholder stays one
 
 
 class PackedState(NamedTuple):
@@ -63,12 +63,16 @@ PerNumber = Annotated[
 
 def _pack(tree: Any, layout: list[list[int]]) -> Packed:
     leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return Packed(tree)
     groups = ([leaves[i] for i in group] for group in layout)
     return Packed(tuple(jnp.stack(group) if len(group) > 1 else jnp.asarray(group[0]) for group in groups))
 
 
 def _unpack(packed: Packed, like: Any) -> Any:
     leaves, structure = jax.tree.flatten(like)
+    if not leaves:
+        return like
     for group, array in zip(alike(leaves), packed.arrays, strict=True):
         for i, part in zip(group, jnp.unstack(array) if len(group) > 1 else [array], strict=True):
             leaves[i] = part

@@ -35,6 +35,8 @@ class LookaheadState(NamedTuple):
 
 
 def _fast(params: Any) -> Any:
+    if not jax.tree.leaves(params):  # none, or a placeholder for parameters
+        return getattr(params, "fast", params)
     if not (hasattr(params, "fast") and hasattr(params, "slow")):
         raise ValueError(
             f"lookahead: `params` must be LookaheadParams, got {type(params).__name__}. "
@@ -74,7 +76,7 @@ def lookahead(
 
     Source: Zhang et al. 2019, Lookahead Optimizer, arXiv:1907.08610, algorithm 1.
     """
-    optimizer, fast, slow = fast_optimizer, _fast(params), params.slow
+    optimizer, fast, slow = fast_optimizer, _fast(params), getattr(params, "slow", params)
     updates, fast_state = optimizer._update(optimizer, updates, state.fast_state, fast, extra_args)
     sync = state.steps_since_sync >= sync_period.whole - 1
 

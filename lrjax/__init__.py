@@ -199,8 +199,10 @@ from lrjax.transforms.norms import clip_by_global_norm as clip_by_global_norm
 from lrjax.transforms.norms import global_norm as global_norm
 from lrjax.transforms.norms import per_example_global_norm_clip as per_example_global_norm_clip
 from lrjax.transforms.norms import per_example_layer_norm_clip as per_example_layer_norm_clip
+from lrjax.transforms.norms import unitwise_norm as unitwise_norm
 from lrjax.transforms.orthogonal import MuonDimensionNumbers as MuonDimensionNumbers
 from lrjax.transforms.orthogonal import MuonState as MuonState
+from lrjax.transforms.orthogonal import orthogonalize_via_newton_schulz as orthogonalize_via_newton_schulz
 from lrjax.transforms.orthogonal import scale_by_muon as scale_by_muon
 from lrjax.transforms.orthogonal import scale_by_shape as scale_by_shape
 from lrjax.transforms.second_moment import ScaleByAdaDeltaState as ScaleByAdaDeltaState

@@ -140,6 +140,8 @@ def elementwise(
         def update(tx: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
             if needs_params and params is None:
                 raise ValueError(f"{formula.__name__}: `params` must be given to `update`, got None.")
+            if needs_params:
+                assert_agree(formula.__name__, updates=updates, params=params)
             count = getattr(state, counters[0]) if counters else None
             new_counts = {counter: safe_increment(count) for counter in counters}
             hyperparams = {k: v(count) if isinstance(v, Schedule) else v for k, v in enter(tx).items()}

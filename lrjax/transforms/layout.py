@@ -32,6 +32,8 @@ def flatten(updates: Any, state: Any, params: Any, inner: Transformation, **extr
     >>> tx.init({"a": jnp.zeros(2), "b": jnp.zeros((1, 2))})
     TraceState(trace=Array([0., 0., 0., 0.], dtype=float32))
     """
+    if params is not None:
+        assert_agree("flatten", updates=updates, params=params)
     given = updates if params is None else filled(updates, params)
     flat, restored = _raveled(given)
     flat, state = inner._update(inner, flat, state, None if params is None else _raveled(params)[0], extra_args)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lrjax.domains import Fraction, Steps
 from lrjax.numerics import narrowed
-from lrjax.transforms.base import Transformation, transformation
+from lrjax.transforms.base import Transformation, assert_agree, transformation
 from lrjax.transforms.elementwise import cast, compute_dtype, inexact_dtype, is_none
 
 
@@ -77,6 +77,7 @@ def lookahead(
     Source: Zhang et al. 2019, Lookahead Optimizer, arXiv:1907.08610, algorithm 1.
     """
     optimizer, fast, slow = fast_optimizer, _fast(params), getattr(params, "slow", params)
+    assert_agree("lookahead", updates=updates, **{"params.fast": fast})
     updates, fast_state = optimizer._update(optimizer, updates, state.fast_state, fast, extra_args)
     sync = state.steps_since_sync >= sync_period.whole - 1
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from lrjax.domains import Axes, NonNegative, Positive
 from lrjax.numerics import abs_sq
-from lrjax.transforms.base import always, no_state, transformation
+from lrjax.transforms.base import always, assert_agree, no_state, transformation
 from lrjax.transforms.elementwise import alike, cast, compute_dtype, map_updates
 
 
@@ -92,6 +92,7 @@ def adaptive_grad_clip(
     """
     if params is None:
         raise ValueError("adaptive_grad_clip: `params` must be given to `update`, got None.")
+    assert_agree("adaptive_grad_clip", updates=updates, params=params)
 
     def leaf(g: jax.Array, p: jax.Array) -> jax.Array:
         most, size = cast(clipping, g) * jnp.maximum(_unit_norms(p, axis), cast(eps, g)), _unit_norms(g, axis)

@@ -208,6 +208,7 @@ from lrjax.transforms.norms import clip_by_global_norm as clip_by_global_norm
 from lrjax.transforms.norms import global_norm as global_norm
 from lrjax.transforms.norms import per_example_global_norm_clip as per_example_global_norm_clip
 from lrjax.transforms.norms import per_example_layer_norm_clip as per_example_layer_norm_clip
+from lrjax.transforms.norms import unitwise_norm as unitwise_norm
 from lrjax.transforms.optax_names import AdaptiveGradClipState as AdaptiveGradClipState
 from lrjax.transforms.optax_names import AddDecayedWeightsState as AddDecayedWeightsState
 from lrjax.transforms.optax_names import ClipByGlobalNormState as ClipByGlobalNormState
@@ -225,6 +226,7 @@ from lrjax.transforms.optax_names import TransformUpdateFn as TransformUpdateFn
 from lrjax.transforms.optax_names import Updates as Updates
 from lrjax.transforms.orthogonal import MuonDimensionNumbers as MuonDimensionNumbers
 from lrjax.transforms.orthogonal import MuonState as MuonState
+from lrjax.transforms.orthogonal import orthogonalize_via_newton_schulz as orthogonalize_via_newton_schulz
 from lrjax.transforms.orthogonal import scale_by_muon as scale_by_muon
 from lrjax.transforms.orthogonal import scale_by_shape as scale_by_shape
 from lrjax.transforms.read_rate import get_learning_rate as get_learning_rate

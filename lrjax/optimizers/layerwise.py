@@ -157,8 +157,9 @@ def muon(
 
     p ← p − η·(√max(1, columns/rows)·u + weight_decay·p) for a matrix, u as in `scale_by_muon`
 
-    A matrix is a parameter of two axes; `muon_weight_dimension_numbers`, a function from the parameters to a tree of
-    `MuonDimensionNumbers` and None, says otherwise. `adam_learning_rate` is `learning_rate` unless given.
+    A matrix is a parameter of two axes; `muon_weight_dimension_numbers`, a tree of `MuonDimensionNumbers` and None (or
+    a prefix of one, or a function from the parameters to one), says otherwise. `adam_learning_rate` is `learning_rate`
+    unless given.
 
     State: `PartitionState`, by 'muon' and 'adam'. Needs: `params`.
 

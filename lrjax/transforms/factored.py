@@ -144,14 +144,15 @@ def scale_by_sm3(updates: Any, state: Any, params: Any, b1: Decay = 0.9, b2: Fra
             return None, cover, mu
         wide = jnp.asarray(g).astype(compute_dtype(g))
         number = lambda x: x.astype(wide.dtype)
+        vectors, listed = jax.tree.flatten(cover)  # a list, of which nnx makes a dict by position
         along = lambda v, axis: number(v).reshape([-1 if i == axis else 1 for i in range(wide.ndim)])
-        least = functools.reduce(jnp.minimum, [along(v, axis) for axis, v in enumerate(cover)])
+        least = functools.reduce(jnp.minimum, [along(v, axis) for axis, v in enumerate(vectors)])
         s = number(gain) * wide**2 + number(b2) * least
         u = wide * jnp.where(s > 0, jax.lax.rsqrt(jnp.where(s > 0, s, 1) + number(eps)), 0)
         mu_new = number(b1) * number(mu) + number(1 - b1) * u
         others = lambda axis: tuple(i for i in range(wide.ndim) if i != axis)
-        tops = [jnp.max(s, axis=others(axis)).astype(v.dtype) for axis, v in enumerate(cover)]
-        return mu_new.astype(inexact_dtype(g)), tops, mu_new.astype(mu.dtype)
+        tops = [jnp.max(s, axis=others(axis)).astype(v.dtype) for axis, v in enumerate(vectors)]
+        return mu_new.astype(inexact_dtype(g)), listed.unflatten(tops), mu_new.astype(mu.dtype)
 
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     columns = (treedef.flatten_up_to(slot) for slot in state)

@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import lrjax as L
@@ -128,3 +129,55 @@ def test_init_takes_integers_alone_and_abstract_parameters(name):
     state = tx.init(params)
     abstract = jax.eval_shape(tx.init, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(abstract, jax.eval_shape(lambda: state))
+
+
+ELSEWHERE = ("masked", "partition", "multi_transform", "freeze", "selective_transform", "muon", "lars")  # masks
+
+
+@each
+@pytest.mark.promotes
+def test_optaxs_tools_work_on_the_state(name):
+    if name in ELSEWHERE:
+        pytest.skip("a mask of a placeholder")
+    tx, params = EVERYTHING[name], params_of(name, {"w": jnp.ones((2, 2)), "v": jnp.ones((2, 2))})
+    state = tx.init(params)
+    mapped = optax.tree_map_params(tx, lambda x: x, state)
+    jax.tree.map(np.testing.assert_array_equal, mapped, state)
+    optax.tree_map_params(tx.init, lambda x: x, state, transform_non_params=lambda x: x)
+    paths = jax.tree_util.tree_leaves_with_path(state)
+    for key in {entry.name for path, _ in paths for entry in path if isinstance(entry, jax.tree_util.GetAttrKey)}:
+        for _, found in optax.tree_utils.tree_get_all_with_path(state, key):
+            assert jax.tree.structure(found) is not None
+        changed = optax.tree_utils.tree_set(state, **{key: 0})
+        assert all(found == 0 for _, found in optax.tree_utils.tree_get_all_with_path(changed, key))
+
+
+def test_a_measure_of_named_parameters_has_a_placeholder_too():
+    tx, params = L.snapshot("first", lambda updates: updates["w"][0]), {"w": jnp.ones(2)}
+    state = tx.init(params)
+    assert optax.tree_map_params(tx, lambda x: x, state) == state
+
+
+MEETING = """keep_params_nonnegative adaptive_grad_clip flatten packed MultiSteps apply_every contract scale_by_madgrad
+scale_by_novograd scale_by_trust_ratio scale_by_param_block_rms""".split()
+
+
+@pytest.mark.parametrize("name", MEETING)
+def test_a_member_of_a_chain_names_updates_that_are_not_like_its_parameters(name):
+    longer = L.stateless(lambda updates, params: {"w": jnp.ones((2, 2))})
+    tx, params = L.chain(longer, EVERYTHING[name]), {"w": jnp.ones(2)}
+    with pytest.raises(ValueError, match=f"{name}: `updates` must have the structure and shapes of"):
+        tx.update(params, tx.init(params), params)
+
+
+def test_lookahead_after_a_member_that_changes_the_tree():
+    params = L.LookaheadParams.init_synced({"w": jnp.ones(2)})
+    grads = {"w": jnp.ones((1, 2))}
+    squeeze = L.stateless(lambda updates, params: {"w": updates["w"][0]})
+    tx = L.chain(squeeze, EVERYTHING["lookahead"])
+    inner = EVERYTHING["lookahead"].init(params)
+    expected, _ = EVERYTHING["lookahead"].update({"w": jnp.ones(2)}, inner, params)
+    got, _ = tx._update(tx, grads, tx.init(params), params, {})
+    chex.assert_trees_all_close(got, expected)
+    with pytest.raises(ValueError, match="lookahead: `updates` must have the structure and shapes of `params.fast`"):
+        EVERYTHING["lookahead"].update(grads, inner, params)

@@ -108,7 +108,7 @@ def fromage(learning_rate: ScalarOrSchedule, min_norm: NonNegative = 1e-6):
 @optimizer
 def novograd(
     learning_rate: ScalarOrSchedule,
-    b1: Momentum = 0.9,
+    b1: Number = 0.9,
     b2: Decay = 0.25,
     eps: NonNegative = 1e-6,
     eps_root: NonNegative = 0.0,

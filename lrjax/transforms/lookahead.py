@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lrjax.domains import Fraction, Steps
+from lrjax.domains import Number, Steps
 from lrjax.numerics import narrowed
 from lrjax.transforms.base import Transformation, assert_agree, transformation, update_part
 from lrjax.transforms.elementwise import cast, compute_dtype, inexact_dtype, is_none
@@ -52,7 +52,7 @@ def lookahead(
     params: Any,
     fast_optimizer: Transformation,
     sync_period: Steps,
-    slow_step_size: Fraction,
+    slow_step_size: Number,
     reset_state: bool = False,
     **extra_args: Any,
 ):

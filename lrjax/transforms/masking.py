@@ -59,6 +59,13 @@ class PartitionState(NamedTuple):
     inner_states: dict[Hashable, MaskedState]  # by label
 
 
+def _merged(updates: Any, params: Any) -> Any:
+    """The parameters, for functions that make masks and labels of them; where one is None, its update."""
+    if params is None:
+        return updates
+    return jax.tree.map(lambda p, u: u if p is None else p, params, updates, is_leaf=lambda x: x is None)
+
+
 def _shown(tree: Any, mask: Any) -> Any:
     try:
         return jax.tree.map(lambda flag, below: below if flag else MaskedNode(), mask, tree)
@@ -102,7 +109,7 @@ def masked(
     >>> tx.update(g, tx.init(g))[0]
     {'b': Array([1.], dtype=float32), 'w': Array([-1.], dtype=float32)}
     """
-    mask = flags(mask, updates if params is None else params)
+    mask = flags(mask, _merged(updates, params))
     extra_args = _matching(extra_args, updates, mask, mask_compatible_extra_args)
     return _masked_update(inner, mask, updates, state, params, extra_args)
 
@@ -182,7 +189,7 @@ def partition(
     {'body': Array(0.0001, dtype=float32), 'head': Array(0.1, dtype=float32)}
     """
     new_states = {}
-    groups = _groups(param_labels, updates if params is None else params, [label for label, _ in transforms])
+    groups = _groups(param_labels, _merged(updates, params), [label for label, _ in transforms])
     whole = updates
     for label, inner in transforms:
         mine = _matching(extra_args, whole, groups[label], mask_compatible_extra_args)

@@ -8,14 +8,14 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lrjax.domains import Axes, NonNegative, Positive
+from lrjax.domains import Axes, NonNegative
 from lrjax.numerics import abs_sq
 from lrjax.transforms.base import always, assert_agree, no_state, transformation
 from lrjax.transforms.elementwise import alike, cast, compute_dtype, map_updates
 
 
 @transformation(no_state, always)
-def clip(updates: Any, state: Any, params: Any, max_delta: Positive):
+def clip(updates: Any, state: Any, params: Any, max_delta: NonNegative):
     """Every coordinate between −`max_delta` and `max_delta`.
 
     u = min(max(g, −max_delta), max_delta)
@@ -33,7 +33,7 @@ def clip(updates: Any, state: Any, params: Any, max_delta: Positive):
 
 
 @transformation(no_state, always)
-def clip_by_global_norm(updates: Any, state: Any, params: Any, max_norm: Positive):
+def clip_by_global_norm(updates: Any, state: Any, params: Any, max_norm: NonNegative):
     """Scales all updates alike so that their norm, as one vector, is at most `max_norm`.
 
     u = g·min(1, max_norm/‖g‖)
@@ -45,12 +45,12 @@ def clip_by_global_norm(updates: Any, state: Any, params: Any, max_norm: Positiv
     Source: Pascanu, Mikolov & Bengio 2013, On the difficulty of training RNNs, arXiv:1211.5063, algorithm 1.
     """
     norm = global_norm(updates)
-    factor = jnp.where(norm < max_norm, 1, max_norm / norm)
+    factor = jnp.where(norm <= max_norm, 1, max_norm / norm)
     return map_updates(lambda g: cast(factor, g) * g, updates), state
 
 
 @transformation(no_state)
-def clip_by_block_rms(updates: Any, state: Any, params: Any, threshold: Positive):
+def clip_by_block_rms(updates: Any, state: Any, params: Any, threshold: NonNegative):
     """Scales each array's update so that its root mean square is at most `threshold`.
 
     u = g/max(1, rms(g)/threshold)
@@ -64,14 +64,15 @@ def clip_by_block_rms(updates: Any, state: Any, params: Any, threshold: Positive
 
     def leaf(g: jax.Array) -> jax.Array:
         rms = jnp.sqrt(jnp.sum(abs_sq(g)) / max(g.size, 1))
-        return g * (1 / jnp.maximum(1, rms / cast(threshold, g)))
+        within = rms <= cast(threshold, g)
+        return g * jnp.where(within, 1, cast(threshold, g) / jnp.where(within, 1, rms))
 
     return map_updates(leaf, updates), state
 
 
 @transformation(no_state)
 def adaptive_grad_clip(
-    updates: Any, state: Any, params: Any, clipping: Positive, eps: NonNegative = 1e-3, axis: Axes = None
+    updates: Any, state: Any, params: Any, clipping: NonNegative, eps: NonNegative = 1e-3, axis: Axes = None
 ):
     """Scales each unit's update so that its norm is at most `clipping` times that of the unit's parameters.
 

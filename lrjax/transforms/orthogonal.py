@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lrjax.domains import Decay, Domain, DType, NonNegative, NotInDomain, Positive, Size
+from lrjax.domains import Domain, DType, Momentum, NonNegative, NotInDomain, Positive, Size
 from lrjax.numerics import bias_correction, narrowed, safe_increment
 from lrjax.transforms.base import EmptyState, no_state, transformation
 from lrjax.transforms.elementwise import (
@@ -220,7 +220,7 @@ def scale_by_muon(
     params: Any,
     ns_coeffs: Coefficients = PRESETS["standard"],
     ns_steps: Size = 5,
-    beta: Decay = 0.95,
+    beta: Momentum = 0.95,
     eps: NonNegative = 1e-8,
     mu_dtype: DType | None = None,
     *,

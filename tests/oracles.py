@@ -157,6 +157,16 @@ def three_phase_onecycle_schedule(
     return through(t, [peak, 2 * peak, T], values, sin2 if anneal == "cosine" else lambda x: x)
 
 
+def onecycle_momentum_schedule(
+    t, transition_steps, max_value=0.95, min_value=0.85, pct_start=0.3, anneal="cosine", three_phase=False
+):
+    T, bend = transition_steps, sin2 if anneal == "cosine" else lambda x: x
+    if three_phase:
+        low = cut(pct_start, T, 1, (T - 1) // 2)
+        return through(t, [low, 2 * low, T], [max_value, min_value, max_value, max_value], bend)
+    return through(t, [cut(pct_start, T, 1, T - 1), T], [max_value, min_value, max_value], bend)
+
+
 def warmup_constant_schedule(t, init_value, peak_value, warmup_steps):
     return warmed(t, init_value, peak_value, warmup_steps, lambda: peak_value)
 

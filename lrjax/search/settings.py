@@ -47,6 +47,16 @@ def _itself(x: Any) -> Any:
     return x
 
 
+@dataclasses.dataclass(frozen=True)
+class _always:
+    """Makes the same optimizer of anything."""
+
+    optimizer: Any
+
+    def __call__(self, x: Any) -> Any:
+        return self.optimizer
+
+
 def settings_of(optimizer: Any, learning_rates: Any, steps: int) -> Settings:
     if learning_rates is not None:
         rates = _rates(learning_rates)
@@ -57,6 +67,8 @@ def settings_of(optimizer: Any, learning_rates: Any, steps: int) -> Settings:
     if not isinstance(optimizer, GradientTransformation):
         words = "an lrjax optimizer, or with `learning_rates` a function from a rate to any optimizer"
         raise bad_argument("sweep", "optimizer", words, optimizer)
+    if not jax.tree.leaves(optimizer):  # all its numbers are in somebody's functions
+        return Settings(np.zeros(1, np.float32), _always(optimizer), {}, _peaks(optimizer, steps))
     many = any(np.ndim(x) for x in jax.tree.leaves(optimizer))
     value = batched(optimizer) if many else jax.tree.map(lambda x: np.asarray(x)[None], optimizer)
     tree = jax.tree.map(lambda x: np.asarray(x, np.int32 if isinstance(x, int) else jnp.result_type(float)), value)
@@ -79,15 +91,21 @@ def _rates(learning_rates: Any) -> np.ndarray:
 
 def _peaks(value: Any, steps: int) -> np.ndarray:
     """[runs]: the highest rate of each, of a batched value; nan where it has none."""
-    runs = len(jax.tree.leaves(value)[0])
+    leaves = jax.tree.leaves(value)
+    runs = len(leaves[0]) if leaves else 1
     rate = rate_of(value)
     if rate is None:
         return np.full(runs, np.nan)
     highest = np.zeros(runs)
     for one in jax.tree.leaves(rate, is_leaf=is_rate):
-        curve = jax.vmap(lambda s: jnp.max(s(jnp.arange(steps))))(one) if isinstance(one, Schedule) else one
+        curve = _highest(one, steps) if isinstance(one, Schedule) else one
         highest = np.maximum(highest, np.asarray(curve, np.float64))
     return _as_written(highest)
+
+
+def _highest(schedule: Schedule, steps: int) -> Any:
+    peak = lambda s: jnp.max(s(jnp.arange(steps)))
+    return jax.vmap(peak)(schedule) if jax.tree.leaves(schedule) else jax.jit(lambda: peak(schedule))()
 
 
 def _as_written(x: np.ndarray) -> np.ndarray:

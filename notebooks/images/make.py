@@ -41,6 +41,7 @@ EXAMPLES = [
     lrjax.linear_onecycle_schedule(100, 0.1),
     lrjax.cosine_onecycle_schedule(100, 0.1),
     lrjax.three_phase_onecycle_schedule(100, 0.1),
+    lrjax.onecycle_momentum_schedule(100),
     lrjax.cyclic_schedule(0.01, 0.1, 15),
     lrjax.cyclic_schedule(0.01, 0.1, 15, mode="triangular2"),
     lrjax.cosine_restarts_schedule(0.1, 20, 2.0, 0.8),

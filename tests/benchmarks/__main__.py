@@ -8,7 +8,7 @@ import time
 
 import jax
 
-from tests.benchmarks import schedules, sweeps, updates
+from tests.benchmarks import calls, schedules, sweeps, updates
 from tests.benchmarks.readme import write
 from tests.benchmarks.table import Table
 
@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer repeats, no tree of 1,000 arrays, README unchanged")
     quick = parser.parse_args().quick
     start = time.perf_counter()
-    tables = [*schedules.measure(quick), *updates.measure(quick), *sweeps.measure(quick)]
+    tables = [*schedules.measure(quick), *updates.measure(quick), *calls.measure(quick), *sweeps.measure(quick)]
     report = "\n\n".join([_machine(), *(table.markdown() for table in tables)])
     print(f"\n{report}\n\n{time.perf_counter() - start:.0f} s")
     if not quick:

@@ -21,14 +21,23 @@ def ratio(
     return first if first <= goal else _ratio(ours, theirs, 3 * blocks, 3 * budget)
 
 
+def difference(ours: Callable[[], Any], theirs: Callable[[], Any], blocks: int, budget: float) -> float:
+    """Microseconds that a call of ours takes more than one of theirs."""
+    return 1e6 * statistics.median(a - b for a, b in _pairs(ours, theirs, blocks, budget))
+
+
 def _ratio(ours: Callable[[], Any], theirs: Callable[[], Any], blocks: int, budget: float) -> float:
-    """Blocks of calls in turn, for about `budget` seconds in all, every call waited for; the median of the ratios of
-    neighbouring blocks, so what slows the machine for longer than a block slows both. Who goes first changes."""
+    return statistics.median(a / b for a, b in _pairs(ours, theirs, blocks, budget))
+
+
+def _pairs(ours: Callable[[], Any], theirs: Callable[[], Any], blocks: int, budget: float) -> list[tuple[float, float]]:
+    """Seconds for a call of each, in blocks of calls in turn, for about `budget` seconds in all, every call waited for:
+    what slows the machine for longer than a block slows both. Who goes first changes."""
     for f in (ours, theirs):
         for _ in range(2):
             jax.block_until_ready(f())
     calls = [max(1, int(budget / 2 / blocks / max(_block(f, 3), 1e-7))) for f in (ours, theirs)]
-    ratios = []
+    pairs = []
     gc.collect()
     gc.disable()
     try:
@@ -37,10 +46,10 @@ def _ratio(ours: Callable[[], Any], theirs: Callable[[], Any], blocks: int, budg
                 a, b = _block(ours, calls[0]), _block(theirs, calls[1])
             else:
                 b, a = _block(theirs, calls[1]), _block(ours, calls[0])
-            ratios.append(a / b)
+            pairs.append((a, b))
     finally:
         gc.enable()
-    return statistics.median(ratios)
+    return pairs
 
 
 def _block(f: Callable[[], Any], calls: int) -> float:

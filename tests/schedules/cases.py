@@ -75,6 +75,19 @@ CASES: dict[str, list] = {
         (3, lambda T: {"transition_steps": T, "peak_value": 1.0, "pct_start": 0.25}),
         (3, lambda T: {"transition_steps": T, "peak_value": 1.0, "pct_start": 0.5, "anneal": "linear"}),
     ],
+    "onecycle_momentum_schedule": [
+        (3, lambda T: {"transition_steps": T, "max_value": 1.0, "min_value": 0.25, "pct_start": 0.25}),
+        (
+            3,
+            lambda T: {
+                "transition_steps": T,
+                "max_value": 1.0,
+                "min_value": 0.0,
+                "pct_start": 0.5,
+                "three_phase": True,
+            },
+        ),
+    ],
     "warmup_constant_schedule": [(1, lambda T: {"init_value": 0.125, "peak_value": 1.0, "warmup_steps": T})],
     "warmup_cosine_decay_schedule": [
         (1, lambda T: {"init_value": 0.0, "peak_value": 1.0, "warmup_steps": T // 10, "decay_steps": T}),

@@ -253,6 +253,7 @@ TRACED = {
     L.three_phase_onecycle_schedule: dict(
         transition_steps=10, peak_value=1.0, pct_start=0.25, div_factor=25.0, final_div_factor=100.0
     ),
+    L.onecycle_momentum_schedule: dict(transition_steps=10, max_value=1.0, min_value=0.5, pct_start=0.25),
     L.warmup_constant_schedule: dict(init_value=0.5, peak_value=1.0, warmup_steps=5),
     L.warmup_cosine_decay_schedule: dict(
         init_value=0.5, peak_value=1.0, warmup_steps=2, decay_steps=10, end_value=0.25, exponent=1.5

@@ -94,6 +94,11 @@ def arguments(draw, name):
             "peak_value": draw(rate),
             "pct_start": draw(pct) / 2,
         },
+        "onecycle_momentum_schedule": lambda: {
+            **low_high("min_value", "max_value"),
+            "transition_steps": T + 2,
+            "pct_start": draw(pct) / 2,
+        },
         "linear_onecycle_schedule": lambda: {
             "transition_steps": T + 2,
             "peak_value": draw(rate),

@@ -368,3 +368,21 @@ def test_a_call_takes_about_a_second(monkeypatch):
     slow = L.sweep(loss_fn, init, (X, Y), L.adam(RATES), **options)
     np.testing.assert_array_equal(slow.losses, expected.losses)
     assert min(end - begin for begin, end in seen) == 1
+
+
+@pytest.mark.promotes
+def test_somebodys_schedules_are_swept():
+    x = jax.random.normal(jax.random.key(1), (64, 4))
+    loss = lambda params, batch: jnp.mean((batch[0] @ params["w"] - batch[1]) ** 2)
+    run = lambda tx: L.sweep(loss, lambda key: {"w": jnp.zeros(4)}, (x, x.sum(axis=1)), tx, batch_size=16, steps=30)
+    theirs, ours = optax.linear_schedule(0.1, 0.0, 30), L.linear_schedule(0.1, 0.0, 30)
+    times = np.array([1.0, 0.1], np.float32)
+    for foreign, own in [
+        (L.sgd(theirs), L.sgd(ours)),
+        (L.sgd(L.from_callable(theirs) * times), L.sgd(ours * times)),
+        (L.sgd(0.1 * times, momentum=theirs), L.sgd(0.1 * times, momentum=ours)),
+        (L.inject_hyperparams(L.sgd)(theirs), L.sgd(ours)),
+    ]:
+        got, expected = run(foreign), run(own)
+        np.testing.assert_allclose(got.losses, expected.losses, rtol=1e-4)
+    np.testing.assert_allclose(run(L.sgd(theirs)).learning_rates, [0.1], rtol=1e-6)

@@ -121,12 +121,12 @@ from lrjax.transforms.base import EmptyState as EmptyState
 from lrjax.transforms.base import GradientTransformation as GradientTransformation
 from lrjax.transforms.base import GradientTransformationExtraArgs as GradientTransformationExtraArgs
 from lrjax.transforms.base import ScheduledState as ScheduledState
-from lrjax.transforms.base import chain as chain
 from lrjax.transforms.base import identity as identity
-from lrjax.transforms.base import named_chain as named_chain
 from lrjax.transforms.base import optimizer as optimizer
 from lrjax.transforms.base import transformation as transformation
 from lrjax.transforms.base import with_extra_args_support as with_extra_args_support
+from lrjax.transforms.chain import chain as chain
+from lrjax.transforms.chain import named_chain as named_chain
 from lrjax.transforms.conditional import ApplyIfFiniteState as ApplyIfFiniteState
 from lrjax.transforms.conditional import ConditionallyMaskState as ConditionallyMaskState
 from lrjax.transforms.conditional import ConditionallyTransformState as ConditionallyTransformState

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lrjax.transforms.base import Named
+from lrjax.transforms.chain import Named
 from lrjax.transforms.orthogonal import MuonDimensionNumbers
 from lrjax.value import Frozen, StaticArguments, Value, config_name, hyperparameter_names, value_classes
 

@@ -4,7 +4,8 @@ from lrjax.domains import Decay, DType, Momentum, NonNegative, Number
 from lrjax.schedules.base import ScheduleLike
 from lrjax.schedules.groups import ScalarOrSchedule
 from lrjax.transforms.adam import scale_by_adam, scale_by_adamax, scale_by_amsgrad
-from lrjax.transforms.base import chain, optimizer
+from lrjax.transforms.base import optimizer
+from lrjax.transforms.chain import chain
 from lrjax.transforms.decay import add_decayed_weights
 from lrjax.transforms.extrapolation import scale_by_optimistic_gradient
 from lrjax.transforms.learning_rate import scale_by_learning_rate

@@ -13,7 +13,8 @@ from lrjax.transforms.adam import (
     scale_by_radam,
     scale_by_yogi,
 )
-from lrjax.transforms.base import Transformation, chain, identity, optimizer
+from lrjax.transforms.base import Transformation, identity, optimizer
+from lrjax.transforms.chain import chain
 from lrjax.transforms.curvature import hutchinson_estimator_diag_hessian, scale_by_sophia
 from lrjax.transforms.decay import add_decayed_weights
 from lrjax.transforms.extrapolation import scale_by_madgrad

@@ -6,7 +6,8 @@ from lrjax.domains import Decay, DType, Momentum, NonNegative, Number, Positive,
 from lrjax.schedules.base import ScheduleLike
 from lrjax.schedules.groups import ScalarOrSchedule
 from lrjax.transforms.adam import scale_by_adam
-from lrjax.transforms.base import chain, optimizer
+from lrjax.transforms.base import optimizer
+from lrjax.transforms.chain import chain
 from lrjax.transforms.decay import add_decayed_weights
 from lrjax.transforms.learning_rate import scale_by_learning_rate
 from lrjax.transforms.masking import Mask, masked, partition

@@ -3,7 +3,8 @@
 from lrjax.domains import Decay, Delay, DType, Momentum, NonNegative, Size
 from lrjax.schedules.base import ScheduleLike
 from lrjax.schedules.groups import ScalarOrSchedule
-from lrjax.transforms.base import chain, identity, optimizer
+from lrjax.transforms.base import identity, optimizer
+from lrjax.transforms.chain import chain
 from lrjax.transforms.decay import add_decayed_weights
 from lrjax.transforms.factored import scale_by_factored_rms, scale_by_sm3
 from lrjax.transforms.learning_rate import scale, scale_by_learning_rate

@@ -4,7 +4,8 @@ from typing import Literal
 
 from lrjax.domains import DType, NonNegative, Number
 from lrjax.schedules.groups import ScalarOrSchedule
-from lrjax.transforms.base import chain, identity, optimizer
+from lrjax.transforms.base import identity, optimizer
+from lrjax.transforms.chain import chain
 from lrjax.transforms.extrapolation import scale_by_optimistic_gradient, scale_by_polyak
 from lrjax.transforms.learning_rate import scale_by_learning_rate
 from lrjax.transforms.momentum import trace

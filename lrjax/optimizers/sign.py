@@ -5,7 +5,8 @@ from typing import Literal
 from lrjax.domains import AtLeastOne, DType, Fraction, NonNegative, Positive
 from lrjax.schedules.base import ScheduleLike
 from lrjax.schedules.groups import ScalarOrSchedule
-from lrjax.transforms.base import chain, optimizer
+from lrjax.transforms.base import optimizer
+from lrjax.transforms.chain import chain
 from lrjax.transforms.decay import add_decayed_weights
 from lrjax.transforms.learning_rate import scale, scale_by_learning_rate
 from lrjax.transforms.masking import Mask

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Concatenate, NamedTuple, ParamSpec
 
 import chex
@@ -60,9 +60,8 @@ class GradientTransformation(Value):
         the transformation, one for each part of it that has none."""
         if not self._takes_extra:
             extra_args = {}
-        if may_compile(self) and holds_arrays_only((params, extra_args)):
-            return _compiled(type(self))(self, without_float0(updates), state, params, extra_args)
-        return self._update(self, without_float0(updates), state, params, extra_args)
+        run = _compiled(type(self)) if may_compile(self) and holds_arrays_only((params, extra_args)) else self._update
+        return run(self, without_float0(updates), state, params, extra_args)
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.update))
@@ -84,6 +83,8 @@ def is_float0(x: Any) -> bool:
 
 def without_float0(updates: Any) -> Any:
     """The updates with None, the mark of a parameter without a gradient, in place of every `float0`."""
+    if not any(map(is_float0, jax.tree.leaves(updates))):
+        return updates
     return jax.tree.map(lambda u: None if is_float0(u) else u, updates)
 
 
@@ -248,10 +249,6 @@ def optimizer(fn: Callable[P, GradientTransformation]) -> Callable[P, GradientTr
     )  # type: ignore[return-value]
 
 
-def all_per_number(transforms: Any) -> bool:
-    return all(t._per_number(t) for t in transforms)
-
-
 def always(tx: Any) -> bool:
     return True
 
@@ -315,86 +312,4 @@ def as_transformation(tx: Any) -> GradientTransformation:
     return GradientTransformation(init, update)
 
 
-_TRANSFORMATIONS = "gradient transformations (pairs of `init` and `update`)"
 Transformation = Annotated[Any, Domain("a gradient transformation (a pair of `init` and `update`)", as_transformation)]
-Transformations = Annotated[Any, Domain(_TRANSFORMATIONS, lambda txs: tuple(map(as_transformation, txs)))]
-
-
-@transformation(
-    lambda params, tx: tuple(t.init(params) for t in tx.transforms), lambda tx: all_per_number(tx.transforms)
-)
-def chain(updates: Any, state: Any, params: Any, *transforms: Transformations, **extra_args: Any):
-    """One transformation after the other; each gets the updates of the one before it.
-
-    Its members are ours or Optax's; `chain()` leaves the updates as they are. The state is the tuple of theirs.
-
-    >>> import lrjax
-    >>> lrjax.chain(lrjax.clip(1.0), lrjax.scale(-0.1))
-    chain(clip(max_delta=1.0), scale(step_size=-0.1))
-    """
-    if not isinstance(state, (tuple, list)) or len(state) != len(transforms):
-        got = len(state) if isinstance(state, (tuple, list)) else type(state).__name__
-        raise ValueError(
-            f"chain: `state` must hold {len(transforms)} states, one per transform, got {got}. "
-            "Create it with `init(params)`."
-        )
-    new_state = []
-    for t, s in zip(transforms, state, strict=True):
-        updates, s = update_part(t, updates, s, params, extra_args)
-        new_state.append(s)
-    return updates, tuple(new_state)
-
-
-class Named(NamedTuple):
-    """A part of a `named_chain`: its name belongs to the structure, its numbers are leaves."""
-
-    name: str
-    transform: GradientTransformation
-
-    def __repr__(self) -> str:
-        return repr(tuple(self))
-
-
-jax.tree_util.register_pytree_with_keys(
-    Named,
-    lambda named: (((jax.tree_util.GetAttrKey("transform"), named.transform),), named.name),
-    lambda name, children: Named(name, *children),
-)
-
-
-def _named(items: Any) -> tuple[Named, ...]:
-    try:
-        named = tuple(Named(name, as_transformation(tx)) for name, tx in items)
-    except (TypeError, ValueError):
-        raise NotInDomain from None
-    names = [name for name, _ in named]
-    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise NotInDomain
-    return named
-
-
-NamedTransformations = Annotated[Any, Domain("pairs (name, gradient transformation) with different names", _named)]
-
-
-@transformation(
-    lambda params, tx: {name: t.init(params) for name, t in tx.transforms},
-    lambda tx: all_per_number(t for _, t in tx.transforms),
-)
-def named_chain(updates: Any, state: Any, params: Any, *transforms: NamedTransformations, **extra_args: Any):
-    """A chain whose state is a dict, by the names of its parts.
-
-    >>> import lrjax
-    >>> tx = lrjax.named_chain(("clip", lrjax.clip(1.0)), ("scale", lrjax.scale(-0.1)))
-    >>> tx.init(0.0)
-    {'clip': EmptyState(), 'scale': EmptyState()}
-    """
-    names = [name for name, _ in transforms]
-    if not isinstance(state, Mapping) or set(state) != set(names):
-        got = sorted(state) if isinstance(state, Mapping) else type(state).__name__
-        raise ValueError(
-            f"named_chain: `state` must be a dict of the states of {names}, got {got}. Create it with `init(params)`."
-        )
-    new_state = {}
-    for name, t in transforms:
-        updates, new_state[name] = update_part(t, updates, state[name], params, extra_args)
-    return updates, new_state

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from lrjax.domains import Domain, NotInDomain, is_function
 from lrjax.transforms.base import (
-    Named,
     Transformation,
     always,
     as_transformation,
@@ -19,6 +18,7 @@ from lrjax.transforms.base import (
     transformation,
     update_part,
 )
+from lrjax.transforms.chain import Named
 from lrjax.value import Frozen, as_mask
 
 Mask = Annotated[

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Decay, Domain, DType, NotInDomain
-from lrjax.transforms.base import Named, as_transformation, transformation, update_part
+from lrjax.transforms.base import as_transformation, transformation, update_part
+from lrjax.transforms.chain import Named
 from lrjax.transforms.momentum import EmaState, ema
 from lrjax.transforms.sharding import vary_like
 from lrjax.value import Value

@@ -134,6 +134,9 @@ VALUES: dict[str, Callable[[Library], Any]] = {
     "WrappedSchedule": lambda m: updates(
         m.inject_hyperparams(m.scale)(m.WrappedSchedule(m.linear_schedule(1.0, 0.0, 4)))
     ),
+    "unitwise_norm": lambda m: [
+        m.unitwise_norm(jnp.ones(shape)) for shape in ((), (3,), (3, 2), (3, 2, 4), (2, 2, 3, 4))
+    ],
     "skip_large_updates": lambda m: [m.skip_large_updates(GRADS[0], 0, None, norm) for norm in (0.1, 100.0)],
     "skip_not_finite": lambda m: [m.skip_not_finite(g, 0, None) for g in (GRADS[0], {"w": jnp.array([1.0, jnp.nan])})],
     "sophia": lambda m: updates(m.sophia(0.1, update_interval=2), obj_fn=loss),

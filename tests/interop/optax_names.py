@@ -33,7 +33,7 @@ SAME = {
     "others": "safe_increment schedules.StatefulSchedule WrappedSchedule",
     "types, for annotations": "OptState Params Updates TransformInitFn TransformUpdateExtraArgsFn TransformUpdateFn",
     "clipping": """adaptive_grad_clip clip clip_by_block_rms per_example_global_norm_clip
-        per_example_layer_norm_clip""",
+        per_example_layer_norm_clip transforms.unitwise_norm""",
     "around others": """conditionally_mask conditionally_transform flatten freeze masked measure_with_ema
         multi_transform named_chain partition selective_transform skip_not_finite snapshot with_extra_args_support""",
     "states, by their fields": """AdaptiveGradClipState AddDecayedWeightsState AddNoiseState ApplyEvery
@@ -98,7 +98,7 @@ ELSEWHERE = {
     ScaleByBacktrackingLinesearchState scale_by_zoom_linesearch ScaleByZoomLinesearchState ZoomLinesearchInfo
     value_and_grad_from_state""": "what sets the rate itself, line searches: a later version; now Optax's",
     "inject_stateful_hyperparams": "`inject_hyperparams`, as in Optax, where it is deprecated",
-    "transforms.unitwise_norm transforms.unitwise_clip": "a later version",
+    "transforms.unitwise_clip": "`adaptive_grad_clip`, which does the same to a tree",
     "optimistic_adam_v2": "`optimistic_adam(learning_rate, beta, alpha=alpha)`",
     "signum": "`chain(ema(beta, debias=False), scale_by_sign(), scale_by_learning_rate(learning_rate))`",
     """contrib.acprop contrib.scale_by_acprop contrib.galore contrib.scale_by_galore contrib.GaLoreDimensionNumbers

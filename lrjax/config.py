@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from lrjax.transforms.base import Named
+from lrjax.transforms.orthogonal import MuonDimensionNumbers
 from lrjax.value import Frozen, StaticArguments, Value, config_name, hyperparameter_names, value_classes
 
 _TYPE = "type"
@@ -37,6 +38,8 @@ def _plain(x: Any, owner: str, name: str) -> Any:
         return to_config(x)
     if isinstance(x, Named):
         return [again(x.name), to_config(x.transform)]
+    if isinstance(x, MuonDimensionNumbers):
+        return {_TYPE: "MuonDimensionNumbers", **{field: again(item) for field, item in x._asdict().items()}}
     if isinstance(x, Frozen):
         return _plain_tree(x.tree, again)
     if isinstance(x, Mapping) and not isinstance(x, StaticArguments):
@@ -108,6 +111,8 @@ def _rebuilt(x: Any) -> Any:
     match x.get(_TYPE):
         case None:
             return {key: _rebuilt(item) for key, item in x.items()}
+        case "MuonDimensionNumbers":
+            return MuonDimensionNumbers(_axes(x["reduction_axis"]), _axes(x["output_axis"]))
         case "array":
             return np.asarray(x["values"], x["dtype"])
         case "tuple":
@@ -115,3 +120,7 @@ def _rebuilt(x: Any) -> Any:
         case "dict":
             return {key: _rebuilt(item) for key, item in x["items"]}
     return from_config(x)
+
+
+def _axes(x: Any) -> Any:
+    return tuple(x) if isinstance(x, list) else x

@@ -23,6 +23,10 @@ VALUES = {
     "rates by layer": L.adamw(L.layerwise_learning_rates({"embed": 0.0, "layers": [0.0, 0.0], "head": 0.0}, 1e-3, 0.5)),
     "labels": L.partition({"a": L.sgd(0.1), "b": L.adam(0.1)}, {"w": "a", "v": ["a", "b"]}),
     "labels that are numbers": L.partition({0: L.sgd(0.1), 1: L.adam(0.1)}, ({3: 0, 4: 1}, 1)),
+    "dimensions": L.muon(0.1, muon_weight_dimension_numbers=L.MuonDimensionNumbers((0, 1), 2)),
+    "tree of dimensions": L.muon(
+        0.1, muon_weight_dimension_numbers={"w": L.MuonDimensionNumbers(), "b": None, "c": [L.MuonDimensionNumbers(1)]}
+    ),
     "seed": L.noisy_sgd(0.1, key=7),
     "key": L.noisy_sgd(0.1, key=jax.random.key(7)),
     "scheduled": L.adamw(0.1, b1=L.linear_schedule(0.95, 0.85, 10), weight_decay=L.constant_schedule(0.1)),

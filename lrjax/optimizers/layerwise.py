@@ -108,7 +108,7 @@ def fromage(learning_rate: ScalarOrSchedule, min_norm: NonNegative = 1e-6):
 @optimizer
 def novograd(
     learning_rate: ScalarOrSchedule,
-    b1: Momentum = 0.9,
+    b1: Number = 0.9,
     b2: Decay = 0.25,
     eps: NonNegative = 1e-6,
     eps_root: NonNegative = 0.0,
@@ -157,8 +157,9 @@ def muon(
 
     p ← p − η·(√max(1, columns/rows)·u + weight_decay·p) for a matrix, u as in `scale_by_muon`
 
-    A matrix is a parameter of two axes; `muon_weight_dimension_numbers`, a function from the parameters to a tree of
-    `MuonDimensionNumbers` and None, says otherwise. `adam_learning_rate` is `learning_rate` unless given.
+    A matrix is a parameter of two axes; `muon_weight_dimension_numbers`, a tree of `MuonDimensionNumbers` and None (or
+    a prefix of one, or a function from the parameters to one), says otherwise. `adam_learning_rate` is `learning_rate`
+    unless given.
 
     State: `PartitionState`, by 'muon' and 'adam'. Needs: `params`.
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from lrjax.domains import AtLeastOne, Decay, DType, OpenFraction, Positive
+from lrjax.domains import AtLeastOne, DType, Fraction, NonNegative, Positive
 from lrjax.schedules.base import ScheduleLike
 from lrjax.schedules.groups import ScalarOrSchedule
 from lrjax.transforms.base import chain, optimizer
@@ -31,8 +31,8 @@ def sign_sgd(learning_rate: ScalarOrSchedule):
 @optimizer
 def lion(
     learning_rate: ScalarOrSchedule,
-    b1: Decay = 0.9,
-    b2: Decay = 0.99,
+    b1: Fraction = 0.9,
+    b2: Fraction = 0.99,
     mu_dtype: DType | None = None,
     weight_decay: ScheduleLike = 1e-3,
     mask: Mask = None,
@@ -63,9 +63,9 @@ def lion(
 @optimizer
 def rprop(
     learning_rate: Positive,
-    eta_minus: OpenFraction = 0.5,
+    eta_minus: Fraction = 0.5,
     eta_plus: AtLeastOne = 1.2,
-    min_step_size: Positive = 1e-6,
+    min_step_size: NonNegative = 1e-6,
     max_step_size: Positive = 50.0,
 ):
     """A step size of its own for every coordinate, grown while its gradient keeps its sign: for full batches.

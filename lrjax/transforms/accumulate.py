@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from lrjax.domains import Domain, DType, NotInDomain, Steps, domain_of
 from lrjax.numerics import abs_sq, common_dtype, safe_increment
 from lrjax.schedules.base import Schedule, from_callable
-from lrjax.transforms.base import Transformation, always, transformation, update_part
+from lrjax.transforms.base import Transformation, always, assert_agree, transformation, update_part
 from lrjax.transforms.conditional import when
 from lrjax.transforms.elementwise import cast, compute_dtype, filled, inexact_dtype, map_updates, zeros_like
 from lrjax.transforms.sharding import vary_as_all
@@ -160,6 +160,7 @@ def MultiSteps(
     skip, skip_state = (should_skip_update_fn or _never)(updates, state.gradient_step, params)
     if jnp.shape(skip) != () or jnp.result_type(skip) != jnp.bool_:
         raise ValueError(f"MultiSteps: `should_skip_update_fn` must return one bool first, got {skip!r}.")
+    assert_agree("MultiSteps", updates=updates, **{"state.acc_grads": state.acc_grads})
     weight = 1 / (state.mini_step.astype(jnp.result_type(float)) + 1)  # of one more number in a running mean
 
     def gather(g: Any, acc: Any) -> Any:
@@ -198,6 +199,7 @@ def apply_every(updates: Any, state: Any, params: Any, k: Steps = 1):
     >>> updates, tx.update(g, state)[0]
     (Array([0.], dtype=float32), Array([2.], dtype=float32))
     """
+    assert_agree("apply_every", updates=updates, **{"state.grad_acc": state.grad_acc})
     first, last = state.count == 0, state.count >= k.whole - 1
     add = lambda g, acc: jnp.where(first, g, acc + g)
     grad_acc = map_updates(add, filled(updates, state.grad_acc), state.grad_acc, dtypes=state.grad_acc)

@@ -244,11 +244,11 @@ def scale_by_radam(
     if nesterov:
         scale_mu, scale_g = b1 / correction(b1, t + 1), rest1 * scale_mu
     # With x = −½·log b2 and L(y) = coth y − 1/y, ρ is t + L(x) − t·L(x·t): the same without its cancellation.
-    x = -0.5 * jnp.log(b2)
+    x = -0.5 * jnp.log(jnp.maximum(b2, jnp.finfo(b2.dtype).tiny))
     rho, rho_inf = t + _langevin(x) - t * _langevin(x * t), (1 + b2) / rest2
     adapts = (rho >= threshold) & (rho > 4)
     rho = jnp.where(adapts, rho, rho_inf)
-    r = jnp.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+    r = jnp.sqrt(jnp.where(adapts, (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho), 1))
 
     def leaf(g: Any, mu: Any, nu: Any) -> Any:
         mu = b1 * mu + rest1 * g

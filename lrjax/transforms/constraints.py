@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lrjax.domains import NonNegative, Number
-from lrjax.transforms.base import always, no_state, transformation
+from lrjax.transforms.base import always, assert_agree, no_state, transformation
 from lrjax.transforms.elementwise import cast, is_none, map_updates, traced_once
 from lrjax.transforms.norms import global_norm
 
@@ -61,6 +61,7 @@ def keep_params_nonnegative(updates: Any, state: Any, params: Any):
     """
     if params is None:
         raise ValueError("keep_params_nonnegative: `params` must be given to `update`, got None.")
+    assert_agree("keep_params_nonnegative", updates=updates, params=params)
     return map_updates(lambda g, p: jnp.where(p + g < 0, -p, g), updates, params), state
 
 

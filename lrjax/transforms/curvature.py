@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lrjax.domains import Decay, DType, NonNegative, Positive, Steps
+from lrjax.domains import Decay, DType, Momentum, NonNegative, Positive, Steps
 from lrjax.numerics import bias_correction, narrowed, safe_increment
 from lrjax.transforms.base import Transformation, transformation, update_part
 from lrjax.transforms.elementwise import cast, is_none, map_updates, zeros_like
@@ -67,11 +67,11 @@ def scale_by_sophia(
     updates: Any,
     state: Any,
     params: Any,
-    b1: Decay = 0.965,
+    b1: Momentum = 0.965,
     b2: Decay = 0.99,
     eps: NonNegative = 1e-8,
     gamma: Positive = 0.01,
-    clip_threshold: Positive | None = 1.0,
+    clip_threshold: NonNegative | None = 1.0,
     update_interval: Steps = 10,
     hessian_diagonal_fn: Transformation = _HUTCHINSON,
     mu_dtype: DType | None = None,

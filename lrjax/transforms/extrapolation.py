@@ -6,9 +6,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lrjax.domains import NonNegative, Number, Positive
+from lrjax.domains import NonNegative, Number
 from lrjax.numerics import abs_sq, narrowed, safe_increment
-from lrjax.schedules.base import ScheduleLike
+from lrjax.schedules.base import RateOrSchedule
 from lrjax.transforms.base import always, transformation
 from lrjax.transforms.elementwise import Slot, cast, elementwise, is_none, map_updates, zeros_like
 from lrjax.transforms.learning_rate import LearningRateState
@@ -69,7 +69,7 @@ def scale_by_polyak(
     state: Any,
     params: Any,
     f_min: Number = 0.0,
-    max_learning_rate: Positive = 1.0,
+    max_learning_rate: NonNegative = 1.0,
     eps: NonNegative = 0.0,
     variant: Literal["sps", "sps+"] = "sps",
     **extra_args: Any,
@@ -90,7 +90,10 @@ def scale_by_polyak(
     Schaipp 2023, Function Value Learning, arXiv:2307.14528, section 5.
     """
     if "value" not in extra_args:
-        raise ValueError("scale_by_polyak: `value`, the loss, must be given to `update`.")
+        raise ValueError(
+            "scale_by_polyak: `value`, the loss, must be given to `update`. Optax's chain and wrappers hand it on to "
+            "nothing but their own class: give them `lrjax.to_optax(tx)`."
+        )
     square = global_norm(updates) ** 2
     gap = jnp.asarray(extra_args["value"]).astype(square.dtype) - f_min
     gap = jnp.maximum(gap, 0) if variant == "sps+" else gap
@@ -101,7 +104,7 @@ def scale_by_polyak(
 
 
 @elementwise(MadgradState, needs_params=True, grad_sum_sq=Slot(real=True), x0=Slot(copies=True))
-def scale_by_madgrad(t: Any, learning_rate: ScheduleLike, momentum: NonNegative = 0.9, eps: NonNegative = 1e-6):
+def scale_by_madgrad(t: Any, learning_rate: RateOrSchedule, momentum: Number = 0.9, eps: NonNegative = 1e-6):
     """Dual averaging: from where the parameters began, against the sum of all gradients over the cube root of that of
     their squares.
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.domains import Count, Decay, Fraction, NonNegative, Positive, Size
+from lrjax.domains import Decay, Delay, Fraction, NonNegative, Size
 from lrjax.numerics import Time, abs_sq, narrowed, safe_increment
-from lrjax.transforms.base import transformation
+from lrjax.transforms.base import assert_agree, transformation
 from lrjax.transforms.elementwise import compute_dtype, inexact_dtype, is_none, real_dtype, zeros_like
 
 
@@ -60,8 +60,8 @@ def scale_by_factored_rms(
     state: Any,
     params: Any,
     factored: bool = True,
-    decay_rate: Positive = 0.8,
-    step_offset: Count = 0,
+    decay_rate: NonNegative = 0.8,
+    step_offset: Delay = 0,
     min_dim_size_to_factor: Size = 128,
     epsilon: NonNegative = 1e-30,
 ):
@@ -81,6 +81,8 @@ def scale_by_factored_rms(
 
     Source: Shazeer & Stern 2018, Adafactor, arXiv:1804.04235, algorithm 4 and section 7.2.
     """
+    if params is not None:
+        assert_agree("scale_by_factored_rms", updates=updates, params=params)
     elapsed = (Time(state.count) - step_offset).clip(0, None).total
     keep = 1 - (elapsed + 1) ** -decay_rate
 
@@ -137,6 +139,7 @@ def scale_by_sm3(updates: Any, state: Any, params: Any, b1: Decay = 0.9, b2: Fra
 
     Source: Anil et al. 2019, Memory-Efficient Adaptive Optimization, arXiv:1901.11150, algorithm SM3-II.
     """
+    assert_agree("scale_by_sm3", updates=updates, **{"state.nu": state.nu})
     gain = jnp.where(b2 < 1, 1 - b2, 1)
 
     def one(g: Any, cover: Any, mu: Any) -> Any:
@@ -144,14 +147,15 @@ def scale_by_sm3(updates: Any, state: Any, params: Any, b1: Decay = 0.9, b2: Fra
             return None, cover, mu
         wide = jnp.asarray(g).astype(compute_dtype(g))
         number = lambda x: x.astype(wide.dtype)
+        vectors, listed = jax.tree.flatten(cover)  # a list, of which nnx makes a dict by position
         along = lambda v, axis: number(v).reshape([-1 if i == axis else 1 for i in range(wide.ndim)])
-        least = functools.reduce(jnp.minimum, [along(v, axis) for axis, v in enumerate(cover)])
+        least = functools.reduce(jnp.minimum, [along(v, axis) for axis, v in enumerate(vectors)])
         s = number(gain) * wide**2 + number(b2) * least
         u = wide * jnp.where(s > 0, jax.lax.rsqrt(jnp.where(s > 0, s, 1) + number(eps)), 0)
         mu_new = number(b1) * number(mu) + number(1 - b1) * u
         others = lambda axis: tuple(i for i in range(wide.ndim) if i != axis)
-        tops = [jnp.max(s, axis=others(axis)).astype(v.dtype) for axis, v in enumerate(cover)]
-        return mu_new.astype(inexact_dtype(g)), tops, mu_new.astype(mu.dtype)
+        tops = [jnp.max(s, axis=others(axis)).astype(v.dtype) for axis, v in enumerate(vectors)]
+        return mu_new.astype(inexact_dtype(g)), listed.unflatten(tops), mu_new.astype(mu.dtype)
 
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     columns = (treedef.flatten_up_to(slot) for slot in state)

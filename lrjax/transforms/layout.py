@@ -32,6 +32,8 @@ def flatten(updates: Any, state: Any, params: Any, inner: Transformation, **extr
     >>> tx.init({"a": jnp.zeros(2), "b": jnp.zeros((1, 2))})
     TraceState(trace=Array([0., 0., 0., 0.], dtype=float32))
     """
+    if params is not None:
+        assert_agree("flatten", updates=updates, params=params)
     given = updates if params is None else filled(updates, params)
     flat, restored = _raveled(given)
     flat, state = update_part(inner, flat, state, None if params is None else _raveled(params)[0], extra_args)
@@ -41,7 +43,7 @@ def flatten(updates: Any, state: Any, params: Any, inner: Transformation, **extr
 class Packed(NamedTuple):
     """The arrays of a tree, small ones of one shape, dtype and sharding stacked."""
 
-    arrays: tuple[chex.Array, ...]
+    arrays: tuple[chex.Array, ...]  # of a tree without leaves, the tree itself: a placeholder stays one
 
 
 class PackedState(NamedTuple):
@@ -63,12 +65,16 @@ PerNumber = Annotated[
 
 def _pack(tree: Any, layout: list[list[int]]) -> Packed:
     leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return Packed(tree)
     groups = ([leaves[i] for i in group] for group in layout)
     return Packed(tuple(jnp.stack(group) if len(group) > 1 else jnp.asarray(group[0]) for group in groups))
 
 
 def _unpack(packed: Packed, like: Any) -> Any:
     leaves, structure = jax.tree.flatten(like)
+    if not leaves:
+        return like
     for group, array in zip(alike(leaves), packed.arrays, strict=True):
         for i, part in zip(group, jnp.unstack(array) if len(group) > 1 else [array], strict=True):
             leaves[i] = part

@@ -6,9 +6,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lrjax.domains import Fraction, Steps
+from lrjax.domains import Number, Steps
 from lrjax.numerics import narrowed
-from lrjax.transforms.base import Transformation, transformation, update_part
+from lrjax.transforms.base import Transformation, assert_agree, transformation, update_part
 from lrjax.transforms.elementwise import cast, compute_dtype, inexact_dtype, is_none
 
 
@@ -35,6 +35,8 @@ class LookaheadState(NamedTuple):
 
 
 def _fast(params: Any) -> Any:
+    if not jax.tree.leaves(params):  # none, or a placeholder for parameters
+        return getattr(params, "fast", params)
     if not (hasattr(params, "fast") and hasattr(params, "slow")):
         raise ValueError(
             f"lookahead: `params` must be LookaheadParams, got {type(params).__name__}. "
@@ -50,7 +52,7 @@ def lookahead(
     params: Any,
     fast_optimizer: Transformation,
     sync_period: Steps,
-    slow_step_size: Fraction,
+    slow_step_size: Number,
     reset_state: bool = False,
     **extra_args: Any,
 ):
@@ -72,7 +74,8 @@ def lookahead(
 
     Source: Zhang et al. 2019, Lookahead Optimizer, arXiv:1907.08610, algorithm 1.
     """
-    optimizer, fast, slow = fast_optimizer, _fast(params), params.slow
+    optimizer, fast, slow = fast_optimizer, _fast(params), getattr(params, "slow", params)
+    assert_agree("lookahead", updates=updates, **{"params.fast": fast})
     updates, fast_state = update_part(optimizer, updates, state.fast_state, fast, extra_args)
     sync = state.steps_since_sync >= sync_period.whole - 1
 

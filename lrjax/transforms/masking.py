@@ -13,6 +13,7 @@ from lrjax.transforms.base import (
     Transformation,
     always,
     as_transformation,
+    assert_agree,
     no_state,
     optimizer,
     transformation,
@@ -59,6 +60,17 @@ class PartitionState(NamedTuple):
     inner_states: dict[Hashable, MaskedState]  # by label
 
 
+def _of_params(name: str, updates: Any, params: Any) -> Any:
+    """The updates, with None where the parameter is None."""
+    if params is None:
+        return updates
+    try:
+        return jax.tree.map(lambda p, u: None if p is None else u, params, updates, is_leaf=lambda x: x is None)
+    except ValueError:
+        assert_agree(name, updates=updates, params=params)
+        raise
+
+
 def _shown(tree: Any, mask: Any) -> Any:
     try:
         return jax.tree.map(lambda flag, below: below if flag else MaskedNode(), mask, tree)
@@ -102,6 +114,7 @@ def masked(
     >>> tx.update(g, tx.init(g))[0]
     {'b': Array([1.], dtype=float32), 'w': Array([-1.], dtype=float32)}
     """
+    updates = _of_params("masked", updates, params)
     mask = flags(mask, updates if params is None else params)
     extra_args = _matching(extra_args, updates, mask, mask_compatible_extra_args)
     return _masked_update(inner, mask, updates, state, params, extra_args)
@@ -182,6 +195,7 @@ def partition(
     {'body': Array(0.0001, dtype=float32), 'head': Array(0.1, dtype=float32)}
     """
     new_states = {}
+    updates = _of_params("partition", updates, params)
     groups = _groups(param_labels, updates if params is None else params, [label for label, _ in transforms])
     whole = updates
     for label, inner in transforms:

@@ -29,8 +29,14 @@ def _like(new: Any, old: Any) -> Any:
 
 
 def _zeros(measure: Callable[..., Any], *args: Any) -> Any:
-    """Zeros like `measure(*args)`, which is computed so that they are sharded as it is."""
-    return jax.tree.map(jnp.zeros_like, measure(*args))
+    """Zeros like `measure(*args)`, which is computed so that they are sharded as it is; of a placeholder for the
+    parameters, which has no leaves to measure, one zero."""
+    try:
+        return jax.tree.map(jnp.zeros_like, measure(*args))
+    except Exception:
+        if jax.tree.leaves(args[0]):
+            raise
+        return jnp.zeros([])
 
 
 @transformation(lambda params, tx: SnapshotState({tx.measure_name: _zeros(tx.measure, params)}))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.domains import Domain, NonNegative, NotInDomain
+from lrjax.domains import Domain, NonNegative, NotInDomain, Number
 from lrjax.numerics import safe_increment
 from lrjax.transforms.base import transformation
 from lrjax.transforms.elementwise import cast, inexact_dtype, is_none, map_updates
@@ -39,7 +39,7 @@ def random_key(seed: Any) -> jax.Array:
 
 
 @transformation(lambda params, tx: AddNoiseState(jnp.zeros([], jnp.int32), random_key(tx.key)))
-def add_noise(updates: Any, state: Any, params: Any, eta: NonNegative, gamma: NonNegative, key: Key = 0):
+def add_noise(updates: Any, state: Any, params: Any, eta: NonNegative, gamma: Number, key: Key = 0):
     """Adds normal noise whose variance falls with the steps.
 
     u = g + 𝒩(0, eta/tᵞ), γ = gamma

@@ -8,14 +8,14 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lrjax.domains import Axes, NonNegative, Positive
+from lrjax.domains import Axes, NonNegative
 from lrjax.numerics import abs_sq
-from lrjax.transforms.base import always, no_state, transformation
+from lrjax.transforms.base import always, assert_agree, no_state, transformation
 from lrjax.transforms.elementwise import alike, cast, compute_dtype, map_updates
 
 
 @transformation(no_state, always)
-def clip(updates: Any, state: Any, params: Any, max_delta: Positive):
+def clip(updates: Any, state: Any, params: Any, max_delta: NonNegative):
     """Every coordinate between −`max_delta` and `max_delta`.
 
     u = min(max(g, −max_delta), max_delta)
@@ -33,7 +33,7 @@ def clip(updates: Any, state: Any, params: Any, max_delta: Positive):
 
 
 @transformation(no_state, always)
-def clip_by_global_norm(updates: Any, state: Any, params: Any, max_norm: Positive):
+def clip_by_global_norm(updates: Any, state: Any, params: Any, max_norm: NonNegative):
     """Scales all updates alike so that their norm, as one vector, is at most `max_norm`.
 
     u = g·min(1, max_norm/‖g‖)
@@ -45,12 +45,12 @@ def clip_by_global_norm(updates: Any, state: Any, params: Any, max_norm: Positiv
     Source: Pascanu, Mikolov & Bengio 2013, On the difficulty of training RNNs, arXiv:1211.5063, algorithm 1.
     """
     norm = global_norm(updates)
-    factor = jnp.where(norm < max_norm, 1, max_norm / norm)
+    factor = jnp.where(norm <= max_norm, 1, max_norm / norm)
     return map_updates(lambda g: cast(factor, g) * g, updates), state
 
 
 @transformation(no_state)
-def clip_by_block_rms(updates: Any, state: Any, params: Any, threshold: Positive):
+def clip_by_block_rms(updates: Any, state: Any, params: Any, threshold: NonNegative):
     """Scales each array's update so that its root mean square is at most `threshold`.
 
     u = g/max(1, rms(g)/threshold)
@@ -64,14 +64,15 @@ def clip_by_block_rms(updates: Any, state: Any, params: Any, threshold: Positive
 
     def leaf(g: jax.Array) -> jax.Array:
         rms = jnp.sqrt(jnp.sum(abs_sq(g)) / max(g.size, 1))
-        return g * (1 / jnp.maximum(1, rms / cast(threshold, g)))
+        within = rms <= cast(threshold, g)
+        return g * jnp.where(within, 1, cast(threshold, g) / jnp.where(within, 1, rms))
 
     return map_updates(leaf, updates), state
 
 
 @transformation(no_state)
 def adaptive_grad_clip(
-    updates: Any, state: Any, params: Any, clipping: Positive, eps: NonNegative = 1e-3, axis: Axes = None
+    updates: Any, state: Any, params: Any, clipping: NonNegative, eps: NonNegative = 1e-3, axis: Axes = None
 ):
     """Scales each unit's update so that its norm is at most `clipping` times that of the unit's parameters.
 
@@ -92,21 +93,41 @@ def adaptive_grad_clip(
     """
     if params is None:
         raise ValueError("adaptive_grad_clip: `params` must be given to `update`, got None.")
+    assert_agree("adaptive_grad_clip", updates=updates, params=params)
 
     def leaf(g: jax.Array, p: jax.Array) -> jax.Array:
-        axes = _unit_axes(g) if axis is None else axis
-        norm = lambda x: jnp.sqrt(jnp.sum(abs_sq(x), axis=axes, keepdims=True))
-        most, size = cast(clipping, g) * jnp.maximum(norm(p), cast(eps, g)), norm(g)
+        most, size = cast(clipping, g) * jnp.maximum(_unit_norms(p, axis), cast(eps, g)), _unit_norms(g, axis)
         return g * jnp.where(size < most, 1, most / jnp.maximum(size, 1e-6))
 
     return map_updates(leaf, updates, params), state
+
+
+def unitwise_norm(x: Any, axis: int | tuple[int, ...] | None = None) -> jax.Array:
+    """The norm of each unit of an array, at every number of the unit.
+
+    A unit is what is left when the axes of `axis` are reduced; by default as in `adaptive_grad_clip`.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> lrjax.unitwise_norm(jnp.array([[3.0, 0.0], [4.0, 1.0]]))
+    Array([[5., 1.],
+           [5., 1.]], dtype=float32)
+
+    Source: Brock et al. 2021, High-Performance Large-Scale Image Recognition Without Normalization, arXiv:2102.06171,
+    section 4.1.
+    """
+    return jnp.broadcast_to(_unit_norms(jnp.asarray(x), axis), jnp.shape(x))
+
+
+def _unit_norms(x: jax.Array, axis: Any) -> jax.Array:
+    """One number for each unit, with the reduced axes of length 1."""
+    return jnp.sqrt(jnp.sum(abs_sq(x), axis=_unit_axes(x) if axis is None else axis, keepdims=True))
 
 
 def _unit_axes(x: jax.Array) -> tuple[int, ...]:
     if x.squeeze().ndim <= 1:
         return tuple(range(x.ndim))
     if x.ndim > 5:
-        raise ValueError(f"adaptive_grad_clip: `axis` must be given for arrays of more than 5 axes, got {x.shape}.")
+        raise ValueError(f"unitwise_norm: `axis` must be given for arrays of more than 5 axes, got {x.shape}.")
     return (0,) if x.ndim <= 3 else tuple(range(x.ndim - 1))
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lrjax.domains import Decay, Domain, DType, NonNegative, NotInDomain, Positive, Size
+from lrjax.domains import Domain, DType, Momentum, NonNegative, NotInDomain, Positive, Size
 from lrjax.numerics import bias_correction, narrowed, safe_increment
 from lrjax.transforms.base import EmptyState, no_state, transformation
 from lrjax.transforms.elementwise import (
@@ -21,6 +21,7 @@ from lrjax.transforms.elementwise import (
     real_dtype,
     zeros_like,
 )
+from lrjax.value import Frozen
 
 # The quintic's coefficients by name: those of Jordan et al. for every step, and those of Ahn et al. 2025 (Dion,
 # arXiv:2504.05295), one triple a step.
@@ -57,6 +58,7 @@ class MuonDimensionNumbers(NamedTuple):
 
 
 _MATRIX = MuonDimensionNumbers()
+PRECONDITIONINGS = ("frobenius", "spectral", "aol", "schatten")
 
 
 def _coefficients(x: Any) -> Any:
@@ -70,10 +72,18 @@ def _coefficients(x: Any) -> Any:
     return rows if len(rows) > 1 else rows[0]
 
 
+def _is_numbers(x: Any) -> bool:
+    return x is None or isinstance(x, MuonDimensionNumbers)
+
+
 def _dimensions(x: Any) -> Any:
-    if x is None or isinstance(x, MuonDimensionNumbers) or callable(x):
+    if isinstance(x, Frozen) or callable(x):
         return x
-    raise NotInDomain
+    if not all(map(_is_numbers, jax.tree.leaves(x, is_leaf=_is_numbers))):
+        raise NotInDomain
+    axes = lambda a: a if isinstance(a, int) else tuple(a)
+    hashable = jax.tree.map(lambda n: n and MuonDimensionNumbers(*map(axes, n)), x, is_leaf=_is_numbers)
+    return hashable if _is_numbers(x) else Frozen(hashable)
 
 
 Coefficients = Annotated[
@@ -83,19 +93,20 @@ Coefficients = Annotated[
 DimensionNumbers = Annotated[
     Any,
     Domain(
-        "MuonDimensionNumbers, or a function from the parameters to a tree of them with None for the rest, or None",
+        "MuonDimensionNumbers, a tree of them like the parameters (or a prefix of it) with None for the rest, "
+        "a function from the parameters to one, or None",
         _dimensions,
         static=True,
     ),
 ]
 
 
-def dimension_numbers(params: Any, given: Any) -> Any:
+def numbers_like(params: Any, given: Any) -> Any:
     """A tree like `params` of MuonDimensionNumbers; None for what isn't a matrix."""
-    if callable(given):
-        is_numbers = lambda x: x is None or isinstance(x, MuonDimensionNumbers)
+    if callable(given) or isinstance(given, Frozen):
+        tree = given.tree if isinstance(given, Frozen) else given(params)
         spread = lambda n, below: jax.tree.map(lambda _: n, below)
-        return jax.tree.map(spread, given(params), params, is_leaf=is_numbers)
+        return jax.tree.map(spread, tree, params, is_leaf=_is_numbers)
     one = _MATRIX if given is None else given
     return jax.tree.map(lambda p: one if given is not None or jnp.ndim(p) == 2 else None, params)
 
@@ -141,15 +152,41 @@ def _newton_schulz(x: jax.Array, coefficients: jax.Array, steps: int, preconditi
     return jax.lax.scan(step, x, coefficients)[0]
 
 
-def orthogonalized(
+def orthogonalize_via_newton_schulz(
     x: jax.Array,
-    coefficients: jax.Array,
-    steps: int = 5,
-    preconditioning: str = "frobenius",
+    ns_coeffs: jax.Array,
+    ns_steps: int = 5,
+    preconditioning: Literal["frobenius", "spectral", "aol", "schatten"] = "frobenius",
     eps: Any = 1e-8,
-    numbers: MuonDimensionNumbers = _MATRIX,
+    dimension_numbers: MuonDimensionNumbers | None = None,
 ) -> jax.Array:
-    """Nearly U·Vᵀ of the singular value decomposition U·S·Vᵀ of each matrix in `x`."""
+    """Nearly U·Vᵀ of the singular value decomposition U·S·Vᵀ of each matrix in `x`.
+
+    `ns_coeffs` has the shape (3,), or (steps, 3), which is as many steps as it has triples. An array of other than two
+    axes needs `dimension_numbers`.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> x = jnp.array([[2.0, 0.0], [0.0, 2.0]])
+    >>> lrjax.orthogonalize_via_newton_schulz(x, jnp.array([3.4445, -4.7750, 2.0315])).round(2)
+    Array([[1.11, 0.  ],
+           [0.  , 1.11]], dtype=float32)
+
+    Source: Jordan et al. 2024, Muon, kellerjordan.github.io/posts/muon, `zeropower_via_newtonschulz5`.
+    """
+    if preconditioning not in PRECONDITIONINGS:
+        raise ValueError(
+            f"orthogonalize_via_newton_schulz: `preconditioning` must be one of {PRECONDITIONINGS}, "
+            f"got {preconditioning!r}."
+        )
+    coefficients, steps = jnp.asarray(ns_coeffs), ns_steps
+    if coefficients.ndim not in (1, 2) or coefficients.shape[-1] != 3:
+        raise ValueError(
+            "orthogonalize_via_newton_schulz: `ns_coeffs` must have the shape (3,) or (steps, 3), "
+            f"got {coefficients.shape}."
+        )
+    if dimension_numbers is None and x.ndim != 2:
+        raise ValueError(f"orthogonalize_via_newton_schulz: `dimension_numbers` must be given for the shape {x.shape}.")
+    numbers = _MATRIX if dimension_numbers is None else dimension_numbers
     batch, rows, columns = _axes(x, numbers)
     order = batch + rows + columns
     m, n = _sizes(x, numbers)
@@ -183,7 +220,7 @@ def scale_by_muon(
     params: Any,
     ns_coeffs: Coefficients = PRESETS["standard"],
     ns_steps: Size = 5,
-    beta: Decay = 0.95,
+    beta: Momentum = 0.95,
     eps: NonNegative = 1e-8,
     mu_dtype: DType | None = None,
     *,
@@ -232,7 +269,9 @@ def scale_by_muon(
         sharded = any(sharding.spec)  # known on an explicit mesh: there the products need whole matrices
         if sharded:
             mu_hat = jax.sharding.reshard(mu_hat, NamedSharding(sharding.mesh, PartitionSpec(*[None] * mu_hat.ndim)))
-        u = orthogonalized(mu_hat, state.ns_coeffs, ns_steps, preconditioning, cast(eps, wide), numbers)
+        u = orthogonalize_via_newton_schulz(
+            mu_hat, state.ns_coeffs, ns_steps, preconditioning, cast(eps, wide), numbers
+        )
         if adaptive:
             u = jnp.sum(jnp.conj(mu_hat) * u) * u
         u = jax.sharding.reshard(u, sharding) if sharded else u
@@ -241,7 +280,7 @@ def scale_by_muon(
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     mus = treedef.flatten_up_to(state.mu)
     like = treedef.unflatten([m if g is None else g for g, m in zip(leaves, mus, strict=True)])
-    shaped = treedef.flatten_up_to(dimension_numbers(like, weight_dimension_numbers))
+    shaped = treedef.flatten_up_to(numbers_like(like, weight_dimension_numbers))
     rows = [one(*row) for row in zip(leaves, mus, shaped, strict=True)]
     u, mu = (treedef.unflatten([row[i] for row in rows]) for i in (0, 1))
     return u, MuonState(count, mu, state.ns_coeffs)
@@ -271,7 +310,7 @@ def scale_by_shape(
             return jnp.asarray(math.sqrt(max(1, columns / rows)), jnp.result_type(float))
         return consistent_rms * math.sqrt(max(rows, columns))
 
-    shaped = dimension_numbers(updates, weight_dimension_numbers)
+    shaped = numbers_like(updates, weight_dimension_numbers)
     leaves, treedef = jax.tree.flatten(updates)
     factors = treedef.unflatten([factor(*row) for row in zip(leaves, treedef.flatten_up_to(shaped), strict=True)])
     return map_updates(lambda g, f: cast(f, g) * g, updates, factors), state
@@ -282,7 +321,7 @@ def matrix_function(given: Any) -> Callable[[Any], Any]:
 
     def labels(params: Any) -> Any:
         leaves, treedef = jax.tree.flatten(params)
-        shaped = treedef.flatten_up_to(dimension_numbers(params, given))
+        shaped = treedef.flatten_up_to(numbers_like(params, given))
         return treedef.unflatten(["adam" if numbers is None else "muon" for numbers in shaped])
 
     return labels

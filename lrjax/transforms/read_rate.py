@@ -20,7 +20,8 @@ def get_learning_rate(state: chex.ArrayTree) -> Any:
     Finds it in the state of any nesting of chains and wrappers, ours or Optax's. Two rates in one chain multiply, as
     they did in the update. Rates side by side make a dict: by the label of `partition`, by the path to a `masked` part
     (with '' for the parameters outside of all masks, where a rate applies to those too), by the name of the state's
-    field where a method has two optimizers inside. Where each parameter has its own rate, it is a tree of them.
+    field where a method has two optimizers inside; by tuples of these where one is inside of another. Where each
+    parameter has its own rate, it is a tree of them.
 
     Raises:
       ValueError: there is no rate in `state`.
@@ -46,8 +47,11 @@ def get_learning_rate(state: chex.ArrayTree) -> Any:
             continue  # every parameter of this group is in one inside of it
         for outer in (group[:n] for n in range(len(group))):
             rate = _product(rate, found[outer]) if outer in found else rate
-        rates[("" if not group else group[0] if len(group) == 1 else group)] = rate
-    return rates if len(rates) > 1 else next(iter(rates.values()))
+        rates[group] = rate
+    if len(rates) == 1:
+        return next(iter(rates.values()))
+    nested = any(len(group) > 1 for group in rates)  # keys of one type, as a pytree's must be
+    return {group if nested else group[0] if group else "": rate for group, rate in rates.items()}
 
 
 def _rates(node: Any, path: tuple[Any, ...], group: _Group, masks: set[_Group]) -> Iterator[tuple[_Group, Any]]:

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lrjax.domains import Decay, DType, NonNegative
+from lrjax.domains import Decay, DType, NonNegative, Number
 from lrjax.numerics import abs_sq
 from lrjax.numerics import bias_correction as correction
 from lrjax.transforms.elementwise import Slot, elementwise
@@ -153,11 +153,11 @@ def scale_by_adadelta(rho: Decay = 0.9, eps: NonNegative = 1e-6):
 )
 def scale_by_novograd(
     t: Any,
-    b1: Decay = 0.9,
+    b1: Number = 0.9,
     b2: Decay = 0.25,
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
-    weight_decay: NonNegative = 0.0,
+    weight_decay: Number = 0.0,
     mu_dtype: DType | None = None,
 ):
     """Each array's gradient over the running norm of that array's gradients, with momentum and weight decay.

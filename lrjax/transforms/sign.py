@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 import chex
 import jax.numpy as jnp
 
-from lrjax.domains import AtLeastOne, Decay, DType, OpenFraction, Positive
+from lrjax.domains import AtLeastOne, DType, Fraction, NonNegative, Positive
 from lrjax.transforms.base import always, no_state, transformation
 from lrjax.transforms.elementwise import Slot, elementwise, map_updates
 
@@ -38,8 +38,8 @@ def scale_by_sign(updates: Any, state: Any, params: Any):
 @elementwise(ScaleByLionState, mu=Slot(dtype="mu_dtype"))
 def scale_by_lion(
     t: Any,
-    b1: Decay = 0.9,
-    b2: Decay = 0.99,
+    b1: Fraction = 0.9,
+    b2: Fraction = 0.99,
     mu_dtype: DType | None = None,
     *,
     mode: Literal["hard", "smooth", "refined"] = "hard",
@@ -72,9 +72,9 @@ def scale_by_lion(
 @elementwise(ScaleByRpropState, step_sizes=Slot(start="learning_rate", real=True))
 def scale_by_rprop(
     learning_rate: Positive,
-    eta_minus: OpenFraction = 0.5,
+    eta_minus: Fraction = 0.5,
     eta_plus: AtLeastOne = 1.2,
-    min_step_size: Positive = 1e-6,
+    min_step_size: NonNegative = 1e-6,
     max_step_size: Positive = 50.0,
 ):
     """A step size for every coordinate, which grows while the gradient keeps its sign and shrinks when it turns.

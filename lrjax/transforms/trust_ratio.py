@@ -6,9 +6,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lrjax.domains import NonNegative, Positive
+from lrjax.domains import NonNegative
 from lrjax.numerics import abs_sq
-from lrjax.schedules.base import ScheduleLike
+from lrjax.schedules.base import RateOrSchedule
 from lrjax.transforms.base import EmptyState
 from lrjax.transforms.elementwise import elementwise
 
@@ -25,7 +25,7 @@ def root_mean_square(x: jax.Array, least: Any = 0.0) -> jax.Array:
 
 
 @elementwise(EmptyState, needs_params=True, per_number=False)
-def scale_by_trust_ratio(min_norm: NonNegative = 0.0, trust_coefficient: Positive = 1.0, eps: NonNegative = 0.0):
+def scale_by_trust_ratio(min_norm: NonNegative = 0.0, trust_coefficient: NonNegative = 1.0, eps: NonNegative = 0.0):
     """Each array's update with a norm in proportion to that of its parameters.
 
     u = trust_coefficient·‖p‖/(‖g‖ + eps)·g, g where one of the norms is 0; a norm counts as at least `min_norm`
@@ -88,7 +88,7 @@ class ContractState(NamedTuple):
 
 
 @elementwise(ContractState, needs_params=True)
-def contract(t: Any, learning_rate: ScheduleLike):
+def contract(t: Any, learning_rate: RateOrSchedule):
     """Draws the parameters after the update towards 0, by as much as a step across them had lengthened them.
 
     u = (p + g)/√(1 + η²) − p

@@ -47,6 +47,20 @@ def updates(tx: Any, params: Any = PARAMS, grads: Any = GRADS, moves: bool = Tru
     return jax.tree.map(lambda *u: np.stack(u), *seen)
 
 
+def doubling(base: Any) -> Any:
+    class Doubling(base):
+        def init(self) -> Any:
+            return jnp.ones(())
+
+        def update(self, state: Any, **extra_args: Any) -> Any:
+            return 2 * state
+
+        def __call__(self, state: Any, **extra_args: Any) -> Any:
+            return state
+
+    return Doubling()
+
+
 def call(name: str, *args: Any, **kwargs: Any) -> Callable[[Library], Any]:
     return lambda m: getattr(m, name)(*args, **kwargs)
 
@@ -115,6 +129,11 @@ VALUES: dict[str, Callable[[Library], Any]] = {
     "polyak_sgd": lambda m: updates(m.polyak_sgd(0.2, f_min=0.1, variant="sps+"), value=jnp.float32(3.0)),
     "scale_by_muon": lambda m: updates(m.scale_by_muon(), PARAMS["w"], [g["w"] for g in GRADS]),
     "scale_by_polyak": lambda m: updates(m.scale_by_polyak(0.1, 0.2), value=jnp.float32(3.0)),
+    "safe_increment": lambda m: [m.safe_increment(jnp.int32(count)) for count in (3, 2**31 - 1)],
+    "StatefulSchedule": lambda m: updates(m.inject_hyperparams(m.scale)(doubling(m.StatefulSchedule))),
+    "WrappedSchedule": lambda m: updates(
+        m.inject_hyperparams(m.scale)(m.WrappedSchedule(m.linear_schedule(1.0, 0.0, 4)))
+    ),
     "skip_large_updates": lambda m: [m.skip_large_updates(GRADS[0], 0, None, norm) for norm in (0.1, 100.0)],
     "skip_not_finite": lambda m: [m.skip_not_finite(g, 0, None) for g in (GRADS[0], {"w": jnp.array([1.0, jnp.nan])})],
     "sophia": lambda m: updates(m.sophia(0.1, update_interval=2), obj_fn=loss),

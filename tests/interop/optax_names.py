@@ -30,13 +30,17 @@ SAME = {
         scale_by_rms scale_by_rss scale_by_sign scale_by_stddev scale_by_trust_ratio scale_by_yogi set_to_zero stateless
         stateless_with_tree_map trace zero_nans contrib.scale_by_ademamix contrib.scale_by_adopt
         contrib.scale_by_madgrad contrib.hutchinson_estimator_diag_hessian""",
+    "others": "safe_increment schedules.StatefulSchedule WrappedSchedule",
+    "types, for annotations": "OptState Params Updates TransformInitFn TransformUpdateExtraArgsFn TransformUpdateFn",
     "clipping": """adaptive_grad_clip clip clip_by_block_rms per_example_global_norm_clip
         per_example_layer_norm_clip""",
     "around others": """conditionally_mask conditionally_transform flatten freeze masked measure_with_ema
         multi_transform named_chain partition selective_transform skip_not_finite snapshot with_extra_args_support""",
-    "states, by their fields": """AddNoiseState ApplyEvery ApplyIfFiniteState ConditionallyMaskState
-        ConditionallyTransformState EmaState EmptyState FactoredState InjectHyperparamsState LookaheadState MaskedNode
-        MaskedState MonitorState PartitionState ScaleByAdaDeltaState ScaleByAdamState ScaleByAdanState
+    "states, by their fields": """AdaptiveGradClipState AddDecayedWeightsState AddNoiseState ApplyEvery
+        ApplyIfFiniteState ClipByGlobalNormState ClipState ConditionallyMaskState ConditionallyTransformState EmaState
+        EmptyState FactoredState InjectStatefulHyperparamsState LookaheadState MaskedNode MaskedState MonitorState
+        MultiTransformState NonNegativeParamsState PartitionState ScaleByTrustRatioState ScaleState
+        ScaleByAdaDeltaState ScaleByAdamState ScaleByAdanState
         ScaleByAmsgradState ScaleByBeliefState ScaleByLionState ScaleByNovogradState ScaleByRpropState ScaleByRssState
         ScaleBySM3State SnapshotState TraceState ZeroNansState contrib.HutchinsonState contrib.MadgradState
         contrib.MuonDimensionNumbers contrib.MuonState contrib.ScaleByAdemamixState contrib.SophiaState""",
@@ -53,7 +57,9 @@ BETTER = {
     "clip_by_global_norm global_norm skip_large_updates": "float16 is measured in float32: 300 squared is no infinity",
     "GradientTransformation GradientTransformationExtraArgs": "a value: compares, hashes, an argument of `jit`",
     "incremental_update periodic_update": "the result has the dtype of the old tensors",
-    "inject_hyperparams": "takes `adafactor`, and has every number of a schedule",
+    "inject_hyperparams": "takes `adafactor`; its numbers are float32 where parameters are bfloat16",
+    "InjectHyperparamsState": "the same as `InjectStatefulHyperparamsState`",
+    "ScaleByScheduleState": "`LearningRateState`, which has the rate beside the `count`",
     "join_schedules": "too few boundaries are an error; Optax's drops the last schedules",
     "lookahead LookaheadParams": "`init_synced` copies, so both may be donated; other parameters are an error",
     "monitor": "one state structure from `init` on",
@@ -91,22 +97,17 @@ ELSEWHERE = {
     scale_by_distance_over_gradients lbfgs scale_by_lbfgs ScaleByLBFGSState scale_by_backtracking_linesearch
     ScaleByBacktrackingLinesearchState scale_by_zoom_linesearch ScaleByZoomLinesearchState ZoomLinesearchInfo
     value_and_grad_from_state""": "what sets the rate itself, line searches: a later version; now Optax's",
-    """inject_stateful_hyperparams InjectStatefulHyperparamsState WrappedSchedule schedules.StatefulSchedule
-    transforms.unitwise_norm transforms.unitwise_clip""": "a later version",
+    "inject_stateful_hyperparams": "`inject_hyperparams`, as in Optax, where it is deprecated",
+    "transforms.unitwise_norm transforms.unitwise_clip": "a later version",
     "optimistic_adam_v2": "`optimistic_adam(learning_rate, beta, alpha=alpha)`",
     "signum": "`chain(ema(beta, debias=False), scale_by_sign(), scale_by_learning_rate(learning_rate))`",
-    """AdaptiveGradClipState AddDecayedWeightsState ClipByGlobalNormState ClipState NonNegativeParamsState
-    ScaleByTrustRatioState ScaleState""": "`EmptyState`, as in Optax",
-    "MultiTransformState": "`PartitionState`, as in Optax",
-    "ScaleByScheduleState": "`LearningRateState`, which has its `count`",
     """contrib.acprop contrib.scale_by_acprop contrib.galore contrib.scale_by_galore contrib.GaLoreDimensionNumbers
     contrib.GaLoreState contrib.sam contrib.SAMState contrib.normalize contrib.NormalizeState
     contrib.simplified_ademamix contrib.scale_by_simplified_ademamix contrib.ScaleBySimplifiedAdEMAMixState
     contrib.split_real_and_imaginary contrib.SplitRealAndImaginaryState""": "Optax's, which go into `lrjax.chain`",
     """contrib.differentially_private_aggregate contrib.DifferentiallyPrivateAggregateState
     contrib.dpsgd""": "Optax's, in `optax.chain`: gradients of single examples",
-    """MaskOrFn OptState Params Updates TransformInitFn TransformUpdateExtraArgsFn TransformUpdateFn
-    ShouldSkipUpdateFunction transforms.ConditionFn init_empty_state safe_increment safe_int32_increment safe_norm
+    """MaskOrFn ShouldSkipUpdateFunction transforms.ConditionFn init_empty_state safe_int32_increment safe_norm
     safe_root_mean_squares matrix_inverse_pth_root nnls power_iteration multi_normal
     scale_gradient""": "Optax's: types, numerical helpers",
     "contrib schedules transforms": "the modules: their names are lrjax's own, `lrjax.muon` for `optax.contrib.muon`",

@@ -240,3 +240,16 @@ def test_sharded_parameters_give_a_sharded_state():
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, env=os.environ | environment
     )
     assert done.stdout.strip() == "sharded 8 35", done.stderr
+
+
+@pytest.mark.parametrize("tx", [L.sm3(0.1), L.adafactor(0.1), L.MultiSteps(L.sm3(0.1), 2)], ids=repr)
+def test_nnx_keeps_the_state_of_every_step(tx):
+    model = nnx.Linear(4, 1, rngs=nnx.Rngs(0))
+    params = jax.tree.map(jnp.copy, nnx.state(model, nnx.Param).to_pure_dict())
+    optimizer, state = nnx.Optimizer(model, tx, wrt=nnx.Param), tx.init(params)
+    loss = lambda p: jnp.mean((X @ p["kernel"] + p["bias"] - Y) ** 2)
+    for _ in range(4):
+        optimizer.update(model, nnx.grad(lambda m: jnp.mean((m(X) - Y) ** 2))(model))
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        params = L.apply_updates(params, updates)
+    np.testing.assert_allclose(model.kernel[...], params["kernel"], rtol=1e-5)

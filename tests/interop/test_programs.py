@@ -16,9 +16,6 @@ optax_lookahead optax_meta_learning optax_inject_hyperparams cifar_resnet brax_p
 """.split()
 SLOW = {"flax_linen_mnist", "flax_nnx_gemma", "numpyro_autonormal", "diffrax_neural_ode", "cifar_resnet"}
 FAILS = {
-    "haiku_mnist": "lrjax has no OptState",
-    "optax_quick_start": "lrjax has no Params",
-    "optax_inject_hyperparams": "`hyperparams` does not hold the factory's own arguments, nor a schedule's value",
     "numpyro_svi": "SVI checks that an optimizer is an instance of optax.GradientTransformation, which lrjax's are not",
 }
 

@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import lrjax as L
@@ -68,7 +69,6 @@ NONES = {
     "all": ({"a": None, "b": None}, {"a": None, "b": None}),
 }
 # a label, or a flag, for each parameter that there is
-BY_LABEL = ("partition", "multi_transform", "selective_transform", "muon")
 
 
 @each
@@ -76,8 +76,6 @@ BY_LABEL = ("partition", "multi_transform", "selective_transform", "muon")
 def test_none_leaves(name, where):
     make = lambda tree: {k: None if x is None else jnp.full((2, 2), 0.5) for k, x in tree.items()}
     grads, params = map(make, NONES[where])
-    if where == "params" and name in BY_LABEL:
-        pytest.skip("a label for each parameter")
     tx = EVERYTHING[name]
     state = tx.init(params_of(name, params))
     if name == "packed" and where in ("updates", "first"):
@@ -128,3 +126,81 @@ def test_init_takes_integers_alone_and_abstract_parameters(name):
     state = tx.init(params)
     abstract = jax.eval_shape(tx.init, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(abstract, jax.eval_shape(lambda: state))
+
+
+@each
+@pytest.mark.promotes
+def test_optaxs_tools_work_on_the_state(name):
+    tx, params = EVERYTHING[name], params_of(name, {"w": jnp.ones((2, 2)), "v": jnp.ones((2, 2))})
+    state = tx.init(params)
+    mapped = optax.tree_map_params(tx, lambda x: x, state)
+    jax.tree.map(np.testing.assert_array_equal, mapped, state)
+    optax.tree_map_params(tx.init, lambda x: x, state, transform_non_params=lambda x: x)
+    paths = jax.tree_util.tree_leaves_with_path(state)
+    for key in {entry.name for path, _ in paths for entry in path if isinstance(entry, jax.tree_util.GetAttrKey)}:
+        for _, found in optax.tree_utils.tree_get_all_with_path(state, key):
+            assert jax.tree.structure(found) is not None
+        changed = optax.tree_utils.tree_set(state, **{key: 0})
+        assert all(found == 0 for _, found in optax.tree_utils.tree_get_all_with_path(changed, key))
+
+
+W = {"w": True, "v": False}
+MASKED = {
+    "masked": lambda m: m.masked(m.adam(0.1), W),
+    "masked by a function": lambda m: m.masked(m.adam(0.1), lambda params: W),
+    "freeze": lambda m: m.chain(m.adam(0.1), m.transforms.freeze(W) if m is optax else m.freeze(W)),
+    "selective": lambda m: (m.transforms if m is optax else m).selective_transform(m.adam(0.1), freeze_mask=W),
+    "partition": lambda m: m.partition({"a": m.adam(0.1), "b": m.sgd(0.1, 0.9)}, {"w": "a", "v": "b"}),
+    "partition by a function": lambda m: m.partition({"a": m.adam(0.1)}, lambda params: {"w": "a", "v": "a"}),
+    "rates": lambda m: m.sgd({"w": 0.1, "v": 0.2} if m is L else 0.1, momentum=0.9),
+    "decay": lambda m: m.adamw(0.1, mask=W),
+    "MultiSteps": lambda m: m.MultiSteps(m.masked(m.adam(0.1), W), 2),
+}
+
+
+@pytest.mark.promotes
+@pytest.mark.parametrize("make", MASKED.values(), ids=MASKED)
+def test_specs_of_the_parameters_are_mapped_over_the_state(make):
+    params, specs = {"w": jnp.ones((2, 2)), "v": jnp.ones(2)}, {"w": "spec w", "v": "spec v"}
+
+    def mapped(m):
+        is_masked = lambda x: isinstance(x, m.MaskedNode)
+        pick = lambda x, spec: x if is_masked(x) else spec
+        tx = make(m)
+        return optax.tree_map_params(
+            tx, pick, tx.init(params), specs, transform_non_params=lambda x: None, is_leaf=is_masked
+        )
+
+    ours, theirs = (sorted(jax.tree.leaves(mapped(m))) for m in (L, optax))
+    assert ours == theirs and len(ours) >= 1
+
+
+def test_a_measure_of_named_parameters_has_a_placeholder_too():
+    tx, params = L.snapshot("first", lambda updates: updates["w"][0]), {"w": jnp.ones(2)}
+    state = tx.init(params)
+    assert optax.tree_map_params(tx, lambda x: x, state) == state
+
+
+MEETING = """keep_params_nonnegative adaptive_grad_clip flatten packed MultiSteps apply_every contract scale_by_madgrad
+scale_by_novograd scale_by_trust_ratio scale_by_param_block_rms""".split()
+
+
+@pytest.mark.parametrize("name", MEETING)
+def test_a_member_of_a_chain_names_updates_that_are_not_like_its_parameters(name):
+    longer = L.stateless(lambda updates, params: {"w": jnp.ones((2, 2))})
+    tx, params = L.chain(longer, EVERYTHING[name]), {"w": jnp.ones(2)}
+    with pytest.raises(ValueError, match=f"{name}: `updates` must have the structure and shapes of"):
+        tx.update(params, tx.init(params), params)
+
+
+def test_lookahead_after_a_member_that_changes_the_tree():
+    params = L.LookaheadParams.init_synced({"w": jnp.ones(2)})
+    grads = {"w": jnp.ones((1, 2))}
+    squeeze = L.stateless(lambda updates, params: {"w": updates["w"][0]})
+    tx = L.chain(squeeze, EVERYTHING["lookahead"])
+    inner = EVERYTHING["lookahead"].init(params)
+    expected, _ = EVERYTHING["lookahead"].update({"w": jnp.ones(2)}, inner, params)
+    got, _ = tx._update(tx, grads, tx.init(params), params, {})
+    chex.assert_trees_all_close(got, expected)
+    with pytest.raises(ValueError, match="lookahead: `updates` must have the structure and shapes of `params.fast`"):
+        EVERYTHING["lookahead"].update(grads, inner, params)

@@ -1,0 +1,18 @@
+"""Optax's further names: of types, for annotations, and of states that are the same as others."""
+
+from collections.abc import Callable
+
+import chex
+
+from lrjax.transforms.base import EmptyState
+from lrjax.transforms.learning_rate import LearningRateState
+from lrjax.transforms.masking import PartitionState
+
+Params = Updates = OptState = chex.ArrayTree
+TransformInitFn = Callable[[Params], OptState]
+TransformUpdateFn = TransformUpdateExtraArgsFn = Callable[..., tuple[Updates, OptState]]
+
+AdaptiveGradClipState = AddDecayedWeightsState = ClipByGlobalNormState = ClipState = EmptyState
+NonNegativeParamsState = ScaleByTrustRatioState = ScaleState = EmptyState
+MultiTransformState = PartitionState
+ScaleByScheduleState = LearningRateState

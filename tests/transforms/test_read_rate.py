@@ -1,0 +1,125 @@
+"""The rate, read out of any nesting: products along a chain, dicts side by side."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lrjax as L
+
+PARAMS = {"w": jnp.ones(3), "b": jnp.ones(2)}
+W, B = {"w": True, "b": False}, {"w": False, "b": True}
+SCHEDULE = L.linear_schedule(1.0, 0.0, 4)
+
+
+def rates(tx, steps=0, params=PARAMS, **extra):
+    state = tx.init(params)
+    for _ in range(steps):
+        _, state = jax.jit(lambda g, s: tx.update(g, s, g, **extra))(params, state)
+    return jax.tree.map(float, L.get_learning_rate(state))
+
+
+def close(got, expected):
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    np.testing.assert_allclose(jax.tree.leaves(got), jax.tree.leaves(expected), rtol=1e-6)
+
+
+ONE_CHAIN = {
+    "two rates": (lambda: L.chain(L.sgd(0.5), L.scale_by_learning_rate(0.1)), 0.05),
+    "named": (lambda: L.named_chain(("a", L.sgd(0.5)), ("b", L.scale_by_schedule(SCHEDULE))), 0.5),
+    "nested": (lambda: L.chain(L.chain(L.sgd(0.5)), L.chain(L.clip(1.0), L.chain(L.sgd(0.1)))), 0.05),
+    "masked alone": (lambda: L.chain(L.masked(L.sgd(0.1), W)), 0.1),
+    "masked without a rate": (lambda: L.chain(L.masked(L.trace(0.9), W), L.sgd(0.1)), 0.1),
+    "injected": (lambda: L.chain(L.inject_hyperparams(L.sgd)(0.5), L.scale_by_schedule(SCHEDULE)), 0.5),
+    "MultiSteps": (lambda: L.MultiSteps(L.sgd(0.5), 2), 0.5),
+    "lookahead in Optax": (lambda: optax.apply_if_finite(L.chain(L.sgd(0.5), L.sgd(0.5)), 2), 0.25),
+    "Optax's chain": (lambda: optax.chain(L.sgd(0.5), optax.clip(1.0), L.sgd(0.5)), 0.25),
+}
+SIDE_BY_SIDE = {
+    "two masks": (lambda m: m.chain(m.masked(L.sgd(0.1), W), m.masked(L.sgd(0.2), B)), {"0": 0.1, "1": 0.2}),
+    "two masks, one rate for both": (
+        lambda m: m.chain(m.masked(L.sgd(0.1), W), m.masked(L.sgd(0.2), B), L.scale_by_schedule(lambda t: 0.5)),
+        {"0": 0.05, "1": 0.1, "": 0.5},
+    ),
+    "one mask and a rate for all": (lambda m: m.chain(m.masked(L.sgd(0.1), W), L.sgd(0.5)), {"0": 0.05, "": 0.5}),
+    "masks in chains": (
+        lambda m: m.chain(m.chain(m.clip(1.0), m.masked(L.sgd(0.1), W)), m.chain(m.masked(L.sgd(0.2), B))),
+        {"0/1": 0.1, "1/0": 0.2},
+    ),
+    "partition": (
+        lambda m: m.partition({"x": L.sgd(0.1), "y": L.adam(0.2)}, {"w": "x", "b": "y"}),
+        {"x": 0.1, "y": 0.2},
+    ),
+    "partition in a chain": (
+        lambda m: m.chain(m.partition({"x": L.sgd(0.1), "y": L.adam(0.2)}, {"w": "x", "b": "y"}), L.sgd(0.5)),
+        {"x": 0.05, "y": 0.1},
+    ),
+    "partition in a partition": (
+        lambda m: (
+            m.partition(
+                {"x": m.partition({1: L.sgd(0.1), 2: L.sgd(0.2)}, {"w": 1, "b": 2}), "y": L.sgd(0.5)},
+                {"w": "x", "b": "x"},
+            )
+            if m is optax
+            else m.partition(
+                {"x": m.partition({1: L.sgd(0.1), 2: L.sgd(0.2)}, lambda p: {"w": 1, "b": 2}), "y": L.sgd(0.5)},
+                lambda p: {"w": "x", "b": "x"},
+            )
+        ),
+        {("x", 1): 0.1, ("x", 2): 0.2, ("y",): 0.5},
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "expected"), ONE_CHAIN.values(), ids=ONE_CHAIN)
+def test_rates_multiply_along_a_chain(make, expected):
+    close(rates(make()), expected)
+
+
+@pytest.mark.parametrize("library", [L, optax], ids=["lrjax", "optax"])
+@pytest.mark.parametrize(("make", "expected"), SIDE_BY_SIDE.values(), ids=SIDE_BY_SIDE)
+def test_rates_side_by_side_are_a_dict(make, expected, library):
+    if "x" in expected and library is optax and ("x", 1) in expected:
+        pytest.skip("Optax's own partition refuses a label that no parameter has")
+    close(rates(make(library)), expected)
+    close(rates(make(library), 1), expected)
+
+
+def test_two_optimizers_of_one_method_are_side_by_side():
+    tx = optax.contrib.sam(L.adam(0.2), optax.chain(optax.contrib.normalize(), L.sgd(0.05)), sync_period=2)
+    close(rates(tx), {"opt_state": 0.2, "adv_state": 0.05})
+
+
+def test_what_the_masks_apply_is_what_is_read():
+    tx = L.chain(L.masked(L.sgd(0.1), W), L.masked(L.sgd(0.2), B), L.scale_by_schedule(lambda t: 0.5))
+    updates, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+    read = L.get_learning_rate(state)
+    np.testing.assert_allclose(updates["w"], -read["0"] * PARAMS["w"], rtol=1e-6)
+    np.testing.assert_allclose(updates["b"], -read["1"] * PARAMS["b"], rtol=1e-6)
+
+
+def test_the_step_of_the_rate_reads_as_a_count():
+    _, state = L.sgd(0.1).update(PARAMS, L.sgd(0.1).init(PARAMS))
+    assert state[1].step == state[1].count == 1
+
+
+@pytest.mark.promotes
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tx: optax.chain(optax.clip(1.0), tx),
+        lambda tx: optax.named_chain(("tx", tx)),
+        lambda tx: optax.masked(tx, {"w": True, "b": True}),
+        lambda tx: optax.apply_if_finite(tx, 2),
+        lambda tx: optax.MultiSteps(tx, 1),
+        lambda tx: optax.flatten(tx),
+        lambda tx: optax.partition({"a": tx}, {"w": "a", "b": "a"}),
+        lambda tx: optax.transforms.conditionally_mask(tx, lambda step: step >= 0),
+    ],
+)
+def test_what_optaxs_wrappers_drop_is_told_and_handed_on_by_to_optax(wrap):
+    extra = {"value": jnp.float32(1.0)}
+    with pytest.raises(ValueError, match=r"`value`, the loss, .* `lrjax.to_optax\(tx\)`"):
+        rates(wrap(L.polyak_sgd()), 1, **extra)
+    assert jax.tree.leaves(rates(wrap(L.to_optax(L.polyak_sgd())), 1, **extra))[0] > 0

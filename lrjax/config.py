@@ -79,7 +79,7 @@ def from_config(config: Mapping[str, Any]) -> Any:
     if not isinstance(config, Mapping) or _TYPE not in config:
         raise ValueError(f"from_config: `config` must be a dict with a {_TYPE!r}, got {config!r}.")
     name = config[_TYPE]
-    cls = value_classes.get(name) if isinstance(name, str) else None
+    cls = value_classes.get(name) or _unpickled(name) if isinstance(name, str) else None
     if cls is None:
         raise ValueError(f"from_config: {_TYPE!r} must be the name of an lrjax value, got {name!r}.")
     arguments = {key: _rebuilt(item) for key, item in config.items() if key != _TYPE}
@@ -91,6 +91,16 @@ def from_config(config: Mapping[str, Any]) -> Any:
         return cls(**arguments)
     except TypeError as error:
         raise ValueError(f"from_config: {error}") from None
+
+
+def _unpickled(name: str, base: type = Value) -> Any:
+    """The class of this name that came out of a pickle, as cloudpickle's do, and so was never decorated here."""
+    for cls in base.__subclasses__():
+        if "_domains" in vars(cls) and config_name(cls) == name:
+            return cls
+        if found := _unpickled(name, cls):
+            return found
+    return None
 
 
 def _rebuilt(x: Any) -> Any:

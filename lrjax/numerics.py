@@ -305,5 +305,10 @@ def narrowed(x: jax.Array, dtype: Any) -> jax.Array:
 
 
 def safe_increment(count: jax.Array) -> jax.Array:
-    """count + 1, which stays at 2³¹−1 once there."""
+    """count + 1, which stays at 2³¹−1 once there.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> lrjax.safe_increment(jnp.int32(2**31 - 1))
+    Array(2147483647, dtype=int32)
+    """
     return jnp.where(count < _MAX, count + 1, _MAX)

@@ -364,10 +364,15 @@ def _says_equal(x: Any, y: Any) -> bool:
         return False
 
 
+def _is_flag(x: Any) -> bool:
+    is_array = isinstance(x, (np.ndarray, jax.Array)) and not isinstance(x, jax.core.Tracer)
+    return isinstance(x, (bool, np.bool_)) or (is_array and x.shape == () and x.dtype == bool)
+
+
 def as_mask(x: Any) -> Any:
     """A function as it is, a tree of flags frozen."""
     if x is None or isinstance(x, Frozen) or is_function(x):
         return x
-    if not all(isinstance(leaf, (bool, np.bool_)) for leaf in jax.tree.leaves(x)):
+    if not all(map(_is_flag, jax.tree.leaves(x))):
         raise NotInDomain
     return Frozen(jax.tree.map(bool, x))

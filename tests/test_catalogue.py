@@ -120,7 +120,8 @@ def test_is_a_chain_whose_parts_can_be_read(name):
     params = {"w": jnp.ones(3)}
     extra = extra_args(name, lambda p: jnp.sum(p["w"] ** 2) / 2)
     updates, state = tx.update(params, tx.init(params), params, **extra)
-    expected, chain_state = L.chain(*parts).update(params, L.chain(*parts).init(params), params, **extra)
+    chain = L.chain(*parts) if len(parts) > 1 else parts[0]
+    expected, chain_state = chain.update(params, chain.init(params), params, **extra)
     jax.tree.map(np.testing.assert_array_equal, (updates, state), (expected, chain_state))
 
 

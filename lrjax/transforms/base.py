@@ -244,7 +244,7 @@ def optimizer(fn: Callable[P, GradientTransformation]) -> Callable[P, GradientTr
         update,
         (),
         takes_extra=True,
-        transforms=property(lambda tx: getattr(parts(tx), "transforms", (parts(tx),))),
+        transforms=property(lambda tx: part.transforms if (part := parts(tx))._variadic else (part,)),  # of a chain
         _per_number=staticmethod(lambda tx: parts(tx)._per_number(parts(tx))),
     )  # type: ignore[return-value]
 

@@ -39,15 +39,26 @@ def _factored_axes(shape: tuple[int, ...], factored: bool, least: int) -> tuple[
     return None if shape[second] < least else (int(second), int(longest))
 
 
+def _array(p: Any) -> Any:
+    return p if isinstance(p, jax.ShapeDtypeStruct) else jnp.asarray(p)
+
+
+def _reduced(reduce: Any, p: Any, axes: tuple[int, ...]) -> Any:
+    """An array without some axes: computed, to keep the sharding of the others; of an abstract one the shape alone."""
+    if not isinstance(p, jax.ShapeDtypeStruct):
+        return reduce(p, axis=axes)
+    return jax.ShapeDtypeStruct(tuple(n for i, n in enumerate(p.shape) if i not in axes), p.dtype)
+
+
 def _init_factored(params: Any, tx: Any) -> FactoredState:
     def start(p: Any) -> tuple[Any, Any, Any]:
-        p = jnp.asarray(p)
+        p = _array(p)
         dtype = real_dtype(p.dtype)
         nothing = lambda: jnp.zeros(1, dtype)  # an array of its own each time, so that the state may be donated
         axes = _factored_axes(p.shape, tx.factored, tx.min_dim_size_to_factor)
         if axes is None:
             return nothing(), nothing(), zeros_like(p, dtype)
-        without = lambda axis: jnp.zeros_like(jnp.sum(p, axis), dtype)  # a sum, to keep the sharding of the other axes
+        without = lambda axis: jnp.zeros_like(_reduced(jnp.sum, p, (axis,)), dtype)
         return without(axes[1]), without(axes[0]), nothing()
 
     leaves, treedef = jax.tree.flatten(params)
@@ -114,13 +125,15 @@ def scale_by_factored_rms(
 
 def _init_sm3(params: Any, tx: Any) -> ScaleBySM3State:
     def cover(p: Any) -> list[jax.Array]:
-        p = jnp.asarray(p)
-        if jnp.iscomplexobj(p):
+        p = _array(p)
+        if jnp.issubdtype(p.dtype, jnp.complexfloating):
             raise TypeError(f"scale_by_sm3: `params` must be real, got {p.dtype}.")
         if p.ndim == 0:
             return [zeros_like(p)]
         others = lambda axis: tuple(i for i in range(p.ndim) if i != axis)
-        return [zeros_like(jnp.max(p, axis=others(axis)) if p.size else p[:0]) for axis in range(p.ndim)]
+        if not p.size:
+            return [jnp.zeros(n, inexact_dtype(p)) for n in p.shape]
+        return [zeros_like(_reduced(jnp.max, p, others(axis))) for axis in range(p.ndim)]
 
     return ScaleBySM3State(jax.tree.map(cover, params), jax.tree.map(zeros_like, params))
 

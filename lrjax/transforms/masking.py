@@ -157,9 +157,6 @@ def _groups(tx_labels: Any, params: Any, known: list[Any]) -> dict[Any, Any]:
     found = jax.tree.leaves(given)
     if unknown := [label for label in dict.fromkeys(found) if label not in known]:
         raise ValueError(f"partition: `param_labels` must be of {known}, got {unknown}.")
-    unused = [label for label in known if label not in found]
-    if isinstance(tx_labels, Frozen) and unused:
-        raise ValueError(f"partition: `transforms` must have labels that parameters have, got {unused} besides.")
     return {label: jax.tree.map(lambda x, label=label: x == label, given) for label in known}
 
 
@@ -187,7 +184,7 @@ def partition(
     State: `PartitionState(inner_states)`, by label; `get_learning_rate` reads all the rates.
 
     Raises:
-      ValueError: a parameter's label is in no group; or a tree of labels lacks one of the groups.
+      ValueError: a parameter's label is in no group.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx = lrjax.partition({"body": lrjax.adam(1e-4), "head": lrjax.sgd(0.1)}, {"b": "body", "h": "head"})

@@ -73,7 +73,7 @@ def _coefficients(x: Any) -> Any:
 
 
 def _is_numbers(x: Any) -> bool:
-    return x is None or isinstance(x, MuonDimensionNumbers)
+    return x is None or getattr(x, "_fields", None) == MuonDimensionNumbers._fields  # ours or Optax's
 
 
 def _dimensions(x: Any) -> Any:

@@ -60,6 +60,9 @@ def _rates(node: Any, path: tuple[Any, ...], group: _Group, masks: set[_Group]) 
         # flax's nnx keeps every number of a state in a box of its own, which is a pytree itself.
         yield group, jax.tree.map(jnp.asarray, node[2], is_leaf=lambda x: hasattr(x, "__jax_array__"))
         return
+    if _is_rate_state(node):  # Optax's own optimizer, injected
+        yield group, jnp.asarray(node.hyperparams["learning_rate"])
+        return
     if isinstance(node, MaskedState) or type(node).__name__ == "MaskedState":  # ours or Optax's
         if not (len(path) > 1 and getattr(path[-2], "name", None) == "inner_states"):
             group = (*group, keystr(path, simple=True, separator="/"))
@@ -74,7 +77,10 @@ def _rates(node: Any, path: tuple[Any, ...], group: _Group, masks: set[_Group]) 
 
 
 def _is_rate_state(x: Any) -> bool:
-    return isinstance(x, (LearningRateState, InjectedRateState))
+    if isinstance(x, (LearningRateState, InjectedRateState)):
+        return True
+    injected = "learning_rate" in (getattr(x, "hyperparams", None) or ())
+    return injected and not _holds_rate(x.inner_state)
 
 
 def _holds_rate(node: Any) -> bool:

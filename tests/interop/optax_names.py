@@ -18,9 +18,9 @@ class Row(NamedTuple):
 
 # in lrjax, with the same parameters and values: family -> names
 SAME = {
-    "schedules": """constant_schedule cosine_decay_schedule cosine_onecycle_schedule exponential_decay
+    "schedules": """constant_schedule cosine_decay_schedule cosine_onecycle_schedule
         linear_onecycle_schedule linear_schedule piecewise_constant_schedule piecewise_interpolate_schedule
-        polynomial_schedule sgdr_schedule warmup_cosine_decay_schedule warmup_exponential_decay_schedule""",
+        polynomial_schedule sgdr_schedule warmup_exponential_decay_schedule""",
     "optimizers": """adabelief adagrad adam adamax adamaxw adamw adan amsgrad fromage lamb lars lion novograd
         optimistic_gradient_descent rmsprop sgd sign_sgd yogi contrib.ademamix contrib.adopt contrib.madgrad
         contrib.muon""",
@@ -55,6 +55,8 @@ BETTER = {
     "apply_updates": "other shapes and integer parameters are errors, not broadcast and truncated",
     "chain": "`chain()` leaves the updates as they are; Optax's fails",
     "clip_by_global_norm global_norm skip_large_updates": "float16 is measured in float32: 300 squared is no infinity",
+    "exponential_decay": "with `decay_rate` 0 it ends at 0, with 1 it stays",
+    "warmup_cosine_decay_schedule": "goes to `end_value` from a peak of 0, too",
     "GradientTransformation GradientTransformationExtraArgs": "a value: compares, hashes, an argument of `jit`",
     "incremental_update periodic_update": "the result has the dtype of the old tensors",
     "inject_hyperparams": "takes `adafactor`; its numbers are float32 where parameters are bfloat16",

@@ -146,6 +146,8 @@ DIFFERENT = {
     "clip_by_global_norm": lambda m: first(m.clip_by_global_norm(1.0), LARGE)[0][0] > 0,
     "global_norm": lambda m: m.global_norm(LARGE) == 10_000,
     "skip_large_updates": lambda m: not m.skip_large_updates(LARGE, 0, None, 1e9)[0],
+    "exponential_decay": lambda m: m.exponential_decay(1.0, 2, 0.0)(9) == 0,
+    "warmup_cosine_decay_schedule": lambda m: m.warmup_cosine_decay_schedule(0.0, 0.0, 2, 10, 0.5)(10) == 0.5,
     "GradientTransformation": lambda m: (
         m.adam(0.1) == m.adam(0.1)
         and isinstance(m.adam(0.1), m.GradientTransformation)

@@ -91,6 +91,15 @@ def test_two_optimizers_of_one_method_are_side_by_side():
     close(rates(tx), {"opt_state": 0.2, "adv_state": 0.05})
 
 
+@pytest.mark.promotes
+@pytest.mark.parametrize("library", [L, optax], ids=["lrjax", "optax"])
+def test_the_injected_rate_of_optaxs_own_optimizer(library):
+    tx = L.chain(
+        library.inject_hyperparams(optax.adam)(optax.linear_schedule(1.0, 0.0, 4)), L.scale_by_schedule(lambda t: 0.5)
+    )
+    close(rates(tx, 3), 0.25)
+
+
 def test_what_the_masks_apply_is_what_is_read():
     tx = L.chain(L.masked(L.sgd(0.1), W), L.masked(L.sgd(0.2), B), L.scale_by_schedule(lambda t: 0.5))
     updates, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.domains import Domain, DType
+from lrjax.domains import Domain, DType, is_function
 from lrjax.numerics import common_dtype, safe_increment
 from lrjax.schedules.base import Schedule, from_callable
 from lrjax.transforms.base import GradientTransformation, as_transformation, transformation, update_part
@@ -79,25 +79,16 @@ def _is_stateful(x: Any) -> bool:
     return callable(x) and hasattr(x, "init") and hasattr(x, "update")
 
 
-def _exact(x: Any, name: str, factory: Any) -> Any:
-    """A count of steps of ours as an int32, which float32 would round."""
-    domain = factory._domains.get(name) if isinstance(factory, type) and issubclass(factory, Value) else None
-    return np.int32(x) if domain is not None and domain.whole and type(x) is int else x
-
-
-def _is_static(name: str, factory: Any) -> bool:
-    """Whether an argument of ours is part of the structure. Of other factories' only numbers are known not to be."""
-    domain = factory._domains.get(name) if isinstance(factory, type) and issubclass(factory, Value) else None
-    return domain is None or domain.static
+def _domain(name: str, factory: Any) -> Domain | None:
+    """Of an argument, where the factory is ours."""
+    return factory._domains.get(name) if isinstance(factory, type) and issubclass(factory, Value) else None
 
 
 def _is_structure(x: Any, parameter: inspect.Parameter, factory: Any) -> bool:
-    """Whether a whole number says how large something is, so that it can't be traced."""
-    if not isinstance(x, (int, np.integer)):
-        return False
-    if isinstance(factory, type) and issubclass(factory, Value):
-        return _is_static(parameter.name, factory)
-    return parameter.annotation in (int, "int") or type(parameter.default) is int
+    """Whether an argument can't be traced: ours say so, elsewhere a whole number that isn't one in place of a float."""
+    if domain := _domain(parameter.name, factory):
+        return domain.static
+    return isinstance(x, (int, np.integer)) and (parameter.annotation in (int, "int") or type(parameter.default) is int)
 
 
 class _Arguments(NamedTuple):
@@ -113,20 +104,19 @@ class _Arguments(NamedTuple):
 def _sorted(factory: Any, bound: inspect.BoundArguments, static: Sequence[str]) -> _Arguments:
     sorts = _Arguments({}, {}, {}, {}, {})
     for name, x in bound.arguments.items():
-        leaves = jax.tree.leaves(x)
-        if name in static or isinstance(x, (bool, str)) or x is None:
+        domain, leaves = _domain(name, factory), jax.tree.leaves(x)
+        if name in static or isinstance(x, (bool, str)) or _is_structure(x, bound.signature.parameters[name], factory):
             sorts.static[name] = x
-        elif _is_number(x):
-            as_it_is = _is_structure(x, bound.signature.parameters[name], factory)
-            (sorts.static if as_it_is else sorts.numbers)[name] = _exact(x, name, factory)
+        elif _is_number(x):  # a count of ours as an int32, which float32 would round
+            sorts.numbers[name] = np.int32(x) if domain and domain.whole and type(x) is int else x
         elif isinstance(x, Schedule):
             sorts.schedules[name] = x
         elif _is_stateful(x):
             sorts.stateful[name] = x
-        elif isinstance(x, Value) or (leaves and all(map(_is_number, leaves)) and not _is_static(name, factory)):
-            sorts.trees[name] = x
-        elif callable(x) and not isinstance(x, type):
+        elif is_function(x) and not isinstance(x, (type, Value)):
             sorts.schedules[name] = from_callable(x)
+        elif isinstance(x, Value) or (leaves and domain and all(map(_is_number, leaves))):
+            sorts.trees[name] = x
         else:
             sorts.static[name] = x
     return sorts
@@ -204,7 +194,12 @@ def injected(
     hyperparam_dtype: DType | None = None,
     **extra_args: Any,
 ):
-    """What `inject_hyperparams(factory)(...)` makes."""
+    """What `inject_hyperparams(factory)(...)` makes: its arguments, by what becomes of them.
+
+    >>> import lrjax
+    >>> lrjax.inject_hyperparams(lrjax.scale)(2.0).numbers
+    {'step_size': 2.0}
+    """
     tx = injected(factory, numbers, schedules, trees, stateful, static, hyperparam_dtype)
     given, like = state.hyperparams, updates if params is None else params
     expected = sorted([*numbers, *schedules, *stateful])

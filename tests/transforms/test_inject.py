@@ -1,6 +1,7 @@
 """Hyperparameters in the state, and numbers that follow schedules."""
 
 import chex
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,6 +81,22 @@ def test_foreign_factories_are_injected():
     state = tx.init(PARAMS)
     assert set(state.hyperparams) == {"learning_rate"}  # a whole number by default decides on shapes
     np.testing.assert_array_equal(tx.update(PARAMS, state)[0]["w"], -0.5 * PARAMS["w"])
+
+
+def test_what_is_structure_stays_out_of_the_state():
+    mask = lambda params: {"w": True, "b": False}
+    model = eqx.filter(eqx.nn.MLP(2, 1, 4, 1, key=jax.random.key(0)), eqx.is_array)
+    for tx, params in [
+        (L.inject_hyperparams(L.adamw)(0.1, mask=mask), PARAMS),
+        (L.inject_hyperparams(L.adamw)(0.1, mask=jax.tree.map(lambda _: True, model)), model),
+        (L.inject_hyperparams(L.adamw, static_args="mask")(0.1, mask=mask, nesterov=True), PARAMS),
+    ]:
+        state = tx.init(params)
+        assert set(state.hyperparams) == {"learning_rate", "b1", "b2", "eps", "eps_root", "weight_decay"}
+        updates, _ = jax.jit(tx.update)(params, state, params)
+        assert jax.tree.structure(updates) == jax.tree.structure(params)
+    rates = L.inject_hyperparams(L.sgd)({"w": 0.5, "b": L.linear_schedule(0.25, 0.0, 2)})
+    np.testing.assert_array_equal(rates.update(PARAMS, rates.init(PARAMS))[0]["b"], -0.25 * PARAMS["b"])
 
 
 def test_numbers_are_replaced_in_the_state(count_traces):

@@ -1,10 +1,13 @@
 """Strict by default: warnings are errors, and neither dtypes nor ranks promote by themselves."""
 
+import gc
+
 import jax
 import pytest
 
 
 def pytest_configure(config):
+    gc.set_threshold(100_000, 50, 100)  # JAX keeps millions of objects, and to look at them all takes its time
     config.addinivalue_line("markers", "promotes: runs others' code, which needs dtypes and ranks to promote")
     config.addinivalue_line("filterwarnings", "error")
     # third parties' own
@@ -19,6 +22,15 @@ def strict_promotion(request):
     dtypes, ranks = ("standard", "allow") if promotes else ("strict", "raise")
     with jax.numpy_dtype_promotion(dtypes), jax.numpy_rank_promotion(ranks):
         yield
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For modules whose time is XLA's: their programs are small enough to run without its optimizations."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # nothing that was compiled so is left for other tests
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 import lrjax as L
 from tests.problems import parabola, rosenbrock
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 OPTIMIZERS = {
     name: thing
     for name, thing in vars(L).items()

@@ -199,7 +199,7 @@ def test_a_task_that_cannot_be_used_is_one_line(task, place, capsys, name):
         (["sweep", "digit"], "Built-in tasks are: digits, diabetes."),
         (["sweep", "."], "a directory, not a file"),
         (["sweep", "task.py", "--optimizer", "adan_w"], "Did you mean adan"),
-        (["sweep", "task.py", "--optimizer", "sgd(momentum=2)"], "`momentum` must be"),
+        (["sweep", "task.py", "--optimizer", "adam(b2=2)"], "`b2` must be"),
         (["sweep", "task.py", "--optimizer", "__import__('os')"], "no optimizer is called '__import__'"),
         (["sweep", "task.py", "--optimizer", "sgd(constant_schedule(0.0))"], "schedule above 0"),
         (["sweep", "task.py", "--learning-rates", "1:0.1:5"], "LOW < HIGH"),

@@ -14,6 +14,7 @@ from flax import nnx
 
 import lrjax as L
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 PARAMS = {"w": jnp.linspace(-1.0, 1.0, 6), "b": jnp.ones(2)}
 
 # A value for a function of the step, or of the parameters; each calls it in every update.

@@ -102,7 +102,7 @@ def round(n):
     return full, megabytes(), live(references)
 
 round(30)
-print(json.dumps([round(100), round(100)]))
+print(json.dumps([round(50), round(50)]))
 """
 
 

@@ -326,9 +326,9 @@ def test_a_bad_rate_is_named_at_construction(bad):
         (lambda: L.adam(0.1, b2=1.0), "b2"),
         (lambda: L.adam(0.1, nesterov=1), "nesterov"),
         (lambda: L.adam(0.1, mu_dtype="int8"), "mu_dtype"),
-        (lambda: L.sgd(0.1, momentum=2), "momentum"),
-        (lambda: L.clip_by_global_norm(0.0), "max_norm"),
-        (lambda: L.clip_by_global_norm(1e-50), "max_norm"),  # 0 in float32
+        (lambda: L.sgd(0.1, momentum=np.nan), "momentum"),
+        (lambda: L.clip_by_global_norm(-1.0), "max_norm"),
+        (lambda: L.scale_by_shape(consistent_rms=1e-50), "consistent_rms"),  # 0 in float32
         (lambda: L.chain(L.constant_schedule(0.1)), "transforms"),
         (lambda: L.chain([L.clip(1.0), L.clip(2.0)]), "transforms"),
         (lambda: L.named_chain(("a", L.clip(1.0)), ("a", L.clip(1.0))), "transforms"),

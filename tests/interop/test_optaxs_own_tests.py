@@ -63,21 +63,15 @@ DIFFERENT = {
         "test_adam$|test_map_(non_)?params_to_none|test_tree_get_all_with_path": RATE_IN_STATE,
     },
     "contrib/_muon_test.py": {},
-    "contrib/_common_test.py": {
-        "wrapped_in_inject_hyperparams": "the state inside has an InjectedRateState, without injection a "
-        "LearningRateState",
-    },
     "contrib/_complex_valued_test.py": {},
 }
 # Run in part: which tests, and why not the others
 SELECTED = {
     # the others take minutes: 10,000 steps with each optimizer, and compiling them all with MultiSteps and in a `cond`;
     # and LBFGS isn't in lrjax
-    "_src/alias_test.py": "AliasTest.test_(optimizers|explicit|preserve)",
-    # the others are of optimizers that lrjax doesn't have, or take long to compile
-    "contrib/_common_test.py": "^(?!.*(shard_stability|accept_learning_rate)).*'(muon|ademamix|adopt|madgrad|sophia)'",
-    # the same again for other preconditionings
-    "contrib/_muon_test.py": "^(?!.*_(aol|schatten))",
+    "_src/alias_test.py": "AliasTest.test_(explicit|preserve|.*inject)",
+    # the others take long to compile; the preconditionings are compared in test_orthogonal.py
+    "contrib/_muon_test.py": "dim_nums",
     # 20 s of sampling
     "transforms/_adding_test.py": "^(?!.*variance_scaling)",
 }
@@ -86,7 +80,6 @@ SLOW = {
     "schedules/_schedule_test.py",
     "transforms/_accumulation_test.py",
     "_src/alias_test.py",
-    "contrib/_common_test.py",
     "contrib/_muon_test.py",
 }
 ON_EIGHT_DEVICES = """
@@ -94,6 +87,8 @@ import json, sys
 from tests.interop.optaxs_tests import run
 print(json.dumps(run(sys.argv[1])))
 """
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def outcome(path: str) -> Outcome:

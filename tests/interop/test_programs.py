@@ -2,7 +2,6 @@
 
 import importlib
 
-import jax
 import numpy as np
 import optax
 import pytest
@@ -20,18 +19,12 @@ FAILS = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
 def marks(name):
     slow = [pytest.mark.slow] if name in SLOW else []
     return slow + ([pytest.mark.xfail(strict=False, reason=FAILS[name])] if name in FAILS else [])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Nearly all the time is XLA's; the programs are small enough to run without its optimizations."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()  # nothing of these programs is left for other tests
 
 
 @pytest.mark.promotes

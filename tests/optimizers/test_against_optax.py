@@ -177,7 +177,7 @@ def test_muon_takes_matrices_where_it_is_told():
     params = {"conv": jnp.ones((3, 4, 5)), "kernel": jnp.ones((4, 5)), "bias": jnp.ones(5)}
     numbers = lambda p: {"conv": L.MuonDimensionNumbers((0, 1), 2), "kernel": None, "bias": None}
     tx = L.muon(0.1, muon_weight_dimension_numbers=numbers)
-    states = tx.init(params)[0].inner_states
+    states = tx.init(params).inner_states
     assert isinstance(states["muon"].inner_state[0].mu["kernel"], L.MaskedNode)
     assert states["adam"].inner_state[0].nu["kernel"].shape == (4, 5)
     updates, _ = tx.update(params, tx.init(params), params)

@@ -14,6 +14,7 @@ import pytest
 import lrjax as L
 from tests.everything import BASES, EVERYTHING, extra_args, params_of
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 each = pytest.mark.parametrize("name", EVERYTHING)
 
 
@@ -25,8 +26,9 @@ def test_the_table_is_complete():
 
 @pytest.mark.slow
 def test_on_meshes_and_inside_of_shard_map():
+    quick = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     command = [sys.executable, "-m", "tests.transforms.sharded"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | quick)
     assert done.stdout.strip() == "sharded 8", done.stderr
 
 
@@ -65,7 +67,6 @@ NONES = {
     "both": ({"a": 1, "b": None}, {"a": 1, "b": None}),
     "updates": ({"a": 1, "b": None}, {"a": 1, "b": 1}),
     "params": ({"a": 1, "b": 1}, {"a": 1, "b": None}),
-    "first": ({"a": None, "b": 1}, {"a": 1, "b": 1}),
 }
 
 
@@ -76,7 +77,7 @@ def test_none_leaves(name, where):
     grads, params = map(make, NONES[where])
     tx = EVERYTHING[name]
     state = tx.init(params_of(name, params))
-    if name == "packed" and where in ("updates", "first"):
+    if name == "packed" and where == "updates":
         with pytest.raises(ValueError, match="must have an array for every parameter"):
             tx.update(grads, state, params)
         return

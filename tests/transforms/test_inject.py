@@ -11,6 +11,7 @@ from optax.tree_utils import tree_get, tree_set
 
 import lrjax as L
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 PARAMS = {"w": jnp.linspace(-1.0, 1.0, 6), "b": jnp.ones(2)}
 SCHEDULE = L.linear_schedule(0.5, 0.1, 4)
 THEIRS = optax.linear_schedule(0.5, 0.1, 4)

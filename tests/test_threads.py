@@ -12,7 +12,7 @@ import lrjax as L
 from lrjax.domains import Rate
 from tests.workers import FOREIGN, MAKE, assert_same, in_threads, python, use, use_all
 
-N = 4
+N = 3
 ALL = MAKE | FOREIGN
 
 
@@ -32,7 +32,7 @@ def test_threads_that_use_everything_get_what_one_gets():
 
 FIRST_USE = """
 from tests.workers import FOREIGN, MAKE, assert_same, in_threads, use_all
-results = in_threads(lambda i: use_all(MAKE | FOREIGN), 4)
+results = in_threads(lambda i: use_all(MAKE | FOREIGN), 3)
 expected = use_all(MAKE | FOREIGN)
 for result in results:
     assert_same(result, expected)
@@ -43,7 +43,7 @@ print("same", len(results))
 @pytest.mark.slow
 def test_the_first_use_may_be_in_threads():
     """In a new process, where nothing is compiled and no cache is filled."""
-    assert python(FIRST_USE).split() == ["same", "4"]
+    assert python(FIRST_USE).split() == ["same", "3"]
 
 
 def test_one_value_in_many_threads():

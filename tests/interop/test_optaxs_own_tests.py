@@ -1,5 +1,8 @@
 """Optax's own tests pass with lrjax in its place, but for the differences that are told here, each with its reason.
 
+Those of whole optimizers (alias_test.py, _common_test.py) take minutes to compile and aren't run: `tests/optimizers` compares
+the same optimizers with Optax's.
+
 A difference that is gone fails the test as well: then its line goes, too.
 """
 
@@ -14,7 +17,6 @@ from tests.workers import python
 RATE_IN_STATE = "the state of a learning rate is a LearningRateState, which holds it; Optax's is empty, or a count"
 RAISES_EARLY = "a bad argument raises when the value is made, not at its first use"
 BAD_STEPS = "a bad number of steps raises; Optax makes a constant of it"
-OPTIMISM = "optimistic_adam isn't deprecated here: its `optimism` counts in rates"
 MESSAGE = "the error for a mask of another structure has words of its own"
 
 # Of the tests in a file: regular expression for labels -> why they fail
@@ -53,12 +55,6 @@ DIFFERENT = {
     },
     "_src/factorized_test.py": {},
     "_src/sharding_test.py": {},
-    "_src/alias_test.py": {
-        "'optimistic_adam'": OPTIMISM,
-        "wrapped_in_inject_hyperparams(?!.*'(optimistic_adam|optimistic_adam_v2|signum|polyak_sgd|rprop)')"
-        "(?!.*'ada(delta|factor)', opt_kwargs={}).*": "the state inside has an InjectedRateState, without injection a "
-        "LearningRateState",
-    },
     "tree_utils/_state_utils_test.py": {
         "test_adam$|test_map_(non_)?params_to_none|test_tree_get_all_with_path": RATE_IN_STATE,
     },
@@ -67,9 +63,8 @@ DIFFERENT = {
 }
 # Run in part: which tests, and why not the others
 SELECTED = {
-    # the others take minutes: 10,000 steps with each optimizer, and compiling them all with MultiSteps and in a `cond`;
-    # and LBFGS isn't in lrjax
-    "_src/alias_test.py": "AliasTest.test_(explicit|preserve|.*inject)",
+    # the others are of each optimizer with each dtype
+    "transforms/_accumulation_test.py": "^(?!.*mixed_precision)",
     # the others take long to compile; the preconditionings are compared in test_orthogonal.py
     "contrib/_muon_test.py": "dim_nums",
     # 20 s of sampling
@@ -79,7 +74,6 @@ SLOW = {
     "schedules/_inject_test.py",
     "schedules/_schedule_test.py",
     "transforms/_accumulation_test.py",
-    "_src/alias_test.py",
     "contrib/_muon_test.py",
 }
 ON_EIGHT_DEVICES = """

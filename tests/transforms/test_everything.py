@@ -16,6 +16,9 @@ from tests.everything import BASES, EVERYTHING, extra_args, params_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 each = pytest.mark.parametrize("name", EVERYTHING)
+# what is a part of an optimizer is tested with it
+OPTIMIZERS = [name for name in EVERYTHING if not name.startswith("scale_by_") and name != "multi_transform"]
+each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
 def test_the_table_is_complete():
@@ -49,7 +52,7 @@ def test_no_array_is_twice_in_parameters_and_state(name):
     assert len({leaf.unsafe_buffer_pointer() for leaf in leaves if leaf.size}) == len([x for x in leaves if x.size])
 
 
-@pytest.mark.parametrize("name", [name for name in EVERYTHING if not name.startswith("scale_by_")])
+@each_optimizer
 def test_parameters_and_state_may_be_donated(name):
     tx, params = for_matrices(name, EVERYTHING[name]), params_of(name, small_params())
     grads, state = small_params(), tx.init(params)
@@ -70,7 +73,7 @@ NONES = {
 }
 
 
-@each
+@each_optimizer
 @pytest.mark.parametrize("where", NONES)
 def test_none_leaves(name, where):
     make = lambda tree: {k: None if x is None else jnp.full((2, 2), 0.5) for k, x in tree.items()}
@@ -94,7 +97,7 @@ def test_none_leaves(name, where):
             assert update.shape == (2, 2) and np.isfinite(update).all()
 
 
-@each
+@each_optimizer
 @pytest.mark.parametrize(("kind", "dtype"), [("float0", "int32"), ("zeros", "int32"), ("ones", "bool")])
 def test_integer_leaves(name, kind, dtype):
     odd = jnp.arange(2).astype(dtype)

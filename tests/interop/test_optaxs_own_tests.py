@@ -1,7 +1,7 @@
 """Optax's own tests pass with lrjax in its place, but for the differences that are told here, each with its reason.
 
-Those of whole optimizers (alias_test.py, _common_test.py) take minutes to compile and aren't run: `tests/optimizers` compares
-the same optimizers with Optax's.
+Those of whole optimizers (alias_test.py, _common_test.py) take minutes to compile and aren't run: `tests/optimizers`
+compares the same optimizers with Optax's.
 
 A difference that is gone fails the test as well: then its line goes, too.
 """

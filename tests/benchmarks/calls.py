@@ -26,7 +26,7 @@ def measure(quick: bool) -> list[Table]:
         "as an argument, µs",
         "as an argument of arrays, µs",
     )
-    # of Python numbers a call takes about 4 µs each, whatever they are in; with 1,000 arrays the step itself varies more
+    # a Python number takes about 4 µs; with 1,000 arrays the time of the step itself varies by more
     table.goals = {(of_arrays, column): GOAL for column in list(LEAVES)[:2]}
     blocks, budget = (11, 0.5) if quick else (51, 3.0)
     for column, n in LEAVES.items():

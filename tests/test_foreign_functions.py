@@ -276,6 +276,14 @@ def test_an_equinox_module_is_a_tree(make):
     assert isinstance(hash(tx), int) and tx == make(MODEL)
 
 
+def test_an_equinox_module_of_dimension_numbers_is_a_tree():
+    numbers = jax.tree.map(lambda p: L.MuonDimensionNumbers() if p.ndim == 2 else None, MODEL)
+    tx = L.muon(0.1, muon_weight_dimension_numbers=numbers)
+    updates, _ = jax.jit(tx.update)(MODEL, tx.init(MODEL), MODEL)
+    expected, _ = jax.jit(L.muon(0.1).update)(MODEL, L.muon(0.1).init(MODEL), MODEL)
+    chex.assert_trees_all_close(jax.tree.leaves(updates), jax.tree.leaves(expected), rtol=1e-5)
+
+
 class Net(nnx.Module):
     def __init__(self):
         self.layer = nnx.Linear(2, 1, rngs=nnx.Rngs(0))

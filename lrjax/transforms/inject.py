@@ -142,10 +142,13 @@ def _made(tx: Any, hyperparams: dict[str, Any]) -> GradientTransformation:
     return as_transformation(tx.factory(*bound.args, **bound.kwargs))
 
 
+def _stateful(tx: Any) -> dict[str, Any]:
+    return {name: WrappedSchedule(schedule) for name, schedule in tx.schedules.items()} | tx.stateful
+
+
 def _scheduled(tx: Any, states: Any, params: Any, extra_args: Any) -> dict[str, Any]:
     dtype = _schedule_dtype(tx, params)
-    numbers = {name: schedule(states[name].count) for name, schedule in tx.schedules.items()}
-    numbers |= {name: schedule(states[name], **extra_args) for name, schedule in tx.stateful.items()}
+    numbers = {name: schedule(states[name], **extra_args) for name, schedule in _stateful(tx).items()}
     return {name: x if _is_strong(x) and name in tx.stateful else jnp.asarray(x, dtype) for name, x in numbers.items()}
 
 
@@ -154,8 +157,7 @@ def _is_strong(x: Any) -> bool:
 
 
 def _init_injected(params: Any, tx: Any) -> InjectStatefulHyperparamsState:
-    states = {name: WrappedScheduleState(jnp.zeros([], jnp.int32)) for name in tx.schedules}
-    states |= {name: schedule.init() for name, schedule in tx.stateful.items()}
+    states = {name: schedule.init() for name, schedule in _stateful(tx).items()}
     hyperparams = {name: _array(x, _number_dtype(tx, name, params)) for name, x in tx.numbers.items()}
     hyperparams |= _scheduled(tx, states, params, {})
     inner_state = _made(tx, hyperparams).init(params)
@@ -209,8 +211,7 @@ def injected(
     now |= _scheduled(tx, state.hyperparams_states, like, extra_args)
     inner, inner_state = _made(tx, now), _renamed(state.inner_state, now, inward=True)
     updates, inner_state = update_part(inner, updates, inner_state, params, extra_args)
-    states = {name: WrappedScheduleState(safe_increment(state.hyperparams_states[name].count)) for name in schedules}
-    states |= {name: s.update(state.hyperparams_states[name], **extra_args) for name, s in stateful.items()}
+    states = {n: s.update(state.hyperparams_states[n], **extra_args) for n, s in _stateful(tx).items()}
     return updates, InjectStatefulHyperparamsState(
         safe_increment(state.count), now, states, _renamed(inner_state, now, inward=False)
     )

@@ -19,6 +19,7 @@ from lrjax.transforms.base import (
     update_part,
 )
 from lrjax.transforms.chain import Named
+from lrjax.transforms.elementwise import is_none
 from lrjax.value import Frozen, as_mask
 
 Mask = Annotated[
@@ -65,7 +66,7 @@ def _of_params(name: str, updates: Any, params: Any) -> Any:
     if params is None:
         return updates
     try:
-        return jax.tree.map(lambda p, u: None if p is None else u, params, updates, is_leaf=lambda x: x is None)
+        return jax.tree.map(lambda p, u: None if p is None else u, params, updates, is_leaf=is_none)
     except ValueError:
         assert_agree(name, updates=updates, params=params)
         raise

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lrjax.domains import Domain, DType, Momentum, NonNegative, NotInDomain, Positive, Size
+from lrjax.domains import Domain, DType, Momentum, NonNegative, NotInDomain, Positive, Size, is_function
 from lrjax.numerics import bias_correction, narrowed, safe_increment
 from lrjax.transforms.base import EmptyState, no_state, transformation
 from lrjax.transforms.elementwise import (
@@ -77,7 +77,7 @@ def _is_numbers(x: Any) -> bool:
 
 
 def _dimensions(x: Any) -> Any:
-    if isinstance(x, Frozen) or callable(x):
+    if isinstance(x, Frozen) or is_function(x):
         return x
     if not all(map(_is_numbers, jax.tree.leaves(x, is_leaf=_is_numbers))):
         raise NotInDomain

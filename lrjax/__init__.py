@@ -89,6 +89,8 @@ from lrjax.schedules.warmup import warmup_cosine_decay_schedule as warmup_cosine
 from lrjax.schedules.warmup import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule
 from lrjax.schedules.warmup import warmup_linear_decay_schedule as warmup_linear_decay_schedule
 from lrjax.schedules.warmup import warmup_stable_decay_schedule as warmup_stable_decay_schedule
+from lrjax.search.compare import Comparison as Comparison
+from lrjax.search.compare import compare as compare
 from lrjax.search.range_test import RangeTest as RangeTest
 from lrjax.search.range_test import range_test as range_test
 from lrjax.search.result import SweepResult as SweepResult
@@ -96,6 +98,10 @@ from lrjax.search.settings import grid as grid
 from lrjax.search.sweep import sweep as sweep
 from lrjax.search.tune import TuneResult as TuneResult
 from lrjax.search.tune import tune as tune
+from lrjax.training.task import Metric as Metric
+from lrjax.training.task import Task as Task
+from lrjax.training.train import Run as Run
+from lrjax.training.train import train as train
 from lrjax.transforms.accumulate import ApplyEvery as ApplyEvery
 from lrjax.transforms.accumulate import MultiSteps as MultiSteps
 from lrjax.transforms.accumulate import MultiStepsState as MultiStepsState

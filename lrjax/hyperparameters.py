@@ -22,17 +22,10 @@ def batched(value: V) -> V:
     >>> jax.vmap(lambda schedule: schedule(50))(lrjax.batched(schedules))
     Array([0.05, 0.1 ], dtype=float32)
     """
-    sizes: set[int] = set()
-
-    def note(x: Any, rank: int) -> Any:
-        sizes.update(jnp.shape(x)[: jnp.ndim(x) - rank][:1])
-        return x
-
-    _map_numbers(value, 0, note)
-    if len(sizes) != 1:
-        got = f"lengths {sorted(sizes)}" if sizes else "single numbers only"
-        raise ValueError(f"batched: `value` must have hyperparameters that are arrays of one length, got {got}.")
-    (size,) = sizes
+    size = batch_length(value)
+    if size is None:
+        words = "must have hyperparameters that are arrays of one length, got single numbers only"
+        raise ValueError(f"batched: `value` {words}.")
 
     def spread(x: Any, rank: int) -> Any:
         if jnp.ndim(x) > rank:
@@ -42,6 +35,25 @@ def batched(value: V) -> V:
         return np.broadcast_to(np.asarray(x, jnp.result_type(x)), (size, *np.shape(x)))  # compiles nothing
 
     return _map_numbers(value, 0, spread)
+
+
+def batch_length(value: Value) -> int | None:
+    """The length of a batch; None for a single value.
+
+    Raises:
+      ValueError: two hyperparameters have different lengths.
+    """
+    sizes: set[int] = set()
+
+    def note(x: Any, rank: int) -> Any:
+        sizes.update(jnp.shape(x)[: jnp.ndim(x) - rank][:1])
+        return x
+
+    _map_numbers(value, 0, note)
+    if len(sizes) > 1:
+        words = f"must have hyperparameters that are arrays of one length, got lengths {sorted(sizes)}"
+        raise ValueError(f"batched: `value` {words}.")
+    return sizes.pop() if sizes else None
 
 
 def _map_numbers(x: Any, rank: int, change: Callable[[Any, int], Any]) -> Any:

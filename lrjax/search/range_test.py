@@ -1,16 +1,23 @@
 """The range test: one run whose rate climbs from very low to very high, and what people read off its curve."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from lrjax.hyperparameters import with_hyperparams
 from lrjax.schedules.base import Schedule
 from lrjax.schedules.decay import exponential_decay
-from lrjax.search.pictures import plot_range
-from lrjax.search.sweep import sweep
+from lrjax.search.sweep import positive_number
+from lrjax.training.batches import known_steps
+from lrjax.training.engine import Engine, Runs, check_mesh
+from lrjax.training.kept import Kept
+from lrjax.training.loop import train_to_end
+from lrjax.training.progress import TrainWords, bar
+from lrjax.training.task import Task
+from lrjax.training.train import check_task, run_length, seed_list
 from lrjax.value import Value, bad_argument
 
 
@@ -53,7 +60,8 @@ class RangeTest:
     """What `range_test` saw, as NumPy arrays; rules that had too few points say nan.
 
     >>> import jax.numpy as jnp, lrjax
-    >>> found = lrjax.range_test(lambda w, x: jnp.sum((w - x) ** 2), jnp.zeros(2), jnp.ones((100, 2)), lrjax.sgd(0.1))
+    >>> task = lrjax.Task(lambda w, x: jnp.sum((w - x) ** 2), jnp.zeros(2), jnp.ones((100, 2)), stacked=True)
+    >>> found = lrjax.range_test(task, lrjax.sgd(0.1))
     >>> sorted(found.suggestions)
     ['minimum', 'slide', 'steep', 'valley']
     """
@@ -74,6 +82,8 @@ class RangeTest:
 
     def plot(self, ax: Any = None) -> Any:
         """The smoothed loss of every seed over the rate, with the suggestions, in matplotlib (extra: plot)."""
+        from lrjax.report.plots import plot_range
+
         return plot_range(self, ax)
 
 
@@ -97,20 +107,17 @@ class _Ramp:
 
 
 def range_test(
-    loss_fn: Callable[..., Any],
-    init: Any,
-    batches: Any,
+    task: Task,
     optimizer: Any,
     *,
     low: float = 1e-7,
     high: float = 10.0,
-    steps: int = 100,
-    seeds: int = 1,
-    batch_size: int | None = None,
-    has_aux: bool = False,
+    steps: int | None = None,
+    seeds: int | Sequence[int] = 1,
+    mesh: Mesh | None = None,
     smoothing: float = 0.98,
     stop_at: float = 4.0,
-    progress: bool = False,
+    progress: bool = True,
 ) -> RangeTest:
     """Trains while the rate climbs, η(t) = low·(high/low)^(t/steps), and reads rates off the curve of the losses.
 
@@ -120,17 +127,14 @@ def range_test(
     behind: the parameters that go in are as they were.
 
     Args:
-      loss_fn: (params, batch) -> loss; negative ones are fine. With `has_aux` (loss, anything).
-      init: a tree of parameters or key -> params, as for `sweep`.
-      batches: as for `sweep`.
+      task: what is trained.
       optimizer: a value with a hyperparameter `learning_rate`, whose rate is replaced; or a function from a schedule to
         a transformation, lrjax's or Optax's.
       low: the first rate.
       high: the rate after the last step.
-      steps: of the test.
+      steps: of the test. Default: 100, or as many as there are batches.
       seeds: tests, each with an order of the examples and, where `init` is a function, a start of its own.
-      batch_size: of `batches` that are examples.
-      has_aux: whether `loss_fn` returns more than the loss.
+      mesh: the devices; default: all.
       smoothing: of the moving average, which is debiased.
       stop_at: the curve ends where the average is this many times the lowest one, in size, above 0 or below.
       progress: a bar, as for `sweep`.
@@ -140,13 +144,17 @@ def range_test(
 
     >>> import jax.numpy as jnp, lrjax
     >>> loss_fn = lambda w, x: jnp.mean((w * x - 3.0 * x) ** 2)
-    >>> found = lrjax.range_test(loss_fn, jnp.zeros(()), jnp.ones((100, 4)), lrjax.sgd(0.1), low=1e-4)
+    >>> task = lrjax.Task(loss_fn, jnp.zeros(()), jnp.ones((100, 4)), stacked=True)
+    >>> found = lrjax.range_test(task, lrjax.sgd(0.1), low=1e-4)
     >>> 0.01 < found.suggestions["minimum"] < 1.0
     True
 
     Source: Smith 2017, Cyclical Learning Rates for Training Neural Networks, arXiv:1506.01186, section 3.3; the rules
     are those of fastai's `lr_find`.
     """
+    check_task("range_test", task)
+    check_mesh("range_test", mesh)
+    high = positive_number("range_test", "high", high)
     for name, number, holds, words in (
         ("low", low, lambda x: 0 < x < high, "a number > 0 and below `high`"),
         ("smoothing", smoothing, lambda x: 0 <= x < 1, "a number in [0, 1)"),
@@ -156,22 +164,15 @@ def range_test(
             raise bad_argument("range_test", name, words, number)
     if not callable(optimizer) and not isinstance(optimizer, Value):
         raise bad_argument("range_test", "optimizer", "a value with a `learning_rate`, or a function", optimizer)
-    ramp = _Ramp(optimizer, float(low), float(high), steps)
-    # one setting, which has the ramp inside
-    result = sweep(
-        loss_fn,
-        init,
-        batches,
-        ramp,
-        learning_rates=[high],
-        steps=steps,
-        seeds=seeds,
-        batch_size=batch_size,
-        has_aux=has_aux,
-        diverged_above=1e30,
-        progress=progress,
-    )
-    rates, losses = np.asarray(ramp.schedule(np.arange(steps)), np.float64), result.losses[0]
+    known = known_steps(dataclasses.replace(task, steps=None))
+    steps = run_length("range_test", task, min(100, known or 100) if steps is None else steps)
+    seed_numbers = seed_list("range_test", seeds)
+    ramp, count = _Ramp(optimizer, float(low), float(high), steps), len(seed_numbers)
+    runs = Runs(ramp, np.zeros(count, np.float32), seed_numbers, np.arange(count), np.zeros(count, bool))
+    engine = Engine("range_test", dataclasses.replace(task, metrics=None, validation=None), runs, steps, mesh=mesh)
+    with bar(count * steps, TrainWords(engine), progress) as show:
+        train_to_end(engine, Kept(engine, None, np.arange(count), lambda run_indices: run_indices), show)
+    rates, losses = np.asarray(ramp.schedule(np.arange(steps)), np.float64), engine.record.losses
     curves, read = zip(*(_read(rates, _debiased(one, smoothing), stop_at) for one in losses), strict=True)
     return RangeTest(rates, losses, np.stack(curves), {rule: np.array([r[rule] for r in read]) for rule in RULES})
 

@@ -8,41 +8,63 @@ from typing import Any
 
 import numpy as np
 
+from lrjax.search.judge import Scores, standard_error
+from lrjax.search.verdict import Verdict, verdict
+from lrjax.training.divergence import Control, final_loss
+from lrjax.training.record import TAIL
+from lrjax.training.train import Run
 from lrjax.value import bad_argument
-
-TAIL = 0.1  # the part of a run, its end, whose mean loss is its result
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SweepResult:
     """The runs of a sweep: settings × seeds.
 
-    The loss of a run is its `eval`, where there was an `eval_fn`, else the mean over the last tenth of its steps;
-    that of a run that diverged is infinite. The loss of a setting is the mean over its seeds.
+    What decides is the task's first metric after the last step, or the mean loss over the last tenth of the steps.
 
     >>> import jax.numpy as jnp, lrjax
-    >>> rates = jnp.array([0.01, 0.4, 1.5])
-    >>> result = lrjax.sweep(lambda w, x: jnp.sum((w - x) ** 2), jnp.zeros(2), jnp.ones((20, 2)), lrjax.sgd(rates))
+    >>> task = lrjax.Task(lambda w, x: jnp.sum((w - x) ** 2), jnp.zeros(2), jnp.ones((20, 2)), stacked=True)
+    >>> result = lrjax.sweep(task, lrjax.sgd(jnp.array([0.01, 0.4, 1.5])))
     >>> result.rows()[1]
     {'learning_rate': 0.4, 'loss': 0.0, 'loss_spread': 0.0, 'diverged': 0, 'seeds': 1}
     """
 
     learning_rates: np.ndarray  # [settings]: the rate of each, the highest of a schedule
     settings: dict[str, np.ndarray]  # by name: the hyperparameters that differ, [settings, ...]
-    losses: np.ndarray  # [settings, seeds, steps]: before each update; nan after a run diverged
-    eval: np.ndarray | None  # [settings, seeds]: of `eval_fn`, after the last step
+    losses: np.ndarray  # [settings, seeds, steps]: before each update; nan after the parameters were not finite
+    metrics: dict[str, np.ndarray]  # by name: [settings, seeds, evaluations]
+    evaluated_at: np.ndarray  # [evaluations]: updates made before each
+    modes: dict[str, str]  # of the metrics: "min" or "max"
     diverged: np.ndarray  # bool [settings, seeds]
+    control: np.ndarray  # [seeds, steps]: losses without any update, of the first steps
+    start_metric: np.ndarray  # [seeds]: the first metric without training; nan where there is none
+    failure: str | None = None  # what is wrong with the data, if anything is
+    notes: tuple[str, ...] = ()
+    run: Run | None = None  # the best run, with what it trained; None where `keep` is None, or nothing trained
+    runs: list[list[Run]] | None = None  # [settings][seeds], with keep="all"
+
+    @property
+    def metric(self) -> str | None:
+        """The name of the metric that decides; None where the training loss does."""
+        return next(iter(self.metrics), None)
+
+    @property
+    def mode(self) -> str:
+        return "min" if self.metric is None else self.modes[self.metric]
 
     @cached_property
     def final(self) -> np.ndarray:
-        """[settings, seeds]: the loss of each run, inf where it diverged."""
-        tail = max(1, round(self.losses.shape[2] * TAIL))
-        loss = self.losses[:, :, -tail:].mean(axis=2) if self.eval is None else self.eval
-        return np.where(self.diverged | ~np.isfinite(loss), np.inf, loss)
+        """[settings, seeds]: what decides, at the end of each run; where a run diverged inf, or −inf where higher is
+        better."""
+        return self._sign * self.scores.final
+
+    @property
+    def _sign(self) -> int:
+        return -1 if self.mode == "max" else 1
 
     @cached_property
-    def loss(self) -> np.ndarray:
-        """[settings]: the mean over the seeds."""
+    def mean(self) -> np.ndarray:
+        """[settings]: of `final`, over the seeds."""
         return self.final.mean(axis=1)
 
     @cached_property
@@ -51,16 +73,56 @@ class SweepResult:
         with np.errstate(invalid="ignore"):
             return self.final.std(axis=1)
 
+    @cached_property
+    def scores(self) -> Scores:
+        """`final` with the sign such that lower is better, and how sure it is."""
+        settings, seeds, _ = self.losses.shape
+        flat, control = self.losses.reshape(settings * seeds, -1), Control(self.control)
+        error = np.zeros((settings, seeds))
+        if self.metric is None:
+            score, start, start_error = final_loss(flat).reshape(settings, seeds), control.mean, control.error
+            tail = flat[:, -max(1, round(TAIL * flat.shape[1])) :]
+            error = standard_error(tail).reshape(settings, seeds)
+        else:
+            score, start = self._sign * self.metrics[self.metric][:, :, -1], self._sign * self.start_metric
+            start_error = np.zeros(seeds)
+        lost = self.diverged | ~np.isfinite(score)
+        return Scores(np.where(lost, np.inf, score), start, start_error, np.where(lost, 0.0, error))
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return np.argsort(self.learning_rates, kind="stable")
+
+    @cached_property
+    def _verdict(self) -> Verdict:
+        rates, which = self._by_rate()
+        scores = Scores(*(x[which] if x.ndim == 2 else x for x in (
+            self.scores.final, self.scores.start, self.scores.start_error, self.scores.run_error)))  # fmt: skip
+        return verdict(rates, scores, self.diverged[which], self.failure, self.metric, (0, len(rates) - 1))
+
+    def _by_rate(self) -> tuple[np.ndarray, np.ndarray]:
+        """(rates, ascending, the best setting at each): over the other hyperparameters."""
+        rates, means = np.unique(self.learning_rates), self.scores.mean
+        of_rate = [np.flatnonzero(self.learning_rates == rate) for rate in rates]
+        if np.isnan(self.learning_rates).all():
+            return self.learning_rates, np.arange(len(means))
+        return rates, np.array([which[np.argmin(means[which])] for which in of_rate])
+
+    @property
+    def verdict(self) -> str:
+        """The answer in a sentence, or why there is none."""
+        return self._verdict.words
+
     @property
     def best(self) -> int:
-        """The setting of the lowest loss; of several, the first.
+        """The setting with the best mean; of several, the first.
 
         Raises:
           ValueError: every run diverged.
         """
-        if not np.isfinite(self.loss).any():
+        if not np.isfinite(self.mean).any():
             raise ValueError("SweepResult: there is no best setting, as every one diverged.")
-        return int(np.argmin(self.loss))
+        return int(np.argmin(self.scores.mean))
 
     @property
     def best_learning_rate(self) -> float:
@@ -68,41 +130,53 @@ class SweepResult:
 
     @cached_property
     def start(self) -> float:
-        """The loss before the first update: the mean over the runs in which it is finite."""
-        first = self.losses[:, :, 0]
-        return float(np.mean(first[np.isfinite(first)])) if np.isfinite(first).any() else float("nan")
+        """What decides, without training: the mean over the seeds."""
+        start = self.scores.start
+        return float(self._sign * np.nanmean(start)) if np.isfinite(start).any() else float("nan")
 
-    def _curve(self) -> tuple[np.ndarray, np.ndarray]:
-        """(rates, ascending, the best loss at each): over the other hyperparameters."""
-        rates = np.unique(self.learning_rates)
-        return rates, np.array([self.loss[self.learning_rates == rate].min() for rate in rates])
+    def steps_to(self, metric: str, value: float) -> np.ndarray:
+        """[settings, seeds]: updates made when a metric first was as good as `value`, nan where it never was. The metric
+        may be "loss": then the loss of a batch.
+
+        Raises:
+          ValueError: there is no such metric.
+        """
+        if metric not in self.metrics and metric != "loss":
+            raise bad_argument("SweepResult.steps_to", "metric", f"one of {['loss', *self.metrics]}", metric)
+        is_loss = metric == "loss"
+        values = self.losses if is_loss else self.metrics[metric]
+        at = np.arange(values.shape[2]) if is_loss else self.evaluated_at
+        with np.errstate(invalid="ignore"):
+            reached = values >= value if self.modes.get(metric) == "max" else values <= value
+        return np.where(reached.any(axis=2), at[reached.argmax(axis=2)], np.nan)
 
     def band(self, tolerance: float = 0.05) -> tuple[float, float]:
-        """(lowest, highest) rate of the widest band, without a gap, whose losses are near the best.
+        """(lowest, highest) of the rates around the best that do as well, each of them: above it by no more than
+        `tolerance` of what training took off, or than the noise, and by no more than half of it.
 
-        Near: above the lowest loss by no more than `tolerance` of what training took off, or than the spread over the
-        seeds of the best setting.
+        Raises:
+          ValueError: every run diverged, or `tolerance` is no number in [0, 1).
         """
         if not (isinstance(tolerance, (int, float)) and 0 <= tolerance < 1):
             raise bad_argument("SweepResult.band", "tolerance", "a number in [0, 1)", tolerance)
-        lowest = self.loss[self.best]
-        allowed = max(tolerance * (self.start - lowest), self.spread[self.best], 0.0)
-        rates, curve = self._curve()
-        near = curve <= lowest + allowed
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], near, [False]])))
-        bands = [(rates[a], rates[b - 1]) for a, b in edges.reshape(-1, 2)]
-        low, high = max(bands, key=lambda band: _decades(*band))
-        return float(low), float(high)
+        rates, which = self._by_rate()
+        best = int(np.flatnonzero(which == self.best)[0])
+        scores = self.scores
+        first, last = Scores(
+            scores.final[which], scores.start, scores.start_error, scores.run_error[which]
+        ).band(best, tolerance)
+        return float(rates[first]), float(rates[last])
 
     @property
     def stable_range(self) -> float:
         """The width of `band()`, in decades: how little the choice of the rate matters."""
-        return _decades(*self.band())
+        low, high = self.band()
+        return float(np.log10(high / low)) if low > 0 else 0.0
 
     @property
     def largest_stable_learning_rate(self) -> float:
         """The highest rate below which, itself included, no run diverged; nan where the lowest did."""
-        rates, _ = self._curve()
+        rates = np.unique(self.learning_rates)
         fine = [not self.diverged[self.learning_rates == rate].any() for rate in rates]
         stable = rates[: fine.index(False) if False in fine else len(fine)]
         return float(stable[-1]) if len(stable) else float("nan")
@@ -116,18 +190,19 @@ class SweepResult:
         Source: Wortsman et al. 2023, Small-scale proxies for large-scale Transformer training instabilities,
         arXiv:2309.14322, section 2.2.
         """
-        _, curve = self._curve()
-        return float(np.mean(np.minimum(curve, self.start) - curve.min()))
+        means, start = self.scores.mean[self._by_rate()[1]], self._sign * self.start
+        return float(np.mean(np.fmin(means, start) - means.min()))
 
     def rows(self) -> list[dict[str, Any]]:
-        """A dict for each setting, for `pandas.DataFrame` and loggers; an infinite loss means diverged."""
+        """A dict for each setting, for `pandas.DataFrame` and loggers; an infinite number means diverged."""
         varied = {name: x for name, x in self.settings.items() if x.ndim == 1 and name != "learning_rate"}
+        name = self.metric or "loss"
         return [
             {
                 "learning_rate": float(self.learning_rates[i]),
                 **{name: x[i].item() for name, x in varied.items()},
-                "loss": float(self.loss[i]),
-                "loss_spread": float(self.spread[i]),
+                name: float(self.mean[i]),
+                f"{name}_spread": float(self.spread[i]),
                 "diverged": int(self.diverged[i].sum()),
                 "seeds": self.diverged.shape[1],
             }
@@ -135,52 +210,46 @@ class SweepResult:
         ]
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes a `.npz` file, whose name is `path` as it is."""
+        """Writes the numbers to a `.npz` file, whose name is `path` as it is; trained models have a `save` of their
+        own."""
+        words = {"settings": list(self.settings), "modes": self.modes, "failure": self.failure, "notes": self.notes}
         arrays = {f"settings/{name}": x for name, x in self.settings.items()}
-        evaluated = {} if self.eval is None else {"eval": self.eval}
+        arrays |= {f"metrics/{name}": x for name, x in self.metrics.items()}
+        arrays |= {name: getattr(self, name) for name in _ARRAYS}
         with open(path, "wb") as file:
-            np.savez_compressed(
-                file,
-                allow_pickle=False,
-                learning_rates=self.learning_rates,
-                losses=self.losses,
-                diverged=self.diverged,
-                names=json.dumps(list(self.settings)),
-                **arrays,
-                **evaluated,
-            )
+            np.savez_compressed(file, allow_pickle=False, words=json.dumps(words), **arrays)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "SweepResult":
         """Reads what `save` wrote."""
         with np.load(path, allow_pickle=False) as file:
-            names = json.loads(str(file["names"]))
+            words = json.loads(str(file["words"]))
             return cls(
-                learning_rates=file["learning_rates"],
-                settings={name: file[f"settings/{name}"] for name in names},
-                losses=file["losses"],
-                eval=file["eval"] if "eval" in file else None,
-                diverged=file["diverged"],
+                settings={name: file[f"settings/{name}"] for name in words["settings"]},
+                metrics={name: file[f"metrics/{name}"] for name in words["modes"]},
+                modes=words["modes"],
+                failure=words["failure"],
+                notes=tuple(words["notes"]),
+                **{name: file[name] for name in _ARRAYS},
             )
 
     def plot(self, ax: Any = None) -> Any:
         """Loss over rate with matplotlib (extra: plot): a dot for each run, the mean, the spread over the seeds; where
         runs diverged is shaded, and the best rate is marked. Returns the axes."""
-        from lrjax.search.pictures import plot_losses
+        from lrjax.report.plots import plot_losses
 
         return plot_losses(self, ax)
 
     def plot_curves(self, ax: Any = None) -> Any:
         """The loss of every setting over the steps, smoothed, from a low rate to a high one. Returns the axes."""
-        from lrjax.search.pictures import plot_curves
+        from lrjax.report.plots import plot_curves
 
         return plot_curves(self, ax)
 
     def _repr_html_(self) -> str:
-        from lrjax.search.pictures import as_html
+        from lrjax.report.plots import as_html
 
-        return as_html(self.rows(), self.best if np.isfinite(self.loss).any() else None)
+        return as_html(self.rows(), self.best if np.isfinite(self.mean).any() else None, self.verdict, self.notes)
 
 
-def _decades(low: float, high: float) -> float:
-    return float(np.log10(high / low)) if low > 0 else 0.0
+_ARRAYS = ("learning_rates", "losses", "evaluated_at", "diverged", "control", "start_metric")

@@ -1,16 +1,17 @@
-"""What the runs of a search differ in: rates, other hyperparameters, seeds."""
+"""What the runs of a search differ in: rates and other hyperparameters."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.hyperparameters import batched, with_hyperparams
+from lrjax.hyperparameters import batch_length, batched, with_hyperparams
 from lrjax.schedules.base import Schedule
 from lrjax.schedules.groups import is_rate
+from lrjax.training.train import Always, as_number, itself
 from lrjax.transforms.base import GradientTransformation
 from lrjax.value import Value, bad_argument, hyperparameter_names
 
@@ -42,22 +43,16 @@ class Settings:
     settings: dict[str, np.ndarray]
     learning_rates: np.ndarray
 
-
-def _itself(x: Any) -> Any:
-    return x
-
-
-@dataclasses.dataclass(frozen=True)
-class _always:
-    """Makes the same optimizer of anything."""
-
-    optimizer: Any
-
-    def __call__(self, x: Any) -> Any:
-        return self.optimizer
+    def words(self, i: int) -> str:
+        """The optimizer of a setting, as Python where it is a value."""
+        made = self.make(jax.tree.map(lambda x: x[i].item() if np.ndim(x[i]) == 0 else x[i], self.tree))
+        if isinstance(made, Value):
+            return repr(made)
+        return f"{getattr(self.make, '__name__', 'optimizer')}({self.learning_rates[i]:.3g})"
 
 
 def settings_of(optimizer: Any, learning_rates: Any, steps: int) -> Settings:
+    """The settings of `sweep`: those of a batch of values, or one for each of the rates."""
     if learning_rates is not None:
         rates = _rates(learning_rates)
         if not isinstance(optimizer, Value):
@@ -68,13 +63,14 @@ def settings_of(optimizer: Any, learning_rates: Any, steps: int) -> Settings:
         words = "an lrjax optimizer, or with `learning_rates` a function from a rate to any optimizer"
         raise bad_argument("sweep", "optimizer", words, optimizer)
     if not jax.tree.leaves(optimizer):  # all its numbers are in somebody's functions
-        return Settings(np.zeros(1, np.float32), _always(optimizer), {}, _peaks(optimizer, steps))
-    many = any(np.ndim(x) for x in jax.tree.leaves(optimizer))
-    value = batched(optimizer) if many else jax.tree.map(lambda x: np.asarray(x)[None], optimizer)
-    tree = jax.tree.map(lambda x: np.asarray(x, np.int32 if isinstance(x, int) else jnp.result_type(float)), value)
+        return Settings(np.zeros(1, np.float32), Always(optimizer), {}, _peaks(optimizer, steps))
+    if batch_length(optimizer) is None:
+        return Settings(jax.tree.map(as_number, optimizer), itself, {}, _peaks(jax.tree.map(as_number, optimizer), steps))
+    value = batched(optimizer)
+    tree = jax.tree.map(lambda x: np.asarray(x, jnp.result_type(float)), value)
     paths = jax.tree_util.tree_leaves_with_path(optimizer)
     varied = {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(x) for path, x in paths if np.ndim(x)}
-    return Settings(tree, _itself, varied, _peaks(value, steps))
+    return Settings(tree, itself, varied, _peaks(value, steps))
 
 
 def _rates(learning_rates: Any) -> np.ndarray:
@@ -123,22 +119,6 @@ def rate_of(x: Any) -> Any:
     if isinstance(x, tuple):
         return next((r for item in x if (r := rate_of(item)) is not None), None)
     return None
-
-
-def whole_number(of: str, name: str, x: Any) -> int:
-    if isinstance(x, bool) or not isinstance(x, (int, np.integer)) or x < 1:
-        raise bad_argument(of, name, "a whole number >= 1", x)
-    return int(x)
-
-
-def seeds_of(of: str, seeds: Any) -> tuple[int, ...]:
-    """`seeds` of them from 0 on, or those that are listed."""
-    if not isinstance(seeds, (Sequence, np.ndarray)):
-        return tuple(range(whole_number(of, "seeds", seeds)))
-    is_seed = lambda x: isinstance(x, (int, np.integer)) and not isinstance(x, bool) and 0 <= x < 2**31
-    if not len(seeds) or not all(map(is_seed, seeds)) or len(set(map(int, seeds))) < len(seeds):
-        raise bad_argument(of, "seeds", "how many, or different whole numbers from 0 to 2³¹−1", seeds)
-    return tuple(map(int, seeds))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Many runs of one model as one compiled program."""
+"""Many runs of one task as one compiled program."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from os import PathLike
 from typing import Any
@@ -9,66 +9,68 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lrjax.search.batches import as_batches
-from lrjax.search.checkpoint import Checkpoint, identity
-from lrjax.search.progress import bar
+from lrjax.search.judge import data_words, first_not_finite
 from lrjax.search.result import SweepResult
-from lrjax.search.runs import Runs, programmed
-from lrjax.search.settings import seeds_of, settings_of, whole_number
-from lrjax.search.train import train
+from lrjax.search.settings import Settings, settings_of
+from lrjax.training.batches import depends_on_seed
+from lrjax.training.checkpoint import Checkpoint, identity
+from lrjax.training.divergence import ABOVE, Control, diverged, final_loss
+from lrjax.training.engine import Engine, Runs, check_mesh
+from lrjax.training.kept import Keep, Kept
+from lrjax.training.loop import train_controls, train_to_end
+from lrjax.training.progress import SweepWords, bar
+from lrjax.training.task import Task
+from lrjax.training.train import check_task, interval, made_run, run_length, seed_list, whole_number
 from lrjax.value import bad_argument
+
+SAME_SEEDS = "Neither the start nor the data depend on the seed, so one run was made of each setting."
 
 
 def sweep(
-    loss_fn: Callable[..., Any],
-    init: Any,
-    batches: Any,
+    task: Task,
     optimizer: Any,
     *,
     learning_rates: Sequence[float] | np.ndarray | jax.Array | None = None,
     steps: int | None = None,
     seeds: int | Sequence[int] = 1,
-    batch_size: int | None = None,
-    eval_fn: Callable[..., Any] | None = None,
-    eval_batch: Any = None,
-    has_aux: bool = False,
+    eval_every: int | None = None,
+    keep: Keep = "best",
     mesh: Mesh | None = None,
     runs_per_device: int | None = None,
     stop_when_diverged: bool = True,
-    diverged_above: float = 10.0,
+    diverged_above: float = ABOVE,
     checkpoint: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> SweepResult:
-    """Trains one model with many settings and several seeds, compiled once.
+    """Trains one task with many settings and several seeds, compiled once.
 
     Another sweep of the same shape, with other numbers, compiles nothing. The runs are spread over all devices of all
     processes. On a CPU with several cores start the process with as many devices as it has cores, before JAX does
     anything: `jax.config.update("jax_num_cpu_devices", cores)`.
 
+    Beside the runs a control of each seed goes through the first batches without an update, so that what the data do by
+    themselves isn't taken for what a rate did.
+
     Args:
-      loss_fn: (params, batch) -> loss, a scalar; with `has_aux` (loss, anything).
-      init: a tree of parameters, from which all runs start, or key -> params: then each seed has a start of its own.
-      batches: arrays with a leading step axis; or arrays of examples, with `batch_size`: shuffled, each epoch and each
-        seed in another order, the same for every run; or a function from the step to a batch, which is compiled; or an
-        iterable: each batch is loaded once and feeds every run, and what can be gone through again is, at its end.
+      task: what is trained.
       optimizer: a value with arrays as hyperparameters, which are zipped (for their product see `grid`), a schedule's
         included; or a function from a rate to a transformation, lrjax's or Optax's, with `learning_rates`.
       learning_rates: the rates, [runs]; a value gets them in place of its own, and a schedule keeps its shape.
-      steps: updates of each run. Default: as many as there are batches, where that is known.
-      seeds: how many runs of each setting, or a list of seeds. Seed s starts from `init(jax.random.key(s))`.
-      batch_size: of `batches` that are examples.
-      eval_fn: (params, eval_batch) -> a loss, lower is better, after the last step; of params alone without a batch.
-      eval_batch: for `eval_fn`.
-      has_aux: whether `loss_fn` returns more than the loss.
+      steps: updates of each run. Default: those of the task, or as many as there are batches, where that is known.
+      seeds: how many runs of each setting, or a list of seeds; see `Task`.
+      eval_every: steps between two evaluations of the task's metrics; they are evaluated after the last step always.
+      keep: which trained models to return: the "best", "all", or None.
       mesh: the devices; default: all.
       runs_per_device: runs that a device vectorises; others wait for their turn. Default: on a CPU 1, which compiles
-        fastest, ends a run when it diverged and suits models of every size (with 8 at once, long sweeps of some small
-        models take two thirds of the time, and those of wide layers more); elsewhere as many as its memory holds.
-      stop_when_diverged: a run that diverged costs no more time, where runs come one after the other.
-      diverged_above: a run has diverged when its loss is not finite, or has risen by this multiple of its first loss.
+        fastest and suits models of every size (with 8 at once, long sweeps of some small models take two thirds of the
+        time, and those of wide layers more); elsewhere as many as its memory holds.
+      stop_when_diverged: whether a run whose parameters are not finite costs no more time, where runs come one after
+        the other.
+      diverged_above: a run has diverged when its parameters are not finite, or its loss ends above that of the control
+        by this multiple of its size and spread over the batches. One that rises and comes back has not.
       checkpoint: a folder (extra: checkpoint), where the sweep is saved about every second, unless saving would take
         more than a tenth of the time. The same call goes on where another was stopped or killed, and gives bit for bit
-        the same; an iterator has to begin anew. A folder that holds another sweep is refused.
+        the same; an iterator has to begin anew. A folder that holds another sweep, or one of other data, is refused.
       progress: a bar with steps/s, the best rate and the number of diverged runs, in a terminal or a notebook
         (with rich; in a notebook with ipywidgets too).
 
@@ -76,52 +78,126 @@ def sweep(
       ValueError: an argument is not of these; the message says which and what it takes.
 
     >>> import jax.numpy as jnp, lrjax
-    >>> result = lrjax.sweep(
-    ...     lambda w, x: jnp.sum((w - x) ** 2), jnp.zeros(2), jnp.ones((20, 2)), lrjax.sgd(jnp.array([0.01, 0.4, 1.5]))
-    ... )
+    >>> task = lrjax.Task(lambda w, x: jnp.sum((w - x) ** 2), jnp.zeros(2), jnp.ones((20, 2)), stacked=True)
+    >>> result = lrjax.sweep(task, lrjax.sgd(jnp.array([0.01, 0.4, 1.5])))
     >>> result.best_learning_rate, result.diverged[:, 0]
     (0.4, array([False, False,  True]))
+    >>> result.run.params
+    Array([1., 1.], dtype=float32)
     """
-    seed_list = seeds_of("sweep", seeds)
-    source = as_batches("sweep", batches, batch_size, steps, seed_list)
-    if steps is None and source.steps is None:
-        raise bad_argument("sweep", "steps", "given, for such `batches`", None)
-    steps = whole_number("sweep", "steps", source.steps if steps is None else steps)
-    numbers = settings_of(optimizer, learning_rates, steps)
-    settings = len(numbers.learning_rates)
-    program = programmed(
-        loss_fn=loss_fn,
-        make=numbers.make,
-        at=source.at,
-        init=init if callable(init) else None,
-        eval_fn=eval_fn,
-        has_aux=has_aux,
-        chunk=source.size,
-        together=None if runs_per_device is None else whole_number("sweep", "runs_per_device", runs_per_device),
-        diverged_above=float(diverged_above),
-        stop=stop_when_diverged,
+    check_task("sweep", task)
+    check_mesh("sweep", mesh)
+    steps = run_length("sweep", task, steps)
+    if keep not in ("best", "all", None):
+        raise bad_argument("sweep", "keep", '"best", "all" or None', keep)
+    above = positive_number("sweep", "diverged_above", diverged_above)
+    given = seed_list("sweep", seeds)
+    seed_numbers = given if depends_on_seed(task) else given[:1]
+    settings = settings_of(optimizer, learning_rates, steps)
+    runs, setting_of = _runs(settings, seed_numbers)
+    engine = Engine(
+        "sweep",
+        task,
+        runs,
+        steps,
+        eval_every=interval("sweep", eval_every),
         mesh=mesh,
-        runs=settings * len(seed_list),
+        vectorized=None if runs_per_device is None else whole_number("sweep", "runs_per_device", runs_per_device),
+        stop=stop_when_diverged,
+        hashed=checkpoint is not None,
     )
-    tree = jax.tree.map(lambda x: x.repeat(len(seed_list), axis=0), numbers.tree)
-    seed_of = np.tile(np.arange(len(seed_list), dtype=np.int32), settings)
-    runs = Runs(program, source, steps, tree, init, seed_list, seed_of, eval_batch, to_fit=runs_per_device is None)
+    kept = Kept(engine, keep, setting_of, lambda run_indices: _scores(engine, run_indices, above))
     with ExitStack() as stack:
         saved = None
         if checkpoint is not None:
-            names = {
-                "learning_rates": numbers.learning_rates.tolist(),
-                "seeds": list(seed_list),
-                "batch_size": batch_size,
-            }
-            saved = stack.enter_context(closing(Checkpoint(checkpoint, names | identity(runs))))
-        show = stack.enter_context(bar(runs.count * steps, numbers.learning_rates.repeat(len(seed_list)), progress))
-        record = train(runs, show, saved)
-    shape = (settings, len(seed_list))
+            names = {"learning_rates": settings.learning_rates.tolist(), **identity(engine)}
+            saved = stack.enter_context(closing(Checkpoint("sweep", checkpoint, names)))
+        words = SweepWords(engine, settings.learning_rates[setting_of])
+        show = stack.enter_context(bar(int((setting_of >= 0).sum()) * steps, words, progress))
+        train_to_end(engine, kept, show, saved)
+    return _result(engine, kept, settings, above, () if seed_numbers == given else (SAME_SEEDS,))
+
+
+def positive_number(caller: str, name: str, x: Any) -> float:
+    if isinstance(x, bool) or not isinstance(x, (int, float, np.number)) or not 0 < x < float("inf"):
+        raise bad_argument(caller, name, "a finite number > 0", x)
+    return float(x)
+
+
+def _runs(settings: Settings, seeds: tuple[int, ...]) -> tuple[Runs, np.ndarray]:
+    """(every setting with every seed, then the control of each seed; the setting of each, −1 for a control)."""
+    count, controls = len(settings.learning_rates), len(seeds)
+    numbers = jax.tree.map(lambda x: np.concatenate([x.repeat(controls, axis=0), x[:1].repeat(controls, axis=0)]),
+                           settings.tree)  # fmt: skip
+    setting_of = np.append(np.arange(count).repeat(controls), np.full(controls, -1))
+    seed_index = np.tile(np.arange(controls, dtype=np.int32), count + 1)
+    return Runs(settings.make, numbers, seeds, seed_index, setting_of < 0), setting_of
+
+
+def control_of(engine: Engine) -> Control:
+    """Of each seed, as many steps as are known."""
+    controls = engine.runs.is_control
+    return Control(engine.record.losses[controls][:, : engine.record.made[controls].min(initial=engine.steps)])
+
+
+def _scores(engine: Engine, run_indices: np.ndarray, above: float) -> np.ndarray:
+    """Of whole runs, lower is better; inf where they diverged."""
+    record, task = engine.record, engine.task
+    limit = control_of(engine).limit(above)[engine.runs.seed_index[run_indices]]
+    losses = record.losses[run_indices]
+    lost = diverged(losses, record.finite[run_indices], limit)
+    score = final_loss(losses) if not task.metrics else task.score(next(iter(record.metrics.values()))[run_indices, -1])
+    return np.where(lost | ~np.isfinite(score), np.inf, score)
+
+
+def failure_of(engine: Engine, run_indices: np.ndarray) -> str | None:
+    """What is wrong with the data, in words, if some batch has no finite loss without training either. `run_indices`
+    are runs at the lowest rate, with which it is hardly the rate that did it."""
+    record, seed_index = engine.record, engine.runs.seed_index[run_indices]
+    first = [first_not_finite(record.losses[run, : record.made[run]]) for run in run_indices]
+    last = max((step for step in first if step is not None), default=None)
+    if last is None:
+        return None
+    if last >= record.made[engine.runs.is_control].min():
+        train_controls(engine, last + 1)
+    control = control_of(engine)
+    shared = [(step, seed) for step, seed in zip(first, seed_index, strict=True)
+              if step is not None and not np.isfinite(control.losses[seed, step])]  # fmt: skip
+    return data_words(engine.runs.seeds[min(shared)[1]], min(shared)[0]) if shared else None
+
+
+def _result(engine: Engine, kept: Kept, settings: Settings, above: float, notes: tuple[str, ...]) -> SweepResult:
+    record, seeds, steps = engine.record, len(engine.runs.seeds), engine.steps
+    count = len(settings.learning_rates)
+    shape, whole = (count, seeds), slice(0, count * seeds)
+    lowest = int(np.argmin(np.nan_to_num(settings.learning_rates, nan=np.inf))) * seeds
+    failure = failure_of(engine, np.arange(lowest, lowest + seeds))
+    control = control_of(engine)
+    limit = np.tile(control.limit(above), count)
+    at = engine.evaluated_at
+    metrics = {name: x[whole][:, at - 1].reshape(*shape, -1) for name, x in record.metrics.items()}
+    controls = np.flatnonzero(engine.runs.is_control)
+    first = next(iter(record.metrics.values()), np.full((engine.count, steps), np.nan))[controls]
+    start = [x[np.isfinite(x)][-1] if np.isfinite(x).any() else np.nan for x in first]
+    made = lambda run: made_run(engine, kept.carried[run], run, settings.words(run // seeds), float(limit[run]))
+    best = min(kept.carried, key=lambda run: _scores(engine, np.array([run]), above)[0], default=None)
+    if len(kept.carried) > 1:
+        means = _scores(engine, np.arange(count * seeds), above).reshape(shape).mean(axis=1)
+        of_best = np.arange(seeds) + int(np.argmin(means)) * seeds
+        best = int(of_best[np.argmin(_scores(engine, of_best, above))])
+    is_all = len(kept.carried) == count * seeds and engine.count > 2 and kept.keep == "all"
     return SweepResult(
-        numbers.learning_rates,
-        numbers.settings,
-        record.losses.reshape(*shape, steps),
-        None if eval_fn is None else record.eval.reshape(shape),
-        record.diverged.reshape(shape),
+        settings.learning_rates,
+        settings.settings,
+        record.losses[whole].reshape(*shape, steps),
+        metrics,
+        at if metrics else at[:0],
+        {name: metric.mode for name, metric in engine.task.metrics.items()},
+        diverged(record.losses[whole], record.finite[whole], limit).reshape(shape),
+        control.losses,
+        np.array(start),
+        failure,
+        notes,
+        None if best is None else made(best),
+        [[made(i * seeds + j) for j in range(seeds)] for i in range(count)] if is_all else None,
     )

@@ -1,183 +1,117 @@
 """The best rate for a run of a given length, for a part of what a full grid costs."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from html import escape
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lrjax.search.batches import as_batches
-from lrjax.search.pictures import as_html, plot_tune
-from lrjax.search.progress import bar
-from lrjax.search.runs import Runs, programmed
-from lrjax.search.settings import at_rate, seeds_of, whole_number
-from lrjax.search.train import advanced
+from lrjax.search.halving import GRID, Halving
+from lrjax.search.judge import Scores, standard_error
+from lrjax.search.settings import at_rate
+from lrjax.search.sweep import SAME_SEEDS, control_of, failure_of, positive_number
+from lrjax.search.verdict import Verdict, verdict
+from lrjax.training.batches import depends_on_seed
+from lrjax.training.divergence import ABOVE
+from lrjax.training.engine import Engine, Runs, check_mesh
+from lrjax.training.loop import CONTROL
+from lrjax.training.progress import SweepWords, bar
+from lrjax.training.record import TAIL
+from lrjax.training.task import Task
+from lrjax.training.train import Run, check_task, interval, made_run, run_length, seed_list
 from lrjax.value import bad_argument
-
-GRID = 25  # rates, at equal ratios
-
-Advance = Callable[[np.ndarray, int, int, int], tuple[np.ndarray, np.ndarray | None]]
-
-
-class Search:
-    """Which runs go on, and how far. It knows the losses alone, so that it can be tried on any that are recorded.
-
-    A short run prefers other rates than a long one, and with a decaying schedule a rate looks bad until it falls. So
-    the first parts of the runs only tell where to look, and what is compared in the end went to the end.
-
-    `advance(rates, seed, begin, end)` makes these steps of some runs, and returns their losses [rates, steps] and,
-    where there is an evaluation, its losses [rates] after them.
-    """
-
-    def __init__(self, advance: Advance, steps: int, seeds: int, budget: float):
-        self.advance, self.steps, self.seeds = advance, steps, seeds
-        self.losses = np.full((GRID, seeds, steps), np.nan)
-        self.score = np.full((GRID, seeds), np.inf)  # of a run as far as it is, inf where it diverged
-        self.done = np.zeros((GRID, seeds), int)  # steps that a run was given
-        self.total = budget * GRID * seeds * steps
-
-    @property
-    def left(self) -> float:
-        """Of the budget, in whole runs; a run that diverged has cost what it took."""
-        return (self.total - np.sum(~np.isnan(self.losses))) / self.steps
-
-    def run(self, rates: Any, seed: int, until: int) -> None:
-        rates = np.asarray(rates, int)
-        for begin in np.unique(self.done[rates, seed]):
-            some = rates[self.done[rates, seed] == begin]
-            if begin < until:
-                losses, evaluated = self.advance(some, seed, int(begin), until)
-                self.losses[some, seed, begin:until] = losses
-                self.done[some, seed] = until
-                # of whole runs their end decides, as everywhere; of shorter ones more is taken, against the noise
-                known = self.losses[some, seed, :until]
-                score = _tail(known, 0.1 if until == self.steps else 0.3) if evaluated is None else evaluated
-                self.score[some, seed] = np.where(np.isfinite(score) & np.isfinite(known[:, -1]), score, np.inf)
-
-    def finished(self, seed: int = 0) -> np.ndarray:
-        return np.flatnonzero(self.done[:, seed] == self.steps)
-
-    def search(self) -> None:
-        first = max(1, int(self.steps * min(0.1, 0.24 * self.left / GRID)))
-        self.run(np.arange(GRID), 0, first)
-        third = max(first, int(self.steps * 0.35))
-        window = self.around_best(np.arange(GRID), min(9, int(0.45 * self.left * self.steps / max(third - first, 1))))
-        self.run(window, 0, third)
-        # every other one to the end, then the neighbours of the best; enough is kept for the other seeds of three
-        every_other = self.around_best(window[len(window) % 2 == 0 :: 2], max(1, int(0.6 * self.left / 0.65)))
-        self.run(every_other, 0, self.steps)
-        reserve = 3 * (self.seeds - 1)
-        while self.left - reserve >= 1:
-            done = self.finished()
-            best = done[np.argmin(self.score[done, 0])]
-            wanted = [r for r in (best - 1, best + 1) if 0 <= r < GRID and r not in done]
-            if not wanted:
-                break
-            costs = [(self.steps - self.done[r, 0]) / self.steps for r in wanted]
-            self.run(wanted if self.left - reserve >= sum(costs) else wanted[:1], 0, self.steps)
-        self.more_seeds()
-
-    def around_best(self, rates: np.ndarray, keep: int) -> np.ndarray:
-        """`keep` neighbours, with the one of the lowest score in the middle."""
-        keep = min(max(keep, 1), len(rates))
-        first = min(max(int(np.argmin(self.score[rates, 0])) - keep // 2, 0), len(rates) - keep)
-        return rates[first : first + keep]
-
-    def more_seeds(self) -> None:
-        """For the best rates, the best one first."""
-        done = self.finished()
-        ranked = done[np.argsort(self.score[done, 0], kind="stable")]
-        if self.seeds > 1 and np.isfinite(self.score[ranked[0], 0]):
-            chosen = ranked[: max(1, min(5, int(self.left / (self.seeds - 1))))]
-            for seed in range(1, self.seeds):
-                if self.left >= len(chosen):
-                    self.run(chosen, seed, self.steps)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TuneResult:
-    """What `tune` found. A rate that was given up early has nan as its `final`, one that diverged inf.
+    """What `tune` found. A rate that was given up early has nan as its `final`; one that diverged inf, or −inf where
+    higher is better.
 
     >>> import jax.numpy as jnp, lrjax
     >>> loss_fn = lambda w, x: jnp.mean((w * x - 3.0 * x) ** 2)
-    >>> found = lrjax.tune(loss_fn, jnp.zeros(()), jnp.ones((60, 4)), lrjax.sgd(0.1), steps=60, high=0.01)
+    >>> task = lrjax.Task(loss_fn, jnp.zeros(()), jnp.ones((60, 4)), stacked=True)
+    >>> found = lrjax.tune(task, lrjax.sgd(0.1), high=0.01)
     >>> found.verdict
     'The best rate, 0.01, is at the edge of the range: widen it.'
     """
 
-    learning_rate: float  # the best; nan where none trained
-    low: float  # from `low` to `high` rates do as well, to the spread over the seeds and half a step between two rates
+    learning_rate: float  # the best; nan where none can be recommended
+    low: float  # from `low` to `high` all rates that were tried do as well, to the noise or 5 % of the fall
     high: float
     verdict: str  # in words
     learning_rates: np.ndarray  # [25]: all that were tried
     losses: np.ndarray  # [25, seeds, steps]: before each update; nan where a run made none
-    final: np.ndarray  # [25, seeds]: the loss of each run at its end
+    final: np.ndarray  # [25, seeds]: what decides, at the end of each run
     diverged: np.ndarray  # bool [25, seeds]
+    metric: str | None  # the name of the metric that decides; None where the training loss does
+    mode: str  # "min" or "max": which of it is better
+    start: float  # what decides, without training
     steps_spent: int  # updates of all runs
     grid_steps: int  # of all rates and seeds to the end
+    notes: tuple[str, ...]
+    run: Run | None  # the run at the best rate, with what it trained; None where no rate can be recommended
 
     def rows(self) -> list[dict[str, Any]]:
-        """A dict for each rate: how far it went, and its loss, None where it didn't go to the end."""
-        mean, went = self.final.mean(axis=1), (~np.isnan(self.losses)).sum(axis=2).max(axis=1)
-        return [
-            {"learning_rate": float(rate), "steps": int(steps), "loss": None if np.isnan(loss) else float(loss)}
-            for rate, steps, loss in zip(self.learning_rates, went, mean, strict=True)
-        ]
+        """A dict for each rate: how far it went, and what decides, None where it didn't go to the end."""
+        went = (~np.isnan(self.losses)).sum(axis=2).max(axis=1)
+        name = self.metric or "loss"
+        rows = []
+        for rate, steps, final in zip(self.learning_rates, went, self.final, strict=True):
+            known = final[~np.isnan(final)]
+            mean = float(known.mean()) if len(known) else None
+            rows.append({"learning_rate": float(rate), "steps": int(steps), "seeds": len(known), name: mean})
+        return rows
 
     def plot(self, ax: Any = None) -> Any:
-        """Loss over rate with matplotlib (extra: plot): whole runs, and in grey how far the others came; the interval
-        that does as well is shaded. Returns the axes."""
+        """Loss over rate with matplotlib (extra: plot): whole runs, and in grey how far the others came; the rates that
+        do as well are shaded. Returns the axes."""
+        from lrjax.report.plots import plot_tune
+
         return plot_tune(self, ax)
 
     def _repr_html_(self) -> str:
+        from lrjax.report.plots import as_html
+
         best = np.flatnonzero(self.learning_rates == self.learning_rate)
-        return f"<p>{escape(self.verdict)}</p>{as_html(self.rows(), best[0] if len(best) else None)}"
+        return as_html(self.rows(), int(best[0]) if len(best) else None, self.verdict, self.notes)
 
 
 def tune(
-    loss_fn: Callable[..., Any],
-    init: Any,
-    batches: Any,
+    task: Task,
     optimizer: Any,
     *,
-    steps: int,
+    steps: int | None = None,
     low: float = 1e-7,
     high: float = 10.0,
     budget: float = 0.25,
     seeds: int | Sequence[int] = 3,
-    batch_size: int | None = None,
-    eval_fn: Callable[..., Any] | None = None,
-    eval_batch: Any = None,
-    has_aux: bool = False,
+    eval_every: int | None = None,
     mesh: Mesh | None = None,
-    diverged_above: float = 10.0,
+    diverged_above: float = ABOVE,
     progress: bool = True,
 ) -> TuneResult:
-    """The best rate for training `steps` steps with this optimizer and this shape of schedule.
+    """The best rate for training `steps` steps with this optimizer and this shape of schedule, and the model that it
+    trained.
 
     25 rates from `low` to `high` start with one seed. After a tenth of the run nine around the best go on; after a
     third every other one of these, to the end; then the neighbours of the best, and the best few with the other seeds.
     Every run is on the whole schedule, so a rate is judged by where it ends, and not by a short run, which prefers
-    other rates than a long one.
+    other rates than a long one. Where no update falls into the first tenth, it looks longer; where nothing tells the
+    rates apart, where nothing is learned, and where the data have no finite loss at any rate, it says so instead.
 
     Args:
-      loss_fn: (params, batch) -> loss; with `has_aux` (loss, anything).
-      init: a tree of parameters or key -> params, as for `sweep`.
-      batches: as for `sweep`, but nothing that can be gone through only once.
+      task: what is trained; its data can be gone through again.
       optimizer: a value with a `learning_rate`, which is replaced; a schedule keeps its shape and gets another peak.
         Or a function from the rate to a transformation, lrjax's or Optax's, which may put a schedule in.
-      steps: of the training that the rate is for.
+      steps: of the training that the rate is for. Default: those of the task, or as many as there are batches.
       low, high: the range of rates to look at.
       budget: the most that it may cost, as a part of all 25 rates with all seeds to the end.
-      seeds: how many runs of a rate that goes to the end, or a list of seeds, as for `sweep`.
-      batch_size: of `batches` that are examples.
-      eval_fn: (params, eval_batch) -> a loss, which decides at the end, in place of the last tenth of the losses.
-      eval_batch: for `eval_fn`.
-      has_aux: whether `loss_fn` returns more than the loss.
+      seeds: how many runs of a rate that goes to the end, or a list of seeds; see `Task`.
+      eval_every: steps between two evaluations of the task's metrics.
       mesh: the devices; default: all.
-      diverged_above: a run has diverged when its loss is not finite, or has risen by this multiple of its first loss.
+      diverged_above: as for `sweep`.
       progress: a bar, as for `sweep`.
 
     Raises:
@@ -185,90 +119,133 @@ def tune(
 
     >>> import jax.numpy as jnp, lrjax
     >>> loss_fn = lambda w, x: jnp.mean((w * x - 3.0 * x) ** 2)
-    >>> found = lrjax.tune(loss_fn, jnp.zeros(()), jnp.ones((60, 4)), lrjax.sgd(0.1), steps=60)
+    >>> task = lrjax.Task(loss_fn, jnp.zeros(()), jnp.ones((60, 4)), stacked=True)
+    >>> found = lrjax.tune(task, lrjax.sgd(0.1))
     >>> 0.1 < found.learning_rate < 1.0
     True
     """
-    seed_list, steps = seeds_of("tune", seeds), whole_number("tune", "steps", steps)
-    for name, number, holds, words in (
-        ("low", low, lambda x: 0 < x < high, "a number > 0 and below `high`"),
-        ("budget", budget, lambda x: 0.05 <= x <= 1, "a number from 0.05 to 1"),
+    check_task("tune", task)
+    check_mesh("tune", mesh)
+    steps = run_length("tune", task, steps)
+    high = positive_number("tune", "high", high)
+    if not positive_number("tune", "low", low) < high:
+        raise bad_argument("tune", "low", "a number > 0 and below `high`", low)
+    if not 0.05 <= positive_number("tune", "budget", budget) <= 1:
+        raise bad_argument("tune", "budget", "a number from 0.05 to 1", budget)
+    given, above = seed_list("tune", seeds), positive_number("tune", "diverged_above", diverged_above)
+    seed_numbers = given if depends_on_seed(task) else given[:1]
+    search = _Search(task, at_rate("tune", optimizer, steps), steps, np.geomspace(low, high, GRID), seed_numbers,
+                     interval("tune", eval_every), mesh)  # fmt: skip
+    search.run(budget, above, progress)
+    return search.result(optimizer, above, () if seed_numbers == given else (SAME_SEEDS,))
+
+
+class _Search:
+    """The runs of `tune` on an engine: the rates of each seed in an order that suits the waves, then the controls."""
+
+    def __init__(
+        self,
+        task: Task,
+        make: Any,
+        steps: int,
+        rates: np.ndarray,
+        seeds: tuple[int, ...],
+        eval_every: int | None,
+        mesh: Mesh | None,
     ):
-        if not (isinstance(number, (int, float)) and holds(number)):
-            raise bad_argument("tune", name, words, number)
-    source = as_batches("tune", batches, batch_size, steps, seed_list)
-    rates = np.geomspace(low, high, GRID)
-    program = programmed(
-        loss_fn=loss_fn,
-        make=at_rate("tune", optimizer, steps),
-        at=source.at,
-        init=init if callable(init) else None,
-        eval_fn=eval_fn,
-        has_aux=has_aux,
-        chunk=source.size,
-        together=None,
-        diverged_above=float(diverged_above),
-        stop=True,
-        mesh=mesh,
-        runs=GRID,
-    )
-    # a wave are every other rates, since these are what goes to the end
-    order = sorted(range(GRID), key=lambda rate: (rate // (2 * program.places), rate % 2, rate))
-    runs = Runs(
-        program,
-        source,
-        steps,
-        np.tile(rates[order].astype(np.float32), len(seed_list)),
-        init,
-        seed_list,
-        np.arange(len(seed_list), dtype=np.int32).repeat(GRID),
-        eval_batch,
-    )
-    place_of = np.argsort(order)
-    with bar(int(budget * runs.count * steps), np.tile(rates[order], len(seed_list)), progress) as show:
+        self.rates, self.seeds, count = rates, seeds, len(seeds)
+        # a wave are every other rates, since these are what goes to the end
+        wave = jax.device_count() if mesh is None else mesh.size
+        self.order = sorted(range(GRID), key=lambda rate: (rate // (2 * wave), rate % 2, rate))
+        self.place_of = np.argsort(self.order)
+        ordered = rates[self.order].astype(np.float32)
+        seed_index = np.append(np.arange(count).repeat(GRID), np.arange(count)).astype(np.int32)
+        is_control = np.arange(len(seed_index)) >= GRID * count
+        runs = Runs(make, np.append(np.tile(ordered, count), np.zeros(count, np.float32)), seeds, seed_index, is_control)
+        self.engine = Engine("tune", task, runs, steps, eval_every=eval_every, mesh=mesh)
 
-        def go(some: np.ndarray, seed: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray | None]:
-            return advanced(runs, seed * GRID + place_of[some], begin, end, show)
+    def run(self, budget: float, above: float, progress: bool) -> None:
+        engine, count = self.engine, len(self.seeds)
+        total = budget * GRID * count * engine.steps
+        rates = np.append(np.tile(self.rates[self.order], count), np.zeros(count))
+        with bar(int(total), SweepWords(engine, rates), progress) as show:
+            controls = engine.runs.is_control
+            steps = int(np.clip(engine.steps // 4, min(8, engine.steps), CONTROL))
+            engine.advance(controls, engine.waves_of(np.flatnonzero(controls)), 0, steps, show)
+            engine.settle()
 
-        search = Search(go, steps, len(seed_list), budget)
-        search.search()
-    return _judged(rates, search)
+            def advance(some: np.ndarray, seed: int, begin: int, end: int) -> Any:
+                runs = seed * GRID + self.place_of[some]
+                active = np.zeros(engine.count, bool)
+                active[runs] = True
+                engine.advance(active, engine.waves_of(runs), begin, end, show)
+                engine.settle()
+                record = engine.record
+                metric = next((x[runs, end - 1] for x in record.metrics.values()), None)
+                score = None if metric is None else engine.task.score(metric)
+                return record.losses[runs, begin:end], score, record.finite[runs]
 
+            limit = control_of(engine).limit(above)
+            self.halving = Halving(advance, engine.steps, count, total - steps * count, limit)
+            self.halving.search()
 
-def _tail(losses: np.ndarray, part: float) -> np.ndarray:
-    """The mean over the last part of the steps."""
-    return losses[..., -max(1, round(part * losses.shape[-1])) :].mean(axis=-1)
+    def result(self, optimizer: Any, above: float, notes: tuple[str, ...]) -> TuneResult:
+        engine, halving, task = self.engine, self.halving, self.engine.task
+        failure = failure_of(engine, np.array([self.place_of[0]]))
+        scores = self._scores()
+        seeds = scores.final.shape[1]
+        metric = next(iter(task.metrics), None)
+        if halving.tied:
+            words = f"Cannot tell: {int(halving.done[:, 0].max()):,} steps left the losses of all rates the same."
+            found = Verdict(words, None, None)
+        else:
+            found = verdict(self.rates, scores, halving.diverged[:, :seeds], failure, metric, (0, GRID - 1))
+        first, last = found.band or (None, None)
+        rate = lambda i: float("nan") if i is None else float(self.rates[i])
+        sign, final = (-1 if metric and task.metrics[metric].mode == "max" else 1), np.full(halving.score.shape, np.nan)
+        ended = halving.done == engine.steps
+        final[ended] = sign * halving.score[ended]
+        start = scores.start
+        run = None
+        if found.best is not None:
+            of_best = int(np.argmin(scores.final[found.best]))
+            index = of_best * GRID + int(self.place_of[found.best])
+            limit = float(control_of(engine).limit(above)[of_best])
+            words = repr(engine.runs.make(rate(found.best))) if dataclasses.is_dataclass(optimizer) else (
+                f"{getattr(optimizer, '__name__', 'optimizer')}({rate(found.best):.3g})")  # fmt: skip
+            run = made_run(engine, engine.carried(index), index, words, limit)
+        return TuneResult(
+            rate(found.best),
+            rate(first),
+            rate(last),
+            found.words,
+            self.rates,
+            halving.losses,
+            final,
+            halving.diverged,
+            metric,
+            "max" if sign < 0 else "min",
+            float(sign * np.nanmean(start)) if np.isfinite(start).any() else float("nan"),
+            int(halving.cost),
+            halving.losses.size,
+            notes,
+            run,
+        )
 
-
-def _judged(rates: np.ndarray, search: Search) -> TuneResult:
-    """The best of the rates that went to the end with the most seeds, those that do as well, and what to make of it."""
-    losses, ended = search.losses, search.done == search.steps
-    final = np.where(ended, search.score, np.nan)
-    diverged = np.isinf(search.score) & (search.done > 0)
-    seeds = int(ended.sum(axis=1).max())
-    mean = np.where(ended.sum(axis=1) == seeds, final[:, :seeds].mean(axis=1), np.inf)
-    nan = float("nan")
-    result = lambda rate, low, high, verdict: TuneResult(
-        rate, low, high, verdict, rates, losses, final, diverged, int((~np.isnan(losses)).sum()), losses.size
-    )
-    if not np.isfinite(losses[:, 0, 0]).any():
-        return result(nan, nan, nan, "The loss was not finite at the first step: no rate can help.")
-    if not np.isfinite(mean).any():
-        return result(nan, nan, nan, f"Everything diverged: try rates below {rates[0]:.2g}.")
-    best = int(np.argmin(mean))
-    known = np.flatnonzero(np.isfinite(mean))
-    worse = final[known, :seeds] - final[best, :seeds]  # seed by seed: they begin at the same parameters
-    noise = np.maximum(worse.std(axis=1) / seeds**0.5, 0.01 * abs(mean[best]))
-    close = worse.mean(axis=1) <= noise
-    fine = rates[np.union1d(known[close], known[worse.argmin(axis=0)])]  # the best of each seed too
-    half = (rates[1] / rates[0]) ** 0.5  # of what lies between two rates nothing is known
-    low, high = max(float(fine.min() / half), float(rates[0])), min(float(fine.max() * half), float(rates[-1]))
-    early = losses[:, 0, : int(search.done[:, 0].min())]
-    early = _tail(early[np.isfinite(early).all(axis=1)], 0.3)
-    if len(early) > GRID // 2 and np.ptp(early) <= noise.min() and close.all():
-        verdict = "The curve is flat within the spread over the seeds: any of these rates will do."
-    elif best in (0, GRID - 1):
-        verdict = f"The best rate, {rates[best]:.2g}, is at the edge of the range: widen it."
-    else:
-        verdict = f"Found: {rates[best]:.2g}; from {low:.2g} to {high:.2g} does as well."
-    return result(float(rates[best]), low, high, verdict)
+    def _scores(self) -> Scores:
+        """Of the rates that went to the end with the most seeds; nan of the others."""
+        engine, halving = self.engine, self.halving
+        ended = halving.done == engine.steps
+        seeds = max(int(ended.sum(axis=1).max()), 1)
+        whole = ended[:, :seeds].all(axis=1)
+        final = np.where(whole[:, None], halving.score[:, :seeds], np.nan)
+        control, error = control_of(engine), np.zeros((GRID, seeds))
+        if engine.task.metrics:
+            metric = next(iter(engine.record.metrics.values()))[engine.runs.is_control]
+            last = engine.record.made[engine.runs.is_control] - 1
+            start = engine.task.score(metric[np.arange(len(metric)), last])
+            return Scores(final, start[:seeds], np.zeros(seeds), error)
+        tail = max(1, round(TAIL * engine.steps))
+        for seed in range(seeds):
+            error[whole, seed] = standard_error(halving.losses[whole, seed, -tail:])
+        return Scores(final, control.mean[:seeds], control.error[:seeds], error)

@@ -1,29 +1,11 @@
-"""What a problem is: a model, a loss, and real data in two parts."""
+"""What built-in tasks share: a network, and real data in two parts."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-
-class Task(NamedTuple):
-    """A model to be trained: pure functions and arrays."""
-
-    name: str
-    description: str
-    init: Callable[[jax.Array], Any]  # key -> params
-    loss_fn: Callable[[Any, Any], jax.Array]  # (params, (x, y)) -> mean loss
-    metric_fn: Callable[[Any, Any], jax.Array]  # (params, (x, y)) -> what the table shows; higher is better
-    metric: str  # its name
-    percent: bool  # whether the metric is a share
-    target: float  # the metric that counts as learned
-    train: tuple[np.ndarray, np.ndarray]
-    test: tuple[np.ndarray, np.ndarray]
-    batch_size: int
-    rate: float  # for SGD with momentum, well chosen: as good as the best of a sweep on held-out training examples
-    adaptive_rates: dict[str, float]  # and for the adaptive methods
 
 
 def mlp_init(sizes: tuple[int, ...]) -> Callable[[jax.Array], Any]:

@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lrjax.tasks.base import Task, load, mlp, mlp_init, split, standardised
+from lrjax.tasks.base import load, mlp, mlp_init, split, standardised
+from lrjax.training.task import Task
 
 
 def diabetes() -> Task:
@@ -15,19 +16,15 @@ def diabetes() -> Task:
     x, x_test = standardised(x, x_test)
     y, y_test = standardised(y, y_test)
     return Task(
+        _squared_error,
+        mlp_init((10, 16, 1)),
+        (x, y),
+        batch_size=32,
+        metrics={"R²": (_r2, "max")},
+        validation=(x_test, y_test),
+        steps=400,
         name="diabetes",
         description="442 patients, ten measurements, standardised; a 10-16-1 ReLU network, batches of 32",
-        init=mlp_init((10, 16, 1)),
-        loss_fn=_squared_error,
-        metric_fn=_r2,
-        metric="R²",
-        percent=False,
-        target=0.3,
-        train=(x, y),
-        test=(x_test, y_test),
-        batch_size=32,
-        rate=0.005,
-        adaptive_rates={"adagrad": 0.05, "rmsprop": 0.003, "adam": 0.005},
     )
 
 

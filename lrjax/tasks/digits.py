@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.tasks.base import Task, load, mlp, mlp_init, split, standardised
+from lrjax.tasks.base import load, mlp, mlp_init, split, standardised
+from lrjax.training.task import Task
 
 
 def digits() -> Task:
@@ -15,19 +16,15 @@ def digits() -> Task:
     (x, y), (x_test, y_test) = split(data.data, data.target.astype(np.int32))
     x, x_test = standardised(x, x_test)
     return Task(
+        _cross_entropy,
+        mlp_init((64, 64, 32, 10)),
+        (x, y),
+        batch_size=64,
+        metrics={"accuracy": (_accuracy, "max")},
+        validation=(x_test, y_test),
+        steps=400,
         name="digits",
         description="1,797 handwritten digits, 8×8 pixels, ten classes; a 64-64-32-10 ReLU network, batches of 64",
-        init=mlp_init((64, 64, 32, 10)),
-        loss_fn=_cross_entropy,
-        metric_fn=_accuracy,
-        metric="accuracy",
-        percent=True,
-        target=0.9,
-        train=(x, y),
-        test=(x_test, y_test),
-        batch_size=64,
-        rate=0.05,
-        adaptive_rates={"adagrad": 0.2, "rmsprop": 0.003, "adam": 0.01},
     )
 
 

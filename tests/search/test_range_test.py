@@ -10,7 +10,7 @@ import pytest
 
 import lrjax as L
 from lrjax.search import range_test as module
-from tests.search.test_sweep import STEPPED, X, Y, init, loss_fn
+from tests.search.test_sweep import STEPPED, X, Y, init, loss_fn, task_of
 
 STEPS = 30
 
@@ -63,7 +63,7 @@ def test_steep_and_minimum():
 @pytest.mark.parametrize("library", ["lrjax value", "lrjax", "optax"])
 def test_the_run_is_that_of_the_loop(library):
     optimizer = {"lrjax value": L.adam(0.5), "lrjax": L.adam, "optax": optax.adam}[library]
-    found = L.range_test(loss_fn, init, STEPPED, optimizer, low=1e-4, high=1.0, steps=STEPS)
+    found = L.range_test(task_of(), optimizer, low=1e-4, high=1.0, steps=STEPS)
     tx = optax.adam(lambda i: 1e-4 * 1e4 ** (i / STEPS))
     params = init(jax.random.key(0))
     state, losses = tx.init(params), []
@@ -79,13 +79,13 @@ def test_the_run_is_that_of_the_loop(library):
 
 
 def test_examples_and_seeds():
-    found = L.range_test(loss_fn, init, (X, Y), L.sgd(0.1), low=1e-4, high=10.0, steps=100, seeds=3, batch_size=16)
+    found = L.range_test(task_of((X, Y), batch_size=16), L.sgd(0.1), low=1e-4, high=10.0, steps=100, seeds=3)
     assert found.losses.shape == (3, 100) and not np.array_equal(found.losses[0], found.losses[1])
     assert all(1e-4 < rate < 10 for rate in found.suggestions.values())
 
 
 def test_another_range_compiles_nothing(compilations):
-    run = lambda low: L.range_test(loss_fn, init, STEPPED, L.adam(0.1), low=low, steps=STEPS)
+    run = lambda low: L.range_test(task_of(), L.adam(0.1), low=low, steps=STEPS)
     first = run(1e-4)
     compilations.clear()
     again = run(1e-4)
@@ -97,7 +97,7 @@ def test_it_stops_at_four_times_the_lowest_but_for_losses_below_zero_too():
     for offset in (0.0, -1000.0):
         loss = lambda w, x: jnp.sum((w - x) ** 2) + jnp.float32(offset)  # noqa: B023
         x = 1 + 0.1 * jax.random.normal(jax.random.key(0), (100, 2))
-        found = L.range_test(loss, jnp.zeros(2), x, L.sgd(0.1), low=1e-3, high=100.0)
+        found = L.range_test(L.Task(loss, jnp.zeros(2), x, stacked=True), L.sgd(0.1), low=1e-3, high=100.0)
         curve = found.smoothed[0][np.isfinite(found.smoothed[0])]
         assert 20 < len(curve) < 100
         before = curve[:-1]
@@ -106,11 +106,12 @@ def test_it_stops_at_four_times_the_lowest_but_for_losses_below_zero_too():
 
 
 def test_nan_cuts_the_curve_and_the_rules_go_on():
-    loss = lambda w, x: jnp.where(w > 1.0, jnp.nan, 1.0) * jnp.sum((w - x) ** 2) + 1.0
-    found = L.range_test(loss, jnp.zeros(()), 3 * jnp.ones((100, 1)), L.sgd(0.1), low=1e-5, high=10.0)
+    loss = lambda w, x: jnp.where(w > 1.0, jnp.nan, 1.0) * (w - x) ** 2 + 1.0
+    task = L.Task(loss, jnp.zeros(()), 3 * jnp.ones(100), stacked=True)
+    found = L.range_test(task, L.sgd(0.1), low=1e-5, high=10.0)
     known = np.isfinite(found.smoothed[0])
     assert known.any() and not known.all() and np.isfinite(found.suggestions["minimum"])
-    dead = L.range_test(lambda w, x: jnp.nan * w, jnp.zeros(()), jnp.ones(100), L.sgd(0.1))
+    dead = L.range_test(L.Task(lambda w, x: jnp.nan * w, jnp.zeros(()), jnp.ones(100), stacked=True), L.sgd(0.1))
     assert np.isnan(list(dead.suggestions.values())).all()
 
 
@@ -125,13 +126,13 @@ def test_nan_cuts_the_curve_and_the_rules_go_on():
 )
 def test_a_bad_argument_is_named(options, message):
     with pytest.raises(ValueError, match=message):
-        L.range_test(loss_fn, init, STEPPED, L.sgd(0.1), steps=STEPS, **options)
+        L.range_test(task_of(), L.sgd(0.1), steps=STEPS, **options)
     with pytest.raises(ValueError, match="`optimizer` must be"):
-        L.range_test(loss_fn, init, STEPPED, 0.1, steps=STEPS)
+        L.range_test(task_of(), 0.1, steps=STEPS)
 
 
 def test_picture():
     plt = pytest.importorskip("matplotlib.pyplot")
-    ax = L.range_test(loss_fn, init, (X, Y), L.sgd(0.1), batch_size=16, seeds=2).plot()
+    ax = L.range_test(task_of((X, Y), batch_size=16), L.sgd(0.1), seeds=2).plot()
     assert ax.get_xscale() == "log" and ax.get_legend() is not None
     plt.close("all")

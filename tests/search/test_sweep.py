@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import lrjax as L
-from lrjax.search.runs import Runs
+from lrjax.training.engine import Engine
 
 RATES = np.array([0.003, 0.03, 0.3])
 X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
@@ -61,14 +61,24 @@ def looped(make, rates, seeds, batches):
 LIST = [jax.tree.map(lambda x, t=t: x[t], STEPPED) for t in range(STEPS)]
 
 
+def task_of(data=STEPPED, **fields):
+    """The model above; arrays with a batch a step unless a `batch_size` is given."""
+    is_stacked = isinstance(data, tuple) and "batch_size" not in fields
+    return L.Task(**{"loss_fn": loss_fn, "init": init, "data": data, "stacked": is_stacked, **fields})
+
+
+def swept(optimizer, data=STEPPED, fields=None, **options):
+    return L.sweep(task_of(data, **(fields or {})), optimizer, **{"progress": False, **options})
+
+
 @pytest.mark.promotes  # Optax does
 @pytest.mark.parametrize("together", [1, 2, 6])
 @pytest.mark.parametrize("name", ["adam", "sgd"])
 def test_agrees_with_the_loop(name, together):
     expected = looped(getattr(optax, name), RATES, 2, LIST)
     options = {"seeds": 2, "runs_per_device": together, "progress": False}
-    ours = L.sweep(loss_fn, init, STEPPED, getattr(L, name)(RATES), **options)
-    theirs = L.sweep(loss_fn, init, STEPPED, getattr(optax, name), learning_rates=RATES, **options)
+    ours = swept(getattr(L, name)(RATES), **options)
+    theirs = swept(getattr(optax, name), learning_rates=RATES, **options)
     np.testing.assert_allclose(ours.losses, expected, rtol=2e-4)
     np.testing.assert_allclose(theirs.losses, expected, rtol=2e-4)
     assert ours.best == int(expected[:, :, -3:].mean((1, 2)).argmin())
@@ -78,15 +88,15 @@ def test_agrees_with_the_loop(name, together):
 @pytest.mark.parametrize("kind", ["list", "iterator", "function"])
 def test_batches_in_every_form_are_the_same(kind):
     batches = {"list": LIST, "iterator": iter(LIST), "function": by_step}[kind]
-    expected = L.sweep(loss_fn, init, STEPPED, L.adam(RATES), progress=False).losses
+    expected = swept(L.adam(RATES)).losses
     steps = None if kind == "list" else STEPS
-    found = L.sweep(loss_fn, init, batches, L.adam(RATES), steps=steps, progress=False).losses
+    found = swept(L.adam(RATES), batches, steps=steps).losses
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_what_can_be_gone_through_again_is():
-    short = L.sweep(loss_fn, init, LIST[:7], L.sgd(RATES), steps=14, progress=False)
-    twice = L.sweep(loss_fn, init, LIST[:7] * 2, L.sgd(RATES), progress=False)
+    short = swept(L.sgd(RATES), LIST[:7], steps=14)
+    twice = swept(L.sgd(RATES), LIST[:7] * 2)
     np.testing.assert_array_equal(short.losses, twice.losses)
 
 
@@ -98,14 +108,14 @@ def test_each_batch_of_an_iterator_is_asked_for_once():
             asked.append(i)
             yield batch
 
-    L.sweep(loss_fn, init, load(), L.adam(RATES), steps=20, seeds=3, progress=False)
+    swept(L.adam(RATES), load(), steps=20, seeds=3)
     assert asked == list(range(20))
 
 
 def test_an_epoch_has_every_example_once_in_the_same_order_for_every_run():
     numbers = np.arange(1, 13, dtype=np.float32)
-    found = L.sweep(lambda p, x: x.sum() + 0 * p, jnp.zeros(()), numbers, L.sgd(np.array([0.1, 0.2])), batch_size=1,
-                    steps=36, seeds=2, diverged_above=1e9, progress=False).losses  # fmt: skip
+    fields = {"loss_fn": lambda p, x: x.sum() + 0 * p, "init": jnp.zeros(()), "batch_size": 1}
+    found = swept(L.sgd(np.array([0.1, 0.2])), numbers, fields, steps=36, seeds=2).losses
     np.testing.assert_array_equal(found[0], found[1])
     epochs = found[0].reshape(2, 3, 12)
     np.testing.assert_array_equal(np.sort(epochs), np.broadcast_to(numbers, (2, 3, 12)))
@@ -114,7 +124,7 @@ def test_an_epoch_has_every_example_once_in_the_same_order_for_every_run():
 
 def test_other_numbers_more_runs_and_more_steps_compile_nothing(compilations):
     tx = lambda rates: L.chain(L.clip_by_global_norm(1.0), L.adamw(L.cosine_decay_schedule(rates, STEPS)))
-    run = lambda rates, **options: L.sweep(loss_fn, init, (X, Y), tx(rates), batch_size=15, progress=False, **options)
+    run = lambda rates, **options: swept(tx(rates), (X, Y), {"batch_size": 15}, **options)
     run(RATES, steps=20)
     for name in ("start", "advance"):
         assert sum(f"({name})" in str(program) for program in compilations) == 1
@@ -127,30 +137,28 @@ def test_other_numbers_more_runs_and_more_steps_compile_nothing(compilations):
 
 
 def test_seeds_may_be_listed():
-    options = {"batch_size": 15, "steps": 20, "progress": False}
-    three = L.sweep(loss_fn, init, (X, Y), L.adam(RATES), seeds=3, **options)
-    two = L.sweep(loss_fn, init, (X, Y), L.adam(RATES), seeds=[2, 0], **options)
+    run = lambda seeds: swept(L.adam(RATES), (X, Y), {"batch_size": 15}, steps=20, seeds=seeds)
+    three, two = run(3), run([2, 0])
     np.testing.assert_array_equal(two.losses, three.losses[:, [2, 0]])
 
 
-@pytest.mark.parametrize(("free", "together"), [(None, 8), (10**9, 8), (25_000, 2), (1, 1)])
-def test_only_as_many_runs_at_a_time_as_the_memory_holds(monkeypatch, free, together):
-    seen, go = [], Runs.go
-    monkeypatch.setattr("lrjax.search.runs._together", lambda mesh: None)  # as on an accelerator
-    monkeypatch.setattr("lrjax.search.runs._free_bytes", lambda mesh: free)
-    monkeypatch.setattr(Runs, "go", lambda runs, *rest: seen.append(runs.program.together) or go(runs, *rest))
-    run = lambda **options: L.sweep(
-        loss_fn, init, STEPPED, L.adam(np.geomspace(0.001, 0.1, 8)), progress=False, **options
-    )
+@pytest.mark.parametrize(("free", "vectorized"), [(None, 9), (10**9, 9), (25_000, 3), (1, 1)])
+def test_only_as_many_runs_at_a_time_as_the_memory_holds(monkeypatch, free, vectorized):
+    seen, advance = [], Engine.advance
+    monkeypatch.setattr("lrjax.training.engine._suitable", lambda mesh: None)  # as on an accelerator
+    monkeypatch.setattr("lrjax.training.engine._free_bytes", lambda mesh: free)
+    note = lambda engine, *rest, **kw: seen.append(engine.program.vectorized) or advance(engine, *rest, **kw)
+    monkeypatch.setattr(Engine, "advance", note)
+    run = lambda **options: swept(L.adam(np.geomspace(0.001, 0.1, 8)), **options)  # and a control
     result = run()
-    assert set(seen) == {together}
+    assert set(seen) == {vectorized}
     np.testing.assert_allclose(result.losses, run(runs_per_device=4).losses, rtol=2e-4)
-    assert set(seen) == {together, 4}  # what is asked for is done
+    assert set(seen) == {vectorized, 4}  # what is asked for is done
 
 
 def test_any_hyperparameters_differ():
     tx = L.grid(L.chain(L.clip(1.0), L.adam(0.1)), learning_rate=[0.01, 0.1], b1=[0.0, 0.5, 0.9])
-    result = L.sweep(loss_fn, init, STEPPED, tx, progress=False)
+    result = swept(tx)
     assert result.losses.shape == (6, 1, STEPS)
     rows = result.rows()
     assert [(row["learning_rate"], row["transforms.1.b1"]) for row in rows][:3] == [
@@ -158,15 +166,18 @@ def test_any_hyperparameters_differ():
         (0.01, 0.5),
         (0.01, 0.9),
     ]
-    alone = L.sweep(loss_fn, init, STEPPED, L.chain(L.clip(1.0), L.adam(0.1, b1=0.5)), progress=False)
+    alone = swept(L.chain(L.clip(1.0), L.adam(0.1, b1=0.5)))
     np.testing.assert_allclose(result.losses[4], alone.losses[0], rtol=1e-4)
+
+
+SQUARE = {"loss_fn": lambda w, x: jnp.sum((w - x) ** 2), "init": jnp.zeros(2)}
 
 
 @pytest.mark.parametrize("together", [1, 3])
 def test_a_run_that_diverges_is_marked_and_the_others_go_on(together):
-    loss = lambda w, x: jnp.sum((w - x) ** 2)
-    result = L.sweep(loss, jnp.zeros(2), jnp.ones((40, 2)), L.sgd(np.array([0.1, 1.6, 0.3])), progress=False,
-                     runs_per_device=together)  # fmt: skip
+    rates = np.array([0.1, 30.0, 0.3], np.float32)
+    result = swept(L.sgd(rates), (jnp.ones((40, 2)),), {**SQUARE, "loss_fn": lambda w, x: jnp.sum((w - x[0]) ** 2)},
+                   runs_per_device=together)  # fmt: skip
     np.testing.assert_array_equal(result.diverged[:, 0], [False, True, False])
     assert np.isnan(result.losses[1, 0, -1]) and np.isfinite(result.losses[[0, 2]]).all()
     assert result.final[1, 0] == np.inf and result.best == 2
@@ -174,48 +185,52 @@ def test_a_run_that_diverges_is_marked_and_the_others_go_on(together):
 
 
 def test_everything_diverged_says_so():
-    result = L.sweep(lambda w, x: jnp.nan * w, jnp.ones(()), jnp.ones(5), L.sgd(RATES), progress=False)
-    assert result.diverged.all()
+    result = swept(L.sgd(RATES), (jnp.ones(5),), {"loss_fn": lambda w, x: jnp.nan * w, "init": jnp.ones(())})
+    assert result.diverged.all() and "not finite on some batches at any rate" in result.verdict
     with pytest.raises(ValueError, match="every one diverged"):
         result.best_learning_rate  # noqa: B018
-    assert "<table>" in result._repr_html_()
+    assert "<table>" in result._repr_html_() and result.run is None
 
 
 def test_negative_losses():
-    result = L.sweep(
-        lambda w, x: jnp.sum((w - x) ** 2) - 5, jnp.zeros(2), jnp.ones((40, 2)), L.sgd(RATES), progress=False
-    )
-    assert not result.diverged.any() and result.loss.min() < -4.99
+    fields = {"loss_fn": lambda w, x: jnp.sum((w - x[0]) ** 2) - 5, "init": jnp.zeros(2)}
+    result = swept(L.sgd(RATES), (jnp.ones((40, 2)),), fields)
+    assert not result.diverged.any() and result.mean.min() < -4.99
 
 
-def test_evaluation_decides_where_there_is_one():
-    options = {"eval_fn": lambda p, batch: -loss_fn(p, batch), "eval_batch": (X, Y), "progress": False}
-    result = L.sweep(loss_fn, init, STEPPED, L.sgd(RATES), **options)
-    assert result.eval.shape == (3, 1) and (result.eval < 0).all() and result.best == 0
+def test_a_metric_decides_where_there_is_one():
+    fields = {"metrics": {"ascent": (loss_fn, "max")}, "validation": (X, Y)}
+    result = swept(L.sgd(RATES), fields=fields)
+    assert result.metrics["ascent"].shape == (3, 1, 1) and result.mode == "max"
+    assert result.best == 0 and result.final[0, 0] == result.metrics["ascent"][0, 0, -1]
+    fields["metrics"] = {"descent": (loss_fn, "min"), **fields["metrics"]}
+    assert swept(L.sgd(RATES), fields=fields).best == 2
 
 
 def test_a_schedule_keeps_its_shape_and_gets_other_peaks():
     shape = L.warmup_cosine_decay_schedule(0.0, 0.5, 5, STEPS)
-    found = L.sweep(loss_fn, init, STEPPED, L.sgd(shape), learning_rates=RATES, progress=False)
+    found = swept(L.sgd(shape), learning_rates=RATES)
     schedules = L.warmup_cosine_decay_schedule(0.0, RATES, 5, STEPS)
-    expected = L.sweep(loss_fn, init, STEPPED, L.sgd(schedules), progress=False)
+    expected = swept(L.sgd(schedules))
     np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5)
     np.testing.assert_allclose(found.learning_rates, RATES, rtol=1e-6)
 
 
 def test_aux_and_one_setting():
-    aux = L.sweep(lambda p, b: (loss_fn(p, b), {"a": 1}), init, STEPPED, L.sgd(0.1), has_aux=True, progress=False)
-    plain = L.sweep(loss_fn, init, STEPPED, L.sgd(0.1), progress=False)
+    with_aux = {"loss_fn": lambda p, b: (loss_fn(p, b), {"a": 1}), "has_aux": True}
+    aux, plain = swept(L.sgd(0.1), fields=with_aux), swept(L.sgd(0.1))
     np.testing.assert_allclose(aux.losses, plain.losses)
-    assert aux.losses.shape == (1, 1, STEPS)
+    assert aux.losses.shape == (1, 1, STEPS) and (aux.run.aux["a"] == 1).all()
 
 
 def test_saved_and_loaded(tmp_path):
-    result = L.sweep(loss_fn, init, STEPPED, L.adam(RATES), seeds=2, progress=False)
+    fields = {"metrics": (loss_fn, "min"), "validation": (X, Y)}
+    result = swept(L.adam(RATES), fields=fields, seeds=2, eval_every=10)
     result.save(tmp_path / "result.npz")
     loaded = L.SweepResult.load(tmp_path / "result.npz")
-    assert loaded.rows() == result.rows() and loaded.eval is None
+    assert loaded.rows() == result.rows() and loaded.verdict == result.verdict
     np.testing.assert_array_equal(loaded.losses, result.losses)
+    np.testing.assert_array_equal(loaded.metrics["loss_fn"], result.metrics["loss_fn"])
 
 
 def test_sensitivity_and_band():
@@ -223,7 +238,8 @@ def test_sensitivity_and_band():
     losses[:, :, 0] = 5.0
     dead = np.array([[False], [False], [False], [False], [True]])
     rates = np.logspace(-4, 0, 5)
-    result = L.SweepResult(rates, {"learning_rate": rates}, losses, None, dead)
+    control = np.full((1, 10), 5.0)
+    result = L.SweepResult(rates, {"learning_rate": rates}, losses, {}, np.array([]), {}, dead, control, np.array([np.nan]))
     assert result.sensitivity == pytest.approx(np.mean([3, 0, 0.1, 2, 4]))
     assert result.band() == pytest.approx((1e-3, 1e-2)) and result.stable_range == pytest.approx(1.0)
     assert result.largest_stable_learning_rate == pytest.approx(0.1)
@@ -231,7 +247,7 @@ def test_sensitivity_and_band():
 
 def test_pictures():
     plt = pytest.importorskip("matplotlib.pyplot")
-    result = L.sweep(loss_fn, init, STEPPED, L.sgd(np.array([0.01, 0.1, 50.0])), seeds=2, progress=False)
+    result = swept(L.sgd(np.array([0.01, 0.1, 50.0])), seeds=2)
     assert result.plot().get_xscale() == "log"
     assert len(result.plot_curves().lines) == 3
     plt.close("all")
@@ -239,9 +255,15 @@ def test_pictures():
 
 BAD = {
     "seeds": ({"seeds": 0}, "`seeds` must be a whole number >= 1, got 0"),
-    "batch_size": ({"batch_size": 99, "steps": 3}, "`batch_size` must be a whole number from 1 to the 30 examples"),
-    "steps": ({"steps": 31}, "`batches` must be at least `steps`=31"),
+    "steps": ({"steps": 31}, "`steps` must be at most the 30 batches of the task, got 31"),
     "learning_rates": ({"learning_rates": [-1.0]}, "`learning_rates` must be a sequence of finite numbers >= 0"),
+    "words": ({"learning_rates": ["a"]}, "`learning_rates` must be a sequence of finite numbers >= 0"),
+    "no rates": ({"learning_rates": []}, "`learning_rates` must be a sequence of finite numbers >= 0"),
+    "diverged_above": ({"diverged_above": "a"}, "`diverged_above` must be a finite number > 0, got 'a'"),
+    "mesh": ({"mesh": 3}, "`mesh` must be a jax.sharding.Mesh"),
+    "keep": ({"keep": "worst"}, '`keep` must be "best", "all" or None'),
+    "eval_every": ({"eval_every": 0}, "`eval_every` must be a whole number >= 1, got 0"),
+    "task": ({"task": loss_fn}, "`task` must be a lrjax.Task"),
 }
 
 
@@ -249,23 +271,26 @@ BAD = {
 def test_a_bad_argument_is_named(name):
     options, message = BAD[name]
     with pytest.raises(ValueError, match=message):
-        L.sweep(loss_fn, init, STEPPED, L.adam(0.1), **options)
+        L.sweep(**{"task": task_of(), "optimizer": L.adam(0.1), **options})
 
 
 def test_other_bad_input():
     with pytest.raises(ValueError, match="`steps` must be given"):
-        L.sweep(loss_fn, init, iter(LIST), L.adam(RATES))
-    with pytest.raises(ValueError, match="`batches` must be at least 31 batches, got 'an end after 30'"):
-        L.sweep(loss_fn, init, iter(LIST), L.adam(RATES), steps=31, progress=False)
+        swept(L.adam(RATES), iter(LIST))
+    with pytest.raises(ValueError, match="`data` must be at least 31 batches, got 'an end after 30'"):
+        swept(L.adam(RATES), iter(LIST), steps=31)
     with pytest.raises(ValueError, match="`optimizer` must be an lrjax optimizer"):
-        L.sweep(loss_fn, init, STEPPED, optax.adam(0.1))
-    with pytest.raises(ValueError, match="`batches` must be all of one shape"):
-        short = [LIST[0], jax.tree.map(lambda x: x[:5], LIST[1])]
-        L.sweep(loss_fn, init, short, L.adam(RATES), progress=False)
+        swept(optax.adam(0.1))
+    with pytest.raises(ValueError, match="`data` must be batches all of one shape"):
+        swept(L.adam(RATES), [LIST[0], jax.tree.map(lambda x: x[:5], LIST[1])])
     with pytest.raises(ValueError, match="`seeds` must be how many, or different whole numbers"):
-        L.sweep(loss_fn, init, STEPPED, L.adam(RATES), seeds=[1, 1])
+        swept(L.adam(RATES), seeds=[1, 1])
     with pytest.raises(ValueError, match="one length"):
-        L.sweep(loss_fn, init, STEPPED, L.adam(RATES, b1=np.array([0.1, 0.2])))
+        swept(L.adam(RATES, b1=np.array([0.1, 0.2])))
+    with pytest.raises(ValueError, match="`batch_size` must be a whole number from 1 to the 60 examples, got 99"):
+        swept(L.adam(RATES), (X, Y), {"batch_size": 99}, steps=3)
+    with pytest.raises(ValueError, match="`batch_size` must be given, since the data are arrays"):
+        swept(L.adam(RATES), fields={"stacked": False}, steps=3)
 
 
 SHARDED = """
@@ -274,13 +299,16 @@ import numpy as np, lrjax as L
 from tests.search.test_sweep import *
 alone = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("runs",))
 for together in (None, 2):
-    options = dict(seeds=5, steps=20, batch_size=8, progress=False, runs_per_device=together)
-    many = L.sweep(loss_fn, init, (X, Y), L.adam(RATES), eval_fn=loss_fn, eval_batch=(X, Y), **options)
-    one = L.sweep(loss_fn, init, (X, Y), L.adam(RATES), eval_fn=loss_fn, eval_batch=(X, Y), mesh=alone, **options)
+    options = dict(seeds=5, steps=20, runs_per_device=together, eval_every=7)
+    fields = dict(batch_size=8, metrics={"loss": (loss_fn, "min")}, validation=(X, Y), validation_batch_size=25)
+    many = swept(L.adam(RATES), (X, Y), fields, **options)
+    one = swept(L.adam(RATES), (X, Y), fields, mesh=alone, **options)
     np.testing.assert_allclose(many.losses, one.losses, rtol=1e-5)
-    np.testing.assert_allclose(many.eval, one.eval, rtol=1e-5)
+    np.testing.assert_allclose(many.metrics["loss"], one.metrics["loss"], rtol=1e-5)
+    for ours, theirs in zip(*map(jax.tree.leaves, (many.run.params, one.run.params))):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
     for mesh in (jax.make_mesh((8,), ("x",)), jax.make_mesh((4, 2), ("a", "b"))):
-        given = L.sweep(loss_fn, init, (X, Y), L.adam(RATES), mesh=mesh, **options)
+        given = swept(L.adam(RATES), (X, Y), fields, mesh=mesh, **options)
         np.testing.assert_array_equal(given.losses, many.losses)
 """
 
@@ -306,8 +334,9 @@ def test_a_start_of_any_arrays(start, how):
     loss = lambda params, batch: jnp.mean((batch @ params["w"] + params["b"] - 3.0) ** 2)
     coarse = 0.01 if start["w"].dtype == jnp.bfloat16 else 0.0
     batches = jax.random.normal(jax.random.key(0), (20, 4, 2))
-    found = L.sweep(loss, how(start), batches, L.adam(jnp.array([0.1, 0.2])), eval_fn=loss, eval_batch=batches[0])
-    for rate, losses, evaluated in zip((0.1, 0.2), found.losses[:, 0], found.eval[:, 0], strict=True):
+    task = L.Task(loss, how(start), batches, stacked=True, metrics=(loss, "min"), validation=batches[0])
+    found = L.sweep(task, L.adam(jnp.array([0.1, 0.2])))
+    for rate, losses, evaluated in zip((0.1, 0.2), found.losses[:, 0], found.final[:, 0], strict=True):
         tx, params = optax.adam(rate), jax.tree.map(jnp.asarray, start)
         state = tx.init(params)
         for i, batch in enumerate(batches):
@@ -326,14 +355,14 @@ def test_parameters_of_every_dtype(dtype):
     def loss(params, batch):
         return loss_fn(params, jax.tree.map(lambda x: x.astype(dtype), batch))
 
-    expected = L.sweep(loss_fn, init, STEPPED, L.adam(RATES), progress=False).loss
+    expected = swept(L.adam(RATES)).mean
     with jax.enable_x64(dtype == jnp.float64):
         params = jax.tree.map(np.asarray, jax.jit(start)(jax.random.key(0)))  # one start, which x64 would change
-        found = L.sweep(loss, params, STEPPED, L.adam(RATES), progress=False)
+        found = swept(L.adam(RATES), fields={"loss_fn": loss, "init": params})
     assert found.losses.dtype == (np.float64 if dtype == jnp.float64 else np.float32)
     if dtype != jnp.float64:
         tolerance = 10 * float(jnp.finfo(dtype).eps)  # small steps are lost in rounding
-        np.testing.assert_allclose(found.loss, expected, rtol=max(tolerance, 0.02), atol=1e-3)
+        np.testing.assert_allclose(found.mean, expected, rtol=max(tolerance, 0.02), atol=1e-3)
 
 
 @pytest.mark.slow
@@ -342,7 +371,7 @@ def test_a_bar_where_somebody_looks(terminal):
     program = """
 from tests.search.test_sweep import *
 rates = np.array([0.01, 0.1, 1e4])
-L.sweep(loss_fn, init, (X, Y), L.sgd(rates), batch_size=8, steps=3000, seeds=2)
+L.sweep(task_of((X, Y), batch_size=8), L.sgd(rates), steps=3000, seeds=2)
 """
     ours, theirs = pty.openpty() if terminal else os.pipe()
     environment = {**os.environ, "COLUMNS": "100", "TERM": "xterm"}
@@ -358,15 +387,15 @@ L.sweep(loss_fn, init, (X, Y), L.sgd(rates), batch_size=8, steps=3000, seeds=2)
 
 
 def test_a_call_takes_about_a_second(monkeypatch):
-    seen, until = [], Runs.until
-    monkeypatch.setattr(Runs, "until", lambda *args: seen.append((args[1], until(*args))) or seen[-1][1])
-    options = {"steps": 300, "batch_size": 16, "progress": False}
-    expected = L.sweep(loss_fn, init, (X, Y), L.adam(RATES), **options)
+    seen, chunk_end = [], Engine._chunk_end
+    note = lambda *args: seen.append((args[1], chunk_end(*args))) or seen[-1][1]
+    monkeypatch.setattr(Engine, "_chunk_end", note)
+    run = lambda: swept(L.adam(RATES), (X, Y), {"batch_size": 16}, steps=300)
+    expected = run()
     assert seen[0] == (0, 16) and max(end - begin for begin, end in seen) > 128  # these take much less
-    monkeypatch.setattr("lrjax.search.runs.CALL_SECONDS", 1e-9)
+    monkeypatch.setattr("lrjax.training.engine.CALL_SECONDS", 1e-9)
     seen.clear()
-    slow = L.sweep(loss_fn, init, (X, Y), L.adam(RATES), **options)
-    np.testing.assert_array_equal(slow.losses, expected.losses)
+    np.testing.assert_array_equal(run().losses, expected.losses)
     assert min(end - begin for begin, end in seen) == 1
 
 
@@ -374,7 +403,8 @@ def test_a_call_takes_about_a_second(monkeypatch):
 def test_somebodys_schedules_are_swept():
     x = jax.random.normal(jax.random.key(1), (64, 4))
     loss = lambda params, batch: jnp.mean((batch[0] @ params["w"] - batch[1]) ** 2)
-    run = lambda tx: L.sweep(loss, lambda key: {"w": jnp.zeros(4)}, (x, x.sum(axis=1)), tx, batch_size=16, steps=30)
+    task = L.Task(loss, lambda key: {"w": jnp.zeros(4)}, (x, x.sum(axis=1)), batch_size=16)
+    run = lambda tx: L.sweep(task, tx, steps=30)
     theirs, ours = optax.linear_schedule(0.1, 0.0, 30), L.linear_schedule(0.1, 0.0, 30)
     times = np.array([1.0, 0.1], np.float32)
     for foreign, own in [

@@ -8,40 +8,41 @@ import numpy as np
 import pytest
 
 import lrjax as L
-from tests.search.test_sweep import RATES, X, Y, init, loss_fn
+from tests.search.test_sweep import RATES, X, Y, loss_fn, swept, task_of
 
 JOINED = """
 import sys, jax
 process, port, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
-import lrjax.search.runs as runs
-from tests.search.test_processes import *
+import lrjax.training.engine as engine
+from tests.training.test_processes import *
 
-advance = runs.advance
+advance = engine.advance
 def watched(program, carried, *rest):
     for x in jax.tree.leaves(carried):
         assert x.shape[0] == 2 and sum(s.data.shape[0] for s in x.addressable_shards) == 1
     return advance(program, carried, *rest)
-runs.advance = watched
-watched.lower = advance.lower
+engine.advance = watched
+watched.trace = advance.trace
 
 assert jax.process_count() == 2
-swept(f"{out}/checkpoint").save(f"{out}/{process}.npz")
-swept(f"{out}/checkpoint").save(f"{out}/again{process}.npz")  # from the checkpoint
+many(f"{out}/checkpoint").save(f"{out}/{process}.npz")
+many(f"{out}/checkpoint").save(f"{out}/again{process}.npz")  # from the checkpoint
 found = tuned()
-assert found == tuned() and found > 0
+assert found == tuned() and found[0] > 0
 open(f"{out}/{process}.txt", "w").write(repr(found))
 """
-OPTIONS = {"batch_size": 16, "eval_fn": loss_fn, "eval_batch": (X, Y), "progress": False}
+FIELDS = {"batch_size": 16, "metrics": {"all": (loss_fn, "min")}, "validation": (X, Y)}
 
 
-def swept(checkpoint=None):
-    rates = np.append(RATES, 1e4)  # and one that diverges
-    return L.sweep(loss_fn, init, (X, Y), L.sgd(rates), steps=150, seeds=3, checkpoint=checkpoint, **OPTIONS)
+def many(checkpoint=None):
+    rates = np.append(RATES, 1e30)  # and one that diverges
+    return swept(L.sgd(rates), (X, Y), FIELDS, steps=150, seeds=3, checkpoint=checkpoint)
 
 
 def tuned():
-    return L.tune(loss_fn, init, (X, Y), L.adam, steps=60, seeds=1, low=1e-4, **OPTIONS).learning_rate
+    found = L.tune(task_of((X, Y), **FIELDS), L.adam, steps=60, seeds=1, low=1e-4, progress=False)
+    return found.learning_rate, float(found.run.losses[-1])
 
 
 @pytest.mark.slow
@@ -54,11 +55,11 @@ def test_two_processes_give_what_one_gives(tmp_path):
     processes = [subprocess.Popen(command(i), stderr=subprocess.PIPE, text=True) for i in range(2)]
     errors = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
-    expected = swept()
+    expected = many()
     for name in ("0", "1", "again0", "again1"):
         found = L.SweepResult.load(tmp_path / f"{name}.npz")
         np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5)
-        np.testing.assert_allclose(found.eval, expected.eval, rtol=1e-5)
+        np.testing.assert_allclose(found.metrics["all"], expected.metrics["all"], rtol=1e-5)
         np.testing.assert_array_equal(found.diverged, expected.diverged)
     assert expected.diverged.any()
     assert {(tmp_path / f"{i}.txt").read_text() for i in range(2)} == {repr(tuned())}

@@ -1,0 +1,114 @@
+"""Which runs of a search go on, and how far."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from lrjax.search.judge import is_tied
+from lrjax.training.divergence import diverged, final_loss
+
+GRID = 25  # rates, at equal ratios
+
+# (rates, seed, begin, end) -> (their losses [rates, steps], the score of the metric that decides after them [rates] or
+# None, whether their parameters are finite [rates])
+Advance = Callable[[np.ndarray, int, int, int], tuple[np.ndarray, np.ndarray | None, np.ndarray]]
+
+
+class Halving:
+    """Gives up rates early. It knows the losses alone, so that it can be tried on any that are recorded.
+
+    A short run prefers other rates than a long one, and with a decaying schedule a rate looks bad until it falls. So
+    the first parts of the runs only tell where to look, and what is compared in the end went to the end.
+
+    Args:
+      advance: makes these steps of some runs.
+      steps: of a whole run.
+      seeds: how many.
+      total: steps of all runs that it may cost.
+      limit: [seeds]: the loss above which a run that ends there has diverged.
+    """
+
+    def __init__(self, advance: Advance, steps: int, seeds: int, total: float, limit: np.ndarray | None = None):
+        self.advance, self.steps, self.seeds, self.total = advance, steps, seeds, total
+        self.limit = np.full(seeds, np.inf) if limit is None else limit
+        self.losses = np.full((GRID, seeds, steps), np.nan)
+        self.score = np.full((GRID, seeds), np.inf)  # of a run as far as it is, inf where it can't go on
+        self.diverged = np.zeros((GRID, seeds), bool)
+        self.done = np.zeros((GRID, seeds), int)  # steps that a run was given
+        self.cost = 0
+        self.tied = False  # whether nothing told the rates apart
+
+    @property
+    def left(self) -> float:
+        """Of the budget, in whole runs; a run that was left has cost what it took."""
+        return (self.total - self.cost) / self.steps
+
+    def run(self, rates: np.ndarray | list[int], seed: int, end: int) -> None:
+        rates = np.asarray(rates, int)
+        for begin in np.unique(self.done[rates, seed]):
+            some = rates[self.done[rates, seed] == begin]
+            if begin >= end:
+                continue
+            losses, score, finite = self.advance(some, seed, int(begin), end)
+            self.losses[some, seed, begin:end] = losses
+            self.done[some, seed] = end
+            # a run that was left made no more steps than its last loss that is known
+            self.cost += int(np.where(finite, end - begin, (~np.isnan(losses)).sum(axis=1)).sum())
+            known, limit = self.losses[some, seed, :end], np.full(len(some), self.limit[seed])
+            if end == self.steps:  # of whole runs their end decides; of shorter ones more is taken, against the noise
+                lost, found = diverged(known, finite, limit), final_loss(known)
+            else:
+                lost, found = ~finite, final_loss(known, 0.3)
+            found = found if score is None else score
+            self.diverged[some, seed] = lost
+            self.score[some, seed] = np.where(np.isfinite(found) & ~lost, found, np.inf)
+
+    def finished(self, seed: int = 0) -> np.ndarray:
+        return np.flatnonzero(self.done[:, seed] == self.steps)
+
+    def search(self) -> None:
+        everything = np.arange(GRID)
+        first = max(1, int(self.steps * min(0.1, 0.24 * self.left / GRID)))
+        self.run(everything, 0, first)
+        # until something tells the rates apart, as far as the budget goes
+        while is_tied(self.score[:, 0]):
+            longer = min(self.steps, 2 * first, first + int(self.left * self.steps / GRID))
+            if longer == first:
+                self.tied = True
+                return
+            self.run(everything, 0, longer)
+            first = longer
+        if not np.isfinite(self.score[:, 0]).any():
+            return
+        third = max(first, int(self.steps * 0.35))
+        window = self.around_best(everything, min(9, int(0.45 * self.left * self.steps / max(third - first, 1))))
+        self.run(window, 0, third)
+        # every other one to the end, then the neighbours of the best; enough is kept for the other seeds of three
+        every_other = self.around_best(window[len(window) % 2 == 0 :: 2], max(1, int(0.6 * self.left / 0.65)))
+        self.run(every_other, 0, self.steps)
+        reserve = 3 * (self.seeds - 1)
+        while self.left - reserve >= 1:
+            done = self.finished()
+            best = done[np.argmin(self.score[done, 0])]
+            wanted = [r for r in (best - 1, best + 1) if 0 <= r < GRID and r not in done]
+            if not wanted:
+                break
+            costs = [(self.steps - self.done[r, 0]) / self.steps for r in wanted]
+            self.run(wanted if self.left - reserve >= sum(costs) else wanted[:1], 0, self.steps)
+        self.more_seeds()
+
+    def around_best(self, rates: np.ndarray, keep: int) -> np.ndarray:
+        """`keep` neighbours, with the one of the lowest score in the middle."""
+        keep = min(max(keep, 1), len(rates))
+        first = min(max(int(np.argmin(self.score[rates, 0])) - keep // 2, 0), len(rates) - keep)
+        return rates[first : first + keep]
+
+    def more_seeds(self) -> None:
+        """For the best rates, the best one first."""
+        done = self.finished()
+        ranked = done[np.argsort(self.score[done, 0], kind="stable")]
+        if self.seeds > 1 and len(ranked) and np.isfinite(self.score[ranked[0], 0]):
+            chosen = ranked[: max(1, min(5, int(self.left / (self.seeds - 1))))]
+            for seed in range(1, self.seeds):
+                if self.left >= len(chosen):
+                    self.run(chosen, seed, self.steps)

@@ -1,0 +1,1 @@
+"""Finding the rate: many runs as one compiled program."""

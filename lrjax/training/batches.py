@@ -1,0 +1,212 @@
+"""Where the batches of a run come from, in one form for all the ways to give them."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Any
+
+import jax
+import numpy as np
+
+from lrjax.training.task import Task
+from lrjax.value import bad_argument
+
+KINDS = (
+    "arrays of examples with `batch_size`, arrays with a leading step axis with `stacked=True`, a function from the "
+    "step to a batch, or an iterable of batches"
+)
+CHUNK = 512  # steps of one call of the program, at most
+LOADED, LOADED_BYTES = 128, 2**26  # batches that are loaded for one call, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """`chunk(start, count)` is what the program is given for `count` steps, in arrays for `size` of them, so that all
+    chunks have one shape; `batch_at((given, chunk), i, seed)` is a batch, for the seed of this index in the list of
+    seeds.
+
+    `batch_at` is traced, and part of what the program is compiled for: it compares by value.
+    """
+
+    chunk: Callable[[int, int], Any]
+    batch_at: Callable[[Any, Any, Any], Any]
+    steps: int | None = None  # how many there are, where that is known
+    size: int = CHUNK  # the most steps of a chunk
+    once: bool = False  # whether each batch should be asked for once, and then feed every run
+    given: Any = None  # arrays that are the same for all chunks
+    digest: Callable[[int], str] = lambda steps: ""  # of the first so many batches, where they are loaded
+
+
+@dataclasses.dataclass(frozen=True)
+class _Called:
+    """The batch that a user's function makes."""
+
+    function: Callable[[Any], Any]
+
+    def __call__(self, chunk: Any, i: Any, seed: Any) -> Any:
+        return self.function(chunk[1] + i)
+
+
+def _of_step(chunk: Any, i: Any, seed: Any) -> Any:
+    arrays, start = chunk
+    return jax.tree.map(lambda x: x[start + i], arrays)
+
+
+def _of_chunk(chunk: Any, i: Any, seed: Any) -> Any:
+    return jax.tree.map(lambda x: x[i], chunk[1])
+
+
+def _of_order(chunk: Any, i: Any, seed: Any) -> Any:
+    examples, order = chunk
+    return jax.tree.map(lambda x: x[order[seed, i]], examples)
+
+
+def known_steps(task: Task) -> int | None:
+    """How long a run is where the call doesn't say: the task's own length, or the number of batches."""
+    if task.steps is not None:
+        return task.steps
+    if task.stacked:
+        return _length(task.data)
+    if task.batch_size is None and not callable(task.data) and hasattr(task.data, "__len__"):
+        return len(task.data)
+    return None
+
+
+def depends_on_seed(task: Task) -> bool:
+    """Whether two seeds are two runs: by their start, the order of their examples, or the keys of the loss."""
+    is_shuffled = not task.stacked and task.batch_size is not None and task.batch_size < _length(task.data)
+    return callable(task.init) or task.takes_key or is_shuffled
+
+
+def as_batches(caller: str, task: Task, steps: int, seeds: Sequence[int], hashed: bool = False) -> Batches:
+    """The batches of a task, however they are given.
+
+    Args:
+      caller: the function that the user called, for the errors.
+      task: what has the data.
+      steps: of a run.
+      seeds: those of the runs.
+      hashed: whether loaded batches are hashed as they come.
+
+    Raises:
+      ValueError: there are too few of them, or they are of no known kind.
+    """
+    data = task.data
+    if task.stacked:
+        if task.batch_size is not None:
+            raise bad_argument("Task", "batch_size", "left out, with `stacked`", task.batch_size)
+        length = _length(data)
+        if steps > length:
+            raise bad_argument(caller, "steps", f"at most the {length} batches of the task", steps)
+        return Batches(lambda start, count: np.int32(start), _of_step, length, given=data)
+    if task.batch_size is not None:
+        return _examples(data, task.batch_size, seeds)
+    if callable(data):
+        return Batches(lambda start, count: np.int32(start), _Called(data))
+    if isinstance(data, Iterator | list) or (isinstance(data, Iterable) and not _is_tree_of_arrays(data)):
+        return _Loader(caller, data, hashed).batches
+    if _is_tree_of_arrays(data):
+        words = "given, since the data are arrays: examples in a batch; or `stacked=True`, where a batch is one step"
+        raise bad_argument("Task", "batch_size", words, None)
+    raise bad_argument("Task", "data", KINDS, data)
+
+
+def _is_tree_of_arrays(x: Any) -> bool:
+    leaves = jax.tree.leaves(x)
+    return bool(leaves) and all(isinstance(leaf, (np.ndarray, jax.Array)) for leaf in leaves)
+
+
+def _length(tree: Any) -> int:
+    """The one length of the first axis."""
+    lengths = {len(x) if np.ndim(x) else 0 for x in jax.tree.leaves(tree)}
+    if not _is_tree_of_arrays(tree) or len(lengths) != 1 or lengths == {0}:
+        raise bad_argument("Task", "data", f"{KINDS}; arrays have one length", tree)
+    return lengths.pop()
+
+
+def _fitting(most: int, size: int) -> int:
+    """How many steps may be loaded for one call, of so many bytes each."""
+    return max(1, min(most, LOADED_BYTES // max(1, size)))
+
+
+def _examples(examples: Any, batch_size: int, seeds: Sequence[int]) -> Batches:
+    """Every epoch all of them in a new order, which is another one for each seed and the same for every run."""
+    count = _length(examples)
+    if batch_size > count:
+        raise bad_argument("Task", "batch_size", f"a whole number from 1 to the {count} examples", batch_size)
+    per_epoch = count // batch_size
+    size = _fitting(CHUNK, 4 * batch_size * len(seeds))
+
+    # the order is NumPy's: a sort inside the program takes longer to compile than many sweeps take
+    def epoch(number: int) -> np.ndarray:
+        """[seeds, batches, batch_size]."""
+        orders = np.stack([np.random.default_rng((seed, number)).permutation(count) for seed in seeds])
+        return orders[:, : per_epoch * batch_size].reshape(len(seeds), per_epoch, batch_size).astype(np.int32)
+
+    def chunk(start: int, steps: int) -> Any:
+        first, last = start // per_epoch, (start + steps - 1) // per_epoch
+        orders = np.concatenate([epoch(number) for number in range(first, last + 1)], axis=1)
+        orders = orders[:, start - first * per_epoch :][:, :steps]
+        return np.pad(orders, ((0, 0), (0, size - steps), (0, 0)))
+
+    return Batches(chunk, _of_order, size=size, given=examples)
+
+
+class _Loader:
+    """Asks for each batch once; what can be gone through again, such as a list, begins anew after its end."""
+
+    def __init__(self, caller: str, data: Iterable[Any], hashed: bool):
+        self.caller, self.data, self.again = caller, data, not isinstance(data, Iterator)
+        self._hashed = hashlib.blake2b(digest_size=8) if hashed else None
+        self._digests = {0: ""}  # by the number of batches
+        self._source, self._taken = iter(_endless(data) if self.again else data), 0
+        first = next(self._source, None)
+        if first is None:
+            raise bad_argument("Task", "data", "at least 1 batch", data)
+        self._source = chain([first], self._source)
+        self.size = _fitting(LOADED, sum(np.asarray(x).nbytes for x in jax.tree.leaves(first)))
+
+    @property
+    def batches(self) -> Batches:
+        steps = len(self.data) if self.again and hasattr(self.data, "__len__") else None
+        return Batches(self.chunk, _of_chunk, steps, self.size, once=True, digest=self.digest)
+
+    def chunk(self, start: int, count: int) -> Any:
+        if start < self._taken:
+            if not self.again:
+                words = f"something that {self.caller} can go through again, such as a list"
+                raise bad_argument("Task", "data", words, self.data)
+            self._source, self._taken = _endless(self.data), 0
+        list(islice(self._source, start - self._taken))
+        got = list(islice(self._source, count))
+        if len(got) < count:
+            got_words = f"an end after {start + len(got)}"
+            raise bad_argument("Task", "data", f"at least {start + count} batches", got_words)
+        self._taken = start + count
+        if self._hashed is not None and self._taken not in self._digests:
+            for leaf in jax.tree.leaves(got):
+                self._hashed.update(np.ascontiguousarray(leaf).tobytes())
+            self._digests[self._taken] = self._hashed.hexdigest()
+        try:
+            return jax.tree.map(lambda *xs: np.stack(xs), *got, *got[-1:] * (self.size - count))
+        except ValueError:
+            shapes = sorted({str(jax.tree.map(np.shape, batch)) for batch in got})
+            words = "batches all of one shape (drop a last one that is shorter)"
+            raise bad_argument("Task", "data", words, shapes) from None
+
+    def digest(self, steps: int) -> str:
+        """Reads on as far as it has to, chunk by chunk, as the program does."""
+        while self._taken < steps:
+            self.chunk(self._taken, min(self.size, steps - self._taken))
+        return self._digests.get(steps, "")
+
+
+def _endless(batches: Iterable[Any]) -> Iterator[Any]:
+    while True:
+        empty = True
+        for batch in batches:
+            empty = False
+            yield batch
+        if empty:
+            return

@@ -1,0 +1,244 @@
+"""Runs on disk, chunk by chunk, so that what was killed goes on where it was."""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrjax.training.engine import Engine
+from lrjax.training.kept import Kept
+from lrjax.training.program import Carry
+from lrjax.training.record import Record
+from lrjax.value import bad_argument
+
+MOST_OF_TIME = 0.1  # the part of the time that may go into saving, in one process
+_IGNORED = (".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave
+
+
+def digest(*trees: Any) -> str:
+    """Of the numbers in trees, and their structure."""
+    hashed = hashlib.blake2b(digest_size=8)
+    for tree in trees:
+        leaves, structure = jax.tree.flatten(tree)
+        hashed.update(str(structure).encode())
+        for leaf in leaves:
+            is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+            hashed.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return hashed.hexdigest()
+
+
+def digest_of_function(function: Callable[..., Any], *arguments: Any) -> str:
+    """Of what a function computes, the numbers that it closes over included."""
+    lowered = jax.jit(function).lower(*arguments).as_text()  # a jaxpr doesn't show what an inner `jit` closes over
+    return hashlib.blake2b(lowered.encode(), digest_size=8).hexdigest()
+
+
+def identity(engine: Engine) -> dict[str, Any]:
+    """By name, all that the results depend on; functions by what they compute."""
+    program, source, task, runs = engine.program, engine.source, engine.task, engine.runs
+    carry = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), engine.carry_shapes())
+    number, key = jax.tree.map(lambda x: x[0], runs.numbers), jax.eval_shape(lambda: jax.random.key(0))
+    first = min(program.chunk, engine.steps)
+    chunk = engine.batches(0, first)
+    batch = jax.eval_shape(program.batch_at, chunk, 0, 0)
+    update = lambda numbers, carry: program.optimizer(numbers).update(carry.trained, carry.opt_state, carry.trained,
+                                                                      value=0.0, obj_fn=lambda p: 0.0)  # fmt: skip
+    params = jax.eval_shape(lambda carry: carry.params, carry)
+    state = (carry.model_state,) if task.has_state else ()
+    some = tuple(jax.tree.map(lambda x: x[0], batches) for batches in task.validation_batches[:1])
+    return {
+        "steps": engine.steps,
+        "seeds": list(map(int, runs.seeds)),
+        "hyperparameters": digest(runs.numbers),
+        "optimizer": digest_of_function(update, number, carry),
+        "loss_fn": digest_of_function(program.objective, params, carry.model_state, batch, key),
+        "init": digest_of_function(program.init, jax.random.key(0)) if program.init else digest(task.init),
+        "data": digest(source.given) + source.digest(first) + digest_of_function(program.batch_at, chunk, 0, 0),
+        "batch_size": task.batch_size,
+        "metrics": [f"{name} {metric.mode} {digest_of_function(metric.function, params, *state, *some)}"
+                    for name, metric in program.metrics],
+        "validation": digest(task.validation_batches),
+        "eval_every": int(engine.eval_every),
+        "stop_when_diverged": program.stop,
+    }  # fmt: skip
+
+
+class Checkpoint:
+    """The state of an engine in a folder, written with orbax.
+
+    Args:
+      caller: the function that the user called, for errors.
+      path: of the folder.
+      names: by name, what these runs are; a folder of others is refused.
+    """
+
+    def __init__(self, caller: str, path: str | PathLike[str], names: dict[str, Any]):
+        try:
+            import orbax.checkpoint as orbax
+        except ImportError:
+            raise ImportError(f"{caller}: `checkpoint` needs orbax: pip install 'lrjax[checkpoint]'.") from None
+        if not isinstance(path, (str, PathLike)):
+            raise bad_argument(caller, "checkpoint", "the path of a folder", path)
+        self.caller, self.path, self.names, self._orbax = caller, Path(path).absolute(), names, orbax
+        self._check_folder()
+        # not in the background: what a wave carries is overwritten by its next step
+        options = orbax.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+        self._manager = orbax.CheckpointManager(self.path, options=options)
+        self._next_save = 0.0
+        self._refuse_others()
+
+    def _check_folder(self) -> None:
+        words = f"a new folder, or one of an earlier call of `{self.caller}`"
+        try:
+            if self.path.exists() and (not self.path.is_dir() or any(map(_is_foreign, self.path.iterdir()))):
+                raise bad_argument(self.caller, "checkpoint", words, str(self.path))
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".lrjax"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise bad_argument(self.caller, "checkpoint", "a folder that can be written", f"{self.path}: "
+                               f"{error.strerror}") from None  # fmt: skip
+
+    def _refuse_others(self) -> None:
+        if (latest := self._manager.latest_step()) is None:
+            return
+        args = self._orbax.args.Composite(names=self._orbax.args.JsonRestore())
+        there = self._read(lambda: self._manager.restore(latest, args=args).names)
+        differ = [name for name in {**there, **self.names} if there.get(name) != self.names.get(name)]
+        if differ:
+            differences = "; ".join(_difference(name, there.get(name), self.names.get(name)) for name in differ)
+            self._manager.close()
+            raise ValueError(
+                f"{self.caller}: `checkpoint` must be a new folder, or one of an earlier call of `{self.caller}`; "
+                f"{str(self.path)!r} holds another: {differences}."
+            )
+
+    def _read(self, restore: Callable[[], Any]) -> Any:
+        try:
+            return restore()
+        except Exception as error:  # orbax raises many kinds
+            words = "a folder that can be read"
+            reason = f"{self.path}: damaged, {type(error).__name__}"
+            raise bad_argument(self.caller, "checkpoint", words, reason) from error
+
+    def restore(self, engine: Engine, kept: Kept) -> None:
+        """Puts what was saved into the engine and what is kept; nothing where nothing was."""
+        if (latest := self._manager.latest_step()) is None:
+            return
+        read, args = self._orbax.args.StandardRestore, self._orbax.args.Composite
+        saved = self._read(lambda: self._manager.restore(latest, args=args(record=read())).record)
+        names = {field.name for field in dataclasses.fields(Record)}
+        writable = lambda tree: jax.tree.map(np.array, tree)
+        engine.record = Record(**{name: writable(saved.get(name, {})) for name in names})
+        kept.finished[:] = saved["finished"]
+        self._check_data(engine, saved["data_steps"], latest)
+        if int(saved["wave_size"]) != engine.program.wave_size:  # other devices: the waves in progress begin again
+            engine.record.position[:] = 0
+        group, step = map(int, engine.record.position)
+        run_indices = np.atleast_1d(saved["kept"]).tolist()
+        run_indices = [run for run in run_indices if run >= 0]
+        like: dict[str, Any] = {}
+        if step:
+            like["carried"] = [_as_saved(engine.carry_shapes()) for _ in engine.groups[group]]
+        if run_indices:
+            one = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+            like["kept"] = [jax.tree.map(one, _as_saved(engine.carry_shapes())) for _ in run_indices]
+        if like:
+            items = {name: read(tree) for name, tree in like.items()}
+            found = self._read(lambda: self._manager.restore(latest, args=args(**items)))
+            if step:
+                engine.resume(engine.groups[group], [_as_carried(c, engine.carry_shapes()) for c in found.carried])
+            if run_indices:
+                back = [_as_carried(jax.tree.map(np.asarray, c), engine.carry_shapes()) for c in found.kept]
+                kept.carried = dict(zip(run_indices, back, strict=True))
+
+    def _check_data(self, engine: Engine, steps: Any, latest: int) -> None:
+        """Loaded batches are read again as far as they were used, and must be the same."""
+        args = self._orbax.args.Composite(data=self._orbax.args.JsonRestore())
+        there = self._read(lambda: self._manager.restore(latest, args=args).data)
+        if there["digest"] != engine.source.digest(int(steps)):
+            raise ValueError(
+                f"{self.caller}: `checkpoint` must be a new folder, or one of an earlier call of `{self.caller}`; "
+                f"{str(self.path)!r} holds another: `data` is not the same."
+            )
+
+    def is_due(self, last: bool) -> bool:
+        """After a chunk; some are left out where saving would take too much of the time, but not the `last` one."""
+        return last or jax.process_count() > 1 or time.monotonic() >= self._next_save
+
+    def save(self, engine: Engine, kept: Kept, waves: Sequence[int]) -> None:
+        """What is known, what is kept, and what some waves carry."""
+        begin, orbax = time.monotonic(), self._orbax.args
+        group, step = map(int, engine.record.position)
+        data_steps = 0 if not engine.source.once else step if group == 0 else engine.steps
+        record = {name: x for name, x in vars(engine.record).items() if not isinstance(x, dict) or x}
+        record |= {"finished": kept.finished, "data_steps": np.int32(data_steps)}
+        record |= {"kept": np.array([*kept.carried, -1], np.int32), "wave_size": np.int32(engine.program.wave_size)}
+        items = {
+            "record": orbax.StandardSave(record),
+            "names": orbax.JsonSave(self.names),
+            "data": orbax.JsonSave({"digest": engine.source.digest(data_steps)}),
+        }
+        if waves:
+            items["carried"] = orbax.StandardSave([_as_saved(c) for c in engine.waves_carried(waves)])
+        if kept.carried:
+            items["kept"] = orbax.StandardSave([_as_saved(carry) for carry in kept.carried.values()])
+        latest = self._manager.latest_step()
+        self._manager.save(0 if latest is None else latest + 1, args=orbax.Composite(**items))
+        end = time.monotonic()
+        self._next_save = end + (end - begin) * (1 / MOST_OF_TIME - 1)
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def _is_foreign(item: Path) -> bool:
+    return item.name not in _IGNORED and not (item.is_dir() and item.name.split(".")[0].isdecimal())
+
+
+def _is_key(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _as_saved(carry: Carry) -> Any:
+    """As a list of arrays, keys by their data: orbax knows neither the classes of the states nor keys."""
+
+    def data(x: Any) -> Any:
+        if not isinstance(x, jax.ShapeDtypeStruct):
+            return jax.random.key_data(x)
+        found = jax.eval_shape(jax.random.key_data, x)
+        return jax.ShapeDtypeStruct(found.shape, found.dtype, sharding=x.sharding)
+
+    return [data(x) if _is_key(x) else x for x in jax.tree.leaves(carry)]
+
+
+def _as_carried(saved: list[Any], like: Carry) -> Carry:
+    leaves, structure = jax.tree.flatten(like)
+    wrap = lambda x, key: jax.random.wrap_key_data(x, impl=jax.random.key_impl(jax.random.key(0)))
+    return structure.unflatten(
+        [wrap(x, one) if _is_key(one) else x for x, one in zip(saved, leaves, strict=True)]
+    )
+
+
+def _difference(name: str, there: Any, here: Any) -> str:
+    if isinstance(there, str) or isinstance(here, str):
+        return f"`{name}` is not the same"
+    short = lambda x: f"{len(x)} from {x[0]:.3g} to {x[-1]:.3g}" if _are_numbers(x) else str(x)
+    if isinstance(there, list) and isinstance(here, list) and short(there) == short(here):
+        return f"`{name}` are others"
+    if isinstance(there, list) and not _are_numbers(there + (here or [])):
+        return f"`{name}` is not the same"
+    return f"`{name}` is {short(there)} there, {short(here)} here"
+
+
+def _are_numbers(x: Any) -> bool:
+    return isinstance(x, list) and bool(x) and all(isinstance(v, (int, float)) for v in x)

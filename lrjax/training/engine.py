@@ -1,0 +1,312 @@
+"""The engine: it trains the runs of a task on all devices, wave by wave."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import Mesh
+
+from lrjax.training.batches import Batches, as_batches
+from lrjax.training.program import Carry, Identity, Interval, Program, advance, parts_of, place, start
+from lrjax.training.record import Record
+from lrjax.training.task import Task
+from lrjax.value import bad_argument
+
+KEPT = 64  # chunks of batches
+FIRST, ALWAYS = 16, 128  # steps of a call before it is known how long they take, and where all calls must be alike
+CALL_SECONDS = 1.0
+MOST_OF_MEMORY = 0.8  # the part of a device's free memory that the runs may take
+NEVER = 2**31 - 1
+
+Show = Callable[[np.ndarray, int, int], None]  # run indices, and the steps, from one to another, that are recorded
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What each run is. The arrays have the runs first."""
+
+    make: Callable[[Any], Any]  # from the numbers of a run to its optimizer
+    numbers: Any
+    seeds: Sequence[int]  # the list of seeds
+    seed_index: np.ndarray  # of each run, in that list
+    is_control: np.ndarray  # bool: whether it never updates
+
+
+class Engine:
+    """Trains runs of a task. A wave are those that the devices train at the same time; what it carries stays on the
+    devices from its first step until `release`.
+
+    Args:
+      caller: the function that the user called, for errors.
+      task: what is trained.
+      runs: what each run is.
+      steps: of each run.
+      eval_every: steps between two evaluations; None for the last step alone.
+      mesh: the devices; None for all.
+      vectorized: runs that a device trains at the same time; None for what suits it.
+      stop: whether a run whose parameters aren't finite costs no more time.
+      hashed: whether loaded batches are hashed, for a checkpoint.
+      show: the progress.
+    """
+
+    def __init__(
+        self,
+        caller: str,
+        task: Task,
+        runs: Runs,
+        steps: int,
+        *,
+        eval_every: int | None = None,
+        mesh: Mesh | None = None,
+        vectorized: int | None = None,
+        stop: bool = True,
+        hashed: bool = False,
+    ):
+        self.task, self.runs, self.steps, self.eval_every = task, runs, steps, eval_every or NEVER
+        self.source = as_batches(caller, task, steps, runs.seeds, hashed)
+        self.program = build_program(task, runs, self.source, mesh, vectorized, stop)
+        self._carried: dict[int, Carry] = {}
+        self._identities: dict[int, Identity] = {}
+        self._loaded: dict[tuple[int, int], Any] = {}
+        self._pending: deque[Callable[[], None]] = deque()  # the devices go on while results are read
+        self._steps_made = 0
+        self.record = self._fit_memory(may_shrink=vectorized is None)
+        self._began = time.monotonic()
+
+    @property
+    def count(self) -> int:
+        return len(self.runs.seed_index)
+
+    @cached_property
+    def evaluated_at(self) -> np.ndarray:
+        """Updates made before each evaluation."""
+        at = np.arange(self.eval_every, self.steps + 1, self.eval_every)
+        return np.unique(np.append(at, self.steps))
+
+    def is_evaluated(self, step: int) -> bool:
+        return step % self.eval_every == 0 or step == self.steps
+
+    @property
+    def groups(self) -> list[range]:
+        """Waves that are trained side by side: one after the other, or all where a batch should be asked for once."""
+        waves = range(-(-self.count // self.program.wave_size))
+        return [waves] if self.source.once else [range(wave, wave + 1) for wave in waves]
+
+    def run_indices(self, wave: int) -> np.ndarray:
+        """The runs of a wave; the last one repeats to fill it."""
+        size = self.program.wave_size
+        return np.minimum(np.arange(wave * size, (wave + 1) * size), self.count - 1)
+
+    def run_indices_of(self, waves: Sequence[int]) -> np.ndarray:
+        return np.concatenate([self.run_indices(wave) for wave in waves])
+
+    def waves_of(self, run_indices: np.ndarray) -> list[int]:
+        return np.unique(np.asarray(run_indices) // self.program.wave_size).tolist()
+
+    def advance(
+        self,
+        active: np.ndarray,
+        waves: Sequence[int],
+        begin: int,
+        end: int,
+        show: Show,
+        pause: Callable[[int], None] = lambda step: None,
+        evaluate_at_end: bool = True,
+    ) -> None:
+        """Trains the runs of some waves that are active (bool [runs]) from one step to another, and puts down what they
+        did in `record`. `pause(step)` is called after each call of the program. Results are read later: see
+        `settle`."""
+        eval_at = end if evaluate_at_end else NEVER
+        while begin < end:
+            chunk_end = self._chunk_end(begin, end)
+            for wave in waves:
+                interval = Interval(*map(np.int32, (begin, chunk_end - begin, self.eval_every, eval_at)))
+                found = self._dispatch(wave, active, self.batches(begin, chunk_end), interval)
+                self._pending.append(partial(self._read, wave, active, begin, chunk_end, found, show))
+            begin = chunk_end
+            pause(begin)
+            self.settle(left=2)
+
+    def settle(self, left: int = 0) -> None:
+        """Reads the results of all calls but the latest."""
+        while len(self._pending) > left:
+            self._pending.popleft()()
+
+    def release(self, wave: int, finish: Callable[[Carry], None] = lambda carry: None) -> None:
+        """Forgets what a wave carries; `finish` gets it once the results are read."""
+        carry = self._carried.pop(wave)
+        del self._identities[wave]
+        self._pending.append(lambda: finish(carry))
+
+    def of_run(self, carry: Carry, run: int) -> Carry:
+        """Of what a wave carries the part of one run, on the host."""
+        return jax.tree.map(lambda x: fetch(x[run % self.program.wave_size]), carry)
+
+    def carried(self, run: int) -> Carry:
+        """What a run carries, on the host."""
+        return self.of_run(self._carried[run // self.program.wave_size], run)
+
+    def waves_carried(self, waves: Sequence[int]) -> list[Carry]:
+        return [self._carried[wave] for wave in waves if wave in self._carried]
+
+    def resume(self, waves: Sequence[int], carried: Sequence[Carry]) -> None:
+        """Goes on from what was saved."""
+        for wave, carry in zip(waves, carried, strict=True):
+            self._carried[wave] = carry
+
+    def carry_shapes(self) -> Carry:
+        """Shapes, dtypes and shardings of what a wave carries."""
+        carry = start.eval_shape(self.program, self._identity(0), self._given)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.program.by_run), carry)
+
+    @cached_property
+    def validation(self) -> Any:
+        return place(self.task.validation_batches, self.program.replicated)
+
+    def _dispatch(self, wave: int, active: np.ndarray, chunk: Any, interval: Interval) -> Any:
+        """Dispatches asynchronously; what is recorded, on the devices."""
+        if wave not in self._identities:
+            self._identities[wave] = self._identity(wave)
+        identity = self._identities[wave]
+        carry = self._carried.pop(wave, None)
+        carry = start(self.program, identity, self._given) if carry is None else carry
+        mask = place(active[self.run_indices(wave)], self.program.by_run)
+        self._carried[wave], record = advance(self.program, carry, identity, mask, chunk, interval, self.validation)
+        return record
+
+    def _read(self, wave: int, active: np.ndarray, begin: int, end: int, found: Any, show: Show) -> None:
+        """Waits for what was dispatched."""
+        indices = self.run_indices(wave)
+        keep = active[indices]
+        indices = indices[keep]
+        self.record.write(indices, begin, end, jax.tree.map(lambda x: fetch(x)[keep], found))
+        self._steps_made += end - begin
+        show(indices, begin, end)
+
+    def _chunk_end(self, begin: int, end: int) -> int:
+        """Where the next call ends: after about a second, so that slow runs too show, and save, how far they are; for
+        loaded batches, and in processes that have to agree, after as many steps always."""
+        size, known = self.program.chunk, self._steps_made
+        if self.source.once or jax.process_count() > 1:
+            return min(begin + min(size, ALWAYS), end)
+        steps = CALL_SECONDS * known / (time.monotonic() - self._began) if known else FIRST
+        return min(begin + min(size, 2 ** int(math.log2(max(1, steps)))), end)  # powers of two meet loaded chunks again
+
+    def batches(self, begin: int, end: int) -> Any:
+        """(what all chunks share, the batches of at most a chunk of steps); some are kept, for the next wave."""
+        if (begin, end) not in self._loaded:
+            if self.source.once or len(self._loaded) == KEPT:
+                self._loaded.clear()
+            self._loaded[begin, end] = place(self.source.chunk(begin, end - begin), self.program.replicated)
+        return self._shared, self._loaded[begin, end]
+
+    @cached_property
+    def _shared(self) -> Any:
+        return place(self.source.given, self.program.replicated)
+
+    def _identity(self, wave: int) -> Identity:
+        """What the runs of a wave are, on the devices."""
+        runs, indices = self.runs, self.run_indices(wave)
+        seed_index = runs.seed_index[indices].astype(np.int32)
+        identity = Identity(
+            jax.tree.map(lambda x: x[indices], runs.numbers),
+            np.asarray(runs.seeds, np.int32)[seed_index],
+            seed_index,
+            runs.is_control[indices],
+        )
+        return place(identity, self.program.by_run)
+
+    @cached_property
+    def _given(self) -> Any:
+        if self.program.init:
+            return None
+        tx = self.program.optimizer(jax.tree.map(lambda x: x[0], self.runs.numbers))
+        is_key = lambda x: isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        init = jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), self.task.init)
+        return place(parts_of(self.program, tx, init), self.program.replicated)
+
+    def _fit_memory(self, may_shrink: bool) -> Record:
+        """Compiles the program, for fewer runs at the same time where the memory holds no more; an empty record."""
+        free = _free_bytes(self.program.mesh)
+        needed, recorded = self._compile()
+        while may_shrink and free is not None and needed > MOST_OF_MEMORY * free and self.program.vectorized > 1:
+            self.program = replace(self.program, vectorized=-(-self.program.vectorized // 2))
+            needed, recorded = self._compile()
+        return Record.empty(self.count, self.steps, recorded)
+
+    def _compile(self) -> tuple[float, Any]:
+        """Compiles both programs at the same time, for the calls that follow: (the bytes that a device needs, the names
+        of what is recorded)."""
+        program, identity = self.program, self._identity(0)
+        with ThreadPoolExecutor(1) as pool:
+            starting = pool.submit(start.lower(program, identity, self._given).compile)
+            end = min(program.chunk, self.steps)
+            mask = place(np.ones(program.wave_size, bool), program.by_run)
+            interval = Interval(*map(np.int32, (0, end, self.eval_every, self.steps)))
+            traced = advance.trace(
+                program, self.carry_shapes(), identity, mask, self.batches(0, end), interval, self.validation
+            )
+            compiled = traced.lower().compile()
+            starting.result()
+        recorded = jax.tree.map(lambda x: None, traced.out_info[1])
+        memory = compiled.memory_analysis()
+        if memory is None:
+            return 0.0, recorded
+        others = len(self.groups[0]) - 1 if self.source.once else min(len(self.groups) - 1, 1)  # waves that carry too
+        return memory.argument_size_in_bytes + memory.temp_size_in_bytes + others * memory.alias_size_in_bytes, recorded
+
+
+def build_program(
+    task: Task, runs: Runs, source: Batches, mesh: Mesh | None, vectorized: int | None, stop: bool
+) -> Program:
+    """The program for so many runs: on all devices, and as many at once as suit them."""
+    count, devices = len(runs.seed_index), np.array(jax.devices()) if mesh is None else mesh.devices.ravel()
+    if mesh is None and jax.process_count() == 1:
+        devices = devices[:count]
+    mesh = Mesh(devices, ("runs",))  # whatever the axes of the given one
+    each = -(-count // mesh.size)
+    return Program(
+        objective=task.objective,
+        make=runs.make,
+        batch_at=source.batch_at,
+        init=task.init if callable(task.init) else None,
+        metrics=tuple(task.metrics.items()),
+        chunk=source.size,
+        vectorized=min(vectorized or _suitable(mesh) or each, each),
+        stop=stop,
+        mesh=mesh,
+    )
+
+
+def _suitable(mesh: Mesh) -> int | None:
+    """Runs that a device vectorises, at most; None for all.
+
+    On a CPU one alone compiles fastest, ends when its parameters aren't finite, and suits big models too.
+    """
+    return 1 if mesh.devices.flat[0].platform == "cpu" else None
+
+
+def _free_bytes(mesh: Mesh) -> int | None:
+    """Of the fullest of the devices here; None where that isn't known, as on a CPU."""
+    stats = [device.memory_stats() for device in mesh.local_devices]
+    return min((s["bytes_limit"] - s["bytes_in_use"] for s in stats if s and "bytes_limit" in s), default=None)
+
+
+def fetch(x: jax.Array) -> Any:
+    """All of it, in every process."""
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return x
+    return np.asarray(x if x.is_fully_addressable else process_allgather(x, tiled=True))
+
+
+def check_mesh(caller: str, mesh: Any) -> None:
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise bad_argument(caller, "mesh", "a jax.sharding.Mesh, or None for all devices", mesh)

@@ -1,0 +1,323 @@
+"""One run of a task: `train`."""
+
+import dataclasses
+import pickle
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from os import PathLike
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from lrjax.hyperparameters import batch_length
+from lrjax.training.batches import known_steps
+from lrjax.training.checkpoint import Checkpoint, identity
+from lrjax.training.divergence import diverged, final_loss, own_control
+from lrjax.training.engine import Engine, Runs, check_mesh
+from lrjax.training.kept import Kept
+from lrjax.training.loop import train_to_end
+from lrjax.training.parameters import Joined
+from lrjax.training.program import Carry
+from lrjax.training.progress import TrainWords, bar
+from lrjax.training.record import Record
+from lrjax.training.task import Task
+from lrjax.transforms.base import GradientTransformation, as_transformation
+from lrjax.value import NotInDomain, bad_argument
+
+Callback = Callable[[dict[str, Any]], None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """What a run did, as NumPy arrays, and what it trained.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> task = lrjax.Task(lambda w, x: jnp.mean((w - x) ** 2), jnp.zeros(()), jnp.ones(8), batch_size=4)
+    >>> run = lrjax.train(task, lrjax.sgd(lrjax.linear_schedule(0.5, 0.0, 4)), steps=4)
+    >>> run.learning_rates, float(run.params)
+    (array([0.5  , 0.375, 0.25 , 0.125], dtype=float32), 1.0)
+    """
+
+    params: Any
+    model_state: Any  # None where the task has none
+    opt_state: Any
+    losses: np.ndarray  # [steps]: before each update; nan after the parameters were not finite
+    learning_rates: Any  # [steps]: that each update applied; by group of parameters a dict of these; None where unknown
+    metrics: dict[str, np.ndarray]  # by name: [evaluations]
+    evaluated_at: np.ndarray  # [evaluations]: updates made before each
+    aux: dict[str, np.ndarray]  # by name: [steps]
+    seed: int
+    diverged: bool  # by the rule of `sweep`
+    modes: dict[str, str]  # of the metrics: "min" or "max"
+    task: str  # its name
+    optimizer: str  # as Python
+
+    @property
+    def final(self) -> float:
+        """What decides, at the end: the first metric, or the mean loss over the last tenth of the steps."""
+        if self.metrics:
+            return float(next(iter(self.metrics.values()))[-1])
+        return float(final_loss(self.losses[None])[0])
+
+    def steps_to(self, metric: str, value: float) -> int | None:
+        """Updates made when the metric first was as good as `value`; None where it never was. The metric may be "loss":
+        then the loss of a batch.
+
+        Raises:
+          ValueError: there is no such metric.
+        """
+        if metric == "loss":
+            values, at, mode = self.losses, np.arange(len(self.losses)), "min"
+        elif metric in self.metrics:
+            values, at, mode = self.metrics[metric], self.evaluated_at, self.modes[metric]
+        else:
+            raise bad_argument("Run.steps_to", "metric", f"one of {['loss', *self.metrics]}", metric)
+        with np.errstate(invalid="ignore"):
+            reached = np.flatnonzero(values <= value if mode == "min" else values >= value)
+        return int(at[reached[0]]) if len(reached) else None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A dict for each step, for `pandas.DataFrame` and loggers: its loss, its rate, what else was recorded, and the
+        metrics after it, None where they were not evaluated."""
+        at = {int(step) - 1: i for i, step in enumerate(self.evaluated_at)}
+        rates = _rates_by_name(self.learning_rates)
+        rows = []
+        for step in range(len(self.losses)):
+            row: dict[str, Any] = {"step": step, "loss": float(self.losses[step])}
+            row |= {name: float(x[step]) for name, x in {**rates, **self.aux}.items()}
+            row |= {name: float(x[at[step]]) if step in at else None for name, x in self.metrics.items()}
+            rows.append(row)
+        return rows
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes a file, by pickle: parameters and states of any classes are in it."""
+        with open(path, "wb") as file:
+            pickle.dump(jax.tree.map(_as_saved, vars(self)), file)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "Run":
+        """Reads what `save` wrote. A pickle can run code: read only files that you trust."""
+        with open(path, "rb") as file:
+            fields = pickle.load(file)
+        return cls(**jax.tree.map(_as_loaded, fields, is_leaf=lambda x: isinstance(x, _SavedKey)))
+
+    def plot(self, ax: Any = None) -> Any:
+        """The loss over the steps, smoothed, with the metrics and the rate, in matplotlib (extra: plot). Returns the
+        axes."""
+        from lrjax.report.plots import plot_run
+
+        return plot_run(self, ax)
+
+    def _repr_html_(self) -> str:
+        from lrjax.report.plots import run_html
+
+        return run_html(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class _SavedKey:
+    data: np.ndarray
+
+
+def _as_saved(x: Any) -> Any:
+    if isinstance(x, jax.Array):
+        return _SavedKey(np.asarray(jax.random.key_data(x))) if _is_key(x) else np.asarray(x)
+    return x
+
+
+def _as_loaded(x: Any) -> Any:
+    return jax.random.wrap_key_data(x.data) if isinstance(x, _SavedKey) else x
+
+
+def _is_key(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _rates_by_name(rates: Any) -> dict[str, np.ndarray]:
+    if rates is None:
+        return {}
+    if isinstance(rates, dict):
+        return {f"learning_rate/{group}": x for group, x in rates.items()}
+    return {"learning_rate": rates}
+
+
+def train(
+    task: Task,
+    optimizer: Any,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    eval_every: int | None = None,
+    mesh: Mesh | None = None,
+    checkpoint: str | PathLike[str] | None = None,
+    on_step: Callback | None = None,
+    on_eval: Callback | None = None,
+    progress: bool = True,
+) -> Run:
+    """Trains a task once, in one compiled program; another rate, or another length, compiles nothing.
+
+    Args:
+      task: what is trained.
+      optimizer: a gradient transformation, lrjax's or Optax's.
+      steps: updates. Default: those of the task, or as many as there are batches, where that is known.
+      seed: of the start, `init(jax.random.key(seed))`, the order of the examples and the keys of the loss.
+      eval_every: steps between two evaluations of the task's metrics; they are evaluated after the last step always.
+      mesh: the device; default: the first.
+      checkpoint: a folder (extra: checkpoint), as for `sweep`: the same call goes on where another was killed.
+      on_step: called with a dict for each step, in order: "step", "loss", "learning_rate" and auxiliary numbers. A
+        compiled program makes many steps, so calls come some time after the step, many at once.
+      on_eval: called with a dict for each evaluation: "step", the updates made before it, and the metrics.
+      progress: a bar, in a terminal or a notebook (with rich; in a notebook with ipywidgets too).
+
+    Raises:
+      ValueError: an argument is not of these; the message says which and what it takes.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> loss_fn = lambda params, batch: jnp.mean((batch @ params - 1.0) ** 2)
+    >>> task = lrjax.Task(loss_fn, jnp.zeros(2), jnp.eye(2), batch_size=2)
+    >>> run = lrjax.train(task, lrjax.sgd(0.5), steps=20)
+    >>> run.params, run.losses.shape
+    (Array([0.9968, 0.9968], dtype=float32), (20,))
+    """
+    check_task("train", task)
+    check_mesh("train", mesh)
+    steps = run_length("train", task, steps)
+    seed = seed_list("train", [seed])[0]
+    runs = single_run("train", optimizer, seed)
+    on_device = Mesh(np.array(jax.devices()[:1]), ("runs",)) if mesh is None and jax.process_count() == 1 else mesh
+    hashed = checkpoint is not None
+    engine = Engine("train", task, runs, steps, eval_every=interval("train", eval_every), mesh=on_device, hashed=hashed)
+    kept = Kept(engine, "all", np.zeros(1, int), lambda run_indices: np.zeros(1))
+    with ExitStack() as stack:
+        saved = None
+        if checkpoint is not None:
+            saved = stack.enter_context(closing(Checkpoint("train", checkpoint, identity(engine))))
+        show, report = stack.enter_context(bar(steps, TrainWords(engine), progress)), _Reporter(engine, on_step, on_eval)
+
+        def note(run_indices: np.ndarray, begin: int, end: int) -> None:
+            show(run_indices, begin, end)
+            report(begin, end)
+
+        train_to_end(engine, kept, note, saved)
+    return made_run(engine, kept.carried[0], 0, repr(optimizer), own_control(engine.record.losses[:1]).limit()[0])
+
+
+class _Reporter:
+    """Hands rows to the callbacks as they are known."""
+
+    def __init__(self, engine: Engine, on_step: Callback | None, on_eval: Callback | None):
+        self._engine, self._on_step, self._on_eval = engine, on_step, on_eval
+
+    def __call__(self, begin: int, end: int) -> None:
+        record = self._engine.record
+        rates = _rates_by_name(_only_rates(record, 0)) if self._on_step else {}
+        for step in range(begin, min(end, int(record.made[0]))):
+            if self._on_step is not None:
+                numbers = {name: float(x[step]) for name, x in rates.items()}
+                numbers |= {name: float(x[0, step]) for name, x in record.aux.items()}
+                self._on_step({"step": step, "loss": float(record.losses[0, step]), **numbers})
+            if self._on_eval is not None and record.metrics and self._engine.is_evaluated(step + 1):
+                metrics = {name: float(x[0, step]) for name, x in record.metrics.items()}
+                self._on_eval({"step": step + 1, **metrics})
+
+
+def made_run(engine: Engine, carry: Carry, run: int, optimizer: str, limit: float) -> Run:
+    """What a run of an engine did, at its end."""
+    record = engine.record
+    at = engine.evaluated_at
+    tree = lambda x: jax.tree.map(lambda n: n.tree if isinstance(n, Joined) else n, x, is_leaf=_is_joined)
+    array = lambda x: jax.tree.map(jnp.asarray, tree(x))
+    return Run(
+        params=array(carry.params),
+        model_state=array(carry.model_state),
+        opt_state=array(carry.opt_state),
+        losses=record.losses[run].copy(),
+        learning_rates=_only_rates(record, run),
+        metrics={name: x[run, at - 1] for name, x in record.metrics.items()},
+        evaluated_at=at if record.metrics else at[:0],
+        aux={name: x[run].copy() for name, x in record.aux.items()},
+        seed=int(engine.runs.seeds[engine.runs.seed_index[run]]),
+        diverged=bool(diverged(record.losses[[run]], record.finite[[run]], np.array([limit]))[0]),
+        modes={name: metric.mode for name, metric in engine.program.metrics},
+        task=engine.task.name,
+        optimizer=optimizer,
+    )
+
+
+def _is_joined(x: Any) -> bool:
+    return isinstance(x, Joined)
+
+
+def _only_rates(record: Record, run: int) -> Any:
+    rates = {name: x[run].copy() for name, x in record.learning_rates.items()}
+    if not rates:
+        return None
+    return rates[""] if set(rates) == {""} else rates
+
+
+def itself(x: Any) -> Any:
+    return x
+
+
+@dataclasses.dataclass(frozen=True)
+class Always:
+    """Makes the same optimizer of anything."""
+
+    optimizer: Any
+
+    def __call__(self, x: Any) -> Any:
+        return self.optimizer
+
+
+def single_run(caller: str, optimizer: Any, seed: int) -> Runs:
+    """One run. The numbers of a value are numbers of the program, so that others compile nothing."""
+    if isinstance(optimizer, GradientTransformation) and jax.tree.leaves(optimizer):
+        if (length := batch_length(optimizer)) is not None:
+            raise bad_argument(caller, "optimizer", "one optimizer; `sweep` takes a batch", f"a batch of {length}")
+        make, numbers = itself, jax.tree.map(as_number, optimizer)
+    else:
+        try:
+            make, numbers = Always(as_transformation(optimizer)), np.zeros(1, np.float32)
+        except NotInDomain:
+            raise bad_argument(caller, "optimizer", "an optimizer, lrjax's or Optax's", optimizer) from None
+    return Runs(make, numbers, [seed], np.zeros(1, np.int32), np.zeros(1, bool))
+
+
+def as_number(x: Any) -> np.ndarray:
+    """[1]: in the dtype in which it enters a formula."""
+    return np.asarray(x, np.int32 if isinstance(x, int) else jnp.result_type(float))[None]
+
+
+def check_task(caller: str, task: Any) -> None:
+    if not isinstance(task, Task):
+        raise bad_argument(caller, "task", "a lrjax.Task", task)
+
+
+def run_length(caller: str, task: Task, steps: Any) -> int:
+    """The steps of a run, given or known."""
+    if steps is None and (steps := known_steps(task)) is None:
+        raise bad_argument(caller, "steps", "given, or a part of the task, for such data", None)
+    return whole_number(caller, "steps", steps)
+
+
+def interval(caller: str, eval_every: Any) -> int | None:
+    return None if eval_every is None else whole_number(caller, "eval_every", eval_every)
+
+
+def whole_number(caller: str, name: str, x: Any) -> int:
+    if isinstance(x, bool) or not isinstance(x, (int, np.integer)) or not 1 <= x < 2**31:
+        raise bad_argument(caller, name, "a whole number >= 1", x)
+    return int(x)
+
+
+def seed_list(caller: str, seeds: Any) -> tuple[int, ...]:
+    """`seeds` of them from 0 on, or those that are listed."""
+    if not isinstance(seeds, (list, tuple, range, np.ndarray)):
+        return tuple(range(whole_number(caller, "seeds", seeds)))
+    is_seed = lambda x: isinstance(x, (int, np.integer)) and not isinstance(x, bool) and 0 <= x < 2**31
+    if not len(seeds) or not all(map(is_seed, seeds)) or len(set(map(int, seeds))) < len(seeds):
+        raise bad_argument(caller, "seeds", "how many, or different whole numbers from 0 to 2³¹−1", seeds)
+    return tuple(map(int, seeds))

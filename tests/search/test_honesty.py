@@ -1,0 +1,174 @@
+"""Where a search is asked what it can't know, or what isn't the rate's doing: it says so."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lrjax as L
+from lrjax.search.judge import Scores
+from lrjax.training.divergence import Control, diverged
+from tests.search.test_sweep import init, loss_fn
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(256, 4)).astype(np.float32)
+Y = (np.tanh(X @ np.ones((4, 1))) + 0.3 * RNG.standard_t(3, size=(256, 1))).astype(np.float32)
+RATES = np.array([0.0, 1e-12, 1e-3, 0.03], np.float32)
+
+
+def noisy(batch_size, **fields):
+    return L.Task(**{"loss_fn": loss_fn, "init": init, "data": (X, Y), "batch_size": batch_size, **fields})
+
+
+def tune(task, optimizer=L.adam, **options):
+    return L.tune(task, optimizer, progress=False, **{"steps": 100, **options})
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return L.train(noisy(32), L.adam(L.linear_schedule(0.03, 0.0, 2000)), steps=2000, progress=False).params
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 8])
+@pytest.mark.parametrize("fine_tuning", [False, True])
+def test_what_hardly_moves_has_not_diverged(batch_size, fine_tuning, trained):
+    task = noisy(batch_size, **({"init": trained} if fine_tuning else {}))
+    result = L.sweep(task, L.adam(RATES), steps=200, seeds=4, progress=False)
+    assert not result.diverged.any()
+    found = tune(task, steps=150)
+    assert "diverged" not in found.verdict and not found.diverged[:8].any()
+
+
+@pytest.mark.parametrize("offset", [-1.0, -1000.0, "zero"])
+def test_losses_that_start_at_zero_or_below(offset):
+    start = init(jax.random.key(0))
+    first = loss_fn(start, (X[:1], Y[:1])) if offset == "zero" else -offset
+    task = noisy(8, init=start, loss_fn=lambda p, b: loss_fn(p, b) - first)
+    result = L.sweep(task, L.adam(RATES), steps=100, seeds=2, progress=False)
+    assert not result.diverged.any() and result.best == 3
+
+
+def test_a_start_at_the_optimum_has_no_rate_to_blame():
+    task = L.Task(lambda w, x: jnp.mean((w * x) ** 2), jnp.zeros(()), X[:, 0], batch_size=8)
+    result = L.sweep(task, L.sgd(np.array([1e-6, 0.1])), steps=50, progress=False)
+    assert not result.diverged.any() and "Cannot tell" in result.verdict
+    assert "Cannot tell" in tune(task).verdict
+
+
+def test_a_spike_that_comes_back_has_not_diverged():
+    """The rate rises far above what is stable, for some steps, in every run."""
+    spike = lambda rate: L.sgd(L.piecewise_values_schedule([rate, 80.0, rate], [40, 42]))
+    task = L.Task(lambda w, x: jnp.mean((w - x) ** 2), jnp.zeros(()), 3 + X[:, 0], batch_size=8)
+    rates = np.array([1e-4, 0.1, 0.3])
+    result = L.sweep(task, spike, learning_rates=rates, steps=400, seeds=8, progress=False)
+    assert result.losses[1].max() > 1000 * result.start
+    assert not result.diverged[1:].any() and result.best_learning_rate in (0.1, 0.3)
+
+
+def test_losses_stay_real_where_runs_are_not_stopped():
+    task = L.Task(lambda w, x: jnp.mean((w - x) ** 2), jnp.zeros(()), 3 + X[:, 0], batch_size=8)
+    result = L.sweep(task, L.sgd(np.array([0.1, 1.05])), steps=100, stop_when_diverged=False, progress=False)
+    assert result.diverged[:, 0].tolist() == [False, True] and np.isfinite(result.losses).all()
+
+
+BROKEN = X.copy()
+BROKEN[77, 2] = np.nan
+
+
+@pytest.mark.parametrize("wrap", [lambda tx: tx, L.apply_if_finite], ids=["alone", "apply_if_finite"])
+def test_one_example_that_is_nan_is_not_the_rates_doing(wrap):
+    task = noisy(16, data=(BROKEN, Y))
+    optimizer = lambda rate: wrap(L.adam(rate))
+    for found in (
+        tune(task, optimizer),
+        L.sweep(task, optimizer, learning_rates=RATES[1:], steps=100, seeds=2, progress=False),
+    ):
+        assert "not finite on some batches at any rate, also without training: batch " in found.verdict
+        assert "try rates below" not in found.verdict
+    epoch = np.random.default_rng((0, 0)).permutation(256).reshape(16, 16)
+    batch = int(np.flatnonzero((epoch == 77).any(axis=1))[0])
+    assert f"batch {batch:,} of seed 0" in tune(task, optimizer).verdict
+    if wrap is L.apply_if_finite:
+        assert found.best_learning_rate == pytest.approx(0.03) and not found.diverged.any()
+
+
+def test_a_rate_that_breaks_the_numbers_is_blamed():
+    found = tune(noisy(16), L.sgd, low=1e8, high=1e12)
+    assert found.verdict == "Everything diverged: try rates below 1e+08."
+
+
+def test_a_metric_that_is_nan():
+    nan = noisy(16, metrics={"quality": (lambda p, b: jnp.log(-loss_fn(p, b)), "max")}, validation=(X, Y))
+    for found in (tune(nan), L.sweep(nan, L.adam(RATES[1:]), steps=50, progress=False)):
+        assert found.verdict.startswith("quality is not finite at any rate, also without training")
+
+
+def test_random_labels_teach_nothing():
+    def batch(step):
+        a, b = jax.random.split(jax.random.key(step))
+        return jax.random.normal(a, (8, 4)), jax.random.normal(b, (8, 1))
+
+    found = tune(L.Task(loss_fn, lambda key: jax.tree.map(lambda x: 0 * x, init(key)), batch), steps=200)
+    assert found.verdict.startswith("Nothing was learned") and np.isnan(found.learning_rate) and found.run is None
+
+
+def test_an_ascent_is_not_an_edge():
+    found = tune(noisy(32), lambda rate: L.chain(L.adam(rate), L.scale(-1.0)))
+    assert found.verdict.startswith("Nothing was learned")
+
+
+@pytest.mark.parametrize("kind", ["MultiSteps", "zero at first"])
+def test_where_no_update_falls_into_the_first_look_it_looks_longer(kind):
+    steps = 300
+    if kind == "MultiSteps":
+        optimizer = lambda rate: L.MultiSteps(L.adam(rate), 32)
+    else:
+        optimizer = lambda rate: L.adam(L.join_schedules([L.constant_schedule(0.0), L.constant_schedule(rate)], [60]))
+    found = tune(noisy(32), optimizer, steps=steps)
+    grid = L.sweep(noisy(32), optimizer, learning_rates=found.learning_rates, steps=steps, seeds=3, progress=False)
+    near = np.argmin(np.abs(np.log(found.learning_rates / found.learning_rate)))
+    assert 1 / 3 <= found.learning_rate / grid.best_learning_rate <= 3 or grid.mean[near] <= 1.05 * grid.mean.min()
+
+
+def test_a_rate_that_is_never_used_is_no_answer():
+    optimizer = lambda rate: L.MultiSteps(L.adam(rate), 1000)
+    assert tune(noisy(32), optimizer).verdict.startswith("Cannot tell")
+    result = L.sweep(noisy(32), optimizer, learning_rates=RATES[1:], steps=50, progress=False)
+    assert result.verdict.startswith("Cannot tell")
+
+
+def test_seeds_that_are_one_run_are_run_once():
+    task = L.Task(loss_fn, init(jax.random.key(0)), lambda step: (X[:16], Y[:16]))
+    for found in (
+        L.sweep(task, L.adam(RATES), steps=20, seeds=3, progress=False),
+        tune(task, steps=40),
+        L.compare(task, {"a": L.sgd(0.1)}, steps=20, seeds=3, progress=False),
+    ):
+        assert found.losses.shape[1] == 1 and "Neither the start nor the data depend on the seed" in found.notes[0]
+
+
+def test_seeds_that_disagree():
+    final = np.array([[0.9, 0.9], [0.1, 0.9], [0.5, 0.8], [0.9, 0.1]])
+    scores = Scores(final, np.ones(2), np.zeros(2), np.zeros((4, 2)))
+    assert scores.disagree(1).tolist() == [1, 3]
+    assert Scores(final[:2], np.ones(2), np.zeros(2), np.zeros((2, 2))).disagree(1) is None
+
+
+def test_a_band_bridges_nothing():
+    final = np.array([[0.5], [0.1], [0.69], [0.1001], [0.3]])
+    scores = Scores(final, np.ones(1), np.zeros(1), np.zeros((5, 1)))
+    assert scores.band(1) == (1, 1) and scores.band(3) == (3, 3)
+    wide = np.array([[0.5], [0.11], [0.1], [0.12], [0.3]])
+    assert Scores(wide, np.ones(1), np.zeros(1), np.zeros((5, 1))).band(2) == (1, 3)
+
+
+def test_the_rule_of_divergence():
+    control = Control(np.array([[1.0, 3.0, 2.0, 2.0, np.nan]]))
+    assert control.level == [2.0] and control.limit() == pytest.approx([2 + 10 * (2 + 1.4826 * 0.5)], rel=0.5)
+    losses = np.full((4, 100), 2.0)
+    losses[1, 20:60], losses[2, 85:], losses[3, -3:] = 1e6, 1e6, np.nan
+    finite = np.array([True, True, True, True])
+    assert diverged(losses, finite, control.limit().repeat(4)).tolist() == [False, False, True, False]
+    assert diverged(losses[:1], np.array([False]), control.limit()).tolist() == [True]
+    nothing = Control(np.zeros((1, 5))).limit()
+    assert not diverged(np.full((1, 20), 5.0), finite[:1], nothing).any()

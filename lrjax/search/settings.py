@@ -45,7 +45,7 @@ class Settings:
 
     def words(self, i: int) -> str:
         """The optimizer of a setting, as Python where it is a value."""
-        made = self.make(jax.tree.map(lambda x: x[i].item() if np.ndim(x[i]) == 0 else x[i], self.tree))
+        made = self.make(jax.tree.map(lambda x: x[i] if np.ndim(x[i]) else _as_written(x[[i]])[0].item(), self.tree))
         if isinstance(made, Value):
             return repr(made)
         return f"{getattr(self.make, '__name__', 'optimizer')}({self.learning_rates[i]:.3g})"

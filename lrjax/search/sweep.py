@@ -180,12 +180,12 @@ def _result(engine: Engine, kept: Kept, settings: Settings, above: float, notes:
     first = next(iter(record.metrics.values()), np.full((engine.count, steps), np.nan))[controls]
     start = [x[np.isfinite(x)][-1] if np.isfinite(x).any() else np.nan for x in first]
     made = lambda run: made_run(engine, kept.carried[run], run, settings.words(run // seeds), float(limit[run]))
-    best = min(kept.carried, key=lambda run: _scores(engine, np.array([run]), above)[0], default=None)
-    if len(kept.carried) > 1:
-        means = _scores(engine, np.arange(count * seeds), above).reshape(shape).mean(axis=1)
-        of_best = np.arange(seeds) + int(np.argmin(means)) * seeds
-        best = int(of_best[np.argmin(_scores(engine, of_best, above))])
-    is_all = len(kept.carried) == count * seeds and engine.count > 2 and kept.keep == "all"
+    scores = _scores(engine, np.arange(count * seeds), above).reshape(shape)
+    best = None
+    if kept.carried and np.isfinite(scores.mean(axis=1)).any():
+        setting = int(np.argmin(scores.mean(axis=1)))
+        best = setting * seeds + int(np.argmin(scores[setting]))
+    is_all = kept.keep == "all"
     return SweepResult(
         settings.learning_rates,
         settings.settings,

@@ -1,6 +1,5 @@
 """Runs on disk, chunk by chunk, so that what was killed goes on where it was."""
 
-import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +14,6 @@ import numpy as np
 from lrjax.training.engine import Engine
 from lrjax.training.kept import Kept
 from lrjax.training.program import Carry
-from lrjax.training.record import Record
 from lrjax.value import bad_argument
 
 MOST_OF_TIME = 0.1  # the part of the time that may go into saving, in one process
@@ -96,17 +94,18 @@ class Checkpoint:
         self._refuse_others()
 
     def _check_folder(self) -> None:
-        words = f"a new folder, or one of an earlier call of `{self.caller}`"
         try:
-            if self.path.exists() and (not self.path.is_dir() or any(map(_is_foreign, self.path.iterdir()))):
-                raise bad_argument(self.caller, "checkpoint", words, str(self.path))
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".lrjax"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise bad_argument(self.caller, "checkpoint", "a folder that can be written", f"{self.path}: "
-                               f"{error.strerror}") from None  # fmt: skip
+            is_foreign = self.path.exists() and (not self.path.is_dir() or any(map(_is_foreign, self.path.iterdir())))
+            if not is_foreign:
+                self.path.mkdir(parents=True, exist_ok=True)
+                (self.path / ".lrjax").touch()
+                (self.path / ".lrjax").unlink()
+        except (OSError, ValueError) as error:
+            reason = f"{self.path}: {getattr(error, 'strerror', None) or error}"
+            raise bad_argument(self.caller, "checkpoint", "a folder that can be written", reason) from None
+        if is_foreign:
+            words = f"a new folder, or one of an earlier call of `{self.caller}`"
+            raise bad_argument(self.caller, "checkpoint", words, str(self.path))
 
     def _refuse_others(self) -> None:
         if (latest := self._manager.latest_step()) is None:
@@ -136,9 +135,9 @@ class Checkpoint:
             return
         read, args = self._orbax.args.StandardRestore, self._orbax.args.Composite
         saved = self._read(lambda: self._manager.restore(latest, args=args(record=read())).record)
-        names = {field.name for field in dataclasses.fields(Record)}
-        writable = lambda tree: jax.tree.map(np.array, tree)
-        engine.record = Record(**{name: writable(saved.get(name, {})) for name in names})
+        for name, x in vars(engine.record).items():  # in the order of the names here
+            found = {key: np.array(saved[name][key]) for key in x} if isinstance(x, dict) else np.array(saved[name])
+            setattr(engine.record, name, found)
         kept.finished[:] = saved["finished"]
         self._check_data(engine, saved["data_steps"], latest)
         if int(saved["wave_size"]) != engine.program.wave_size:  # other devices: the waves in progress begin again

@@ -240,6 +240,7 @@ class Engine:
         while may_shrink and free is not None and needed > MOST_OF_MEMORY * free and self.program.vectorized > 1:
             self.program = replace(self.program, vectorized=-(-self.program.vectorized // 2))
             needed, recorded = self._compile()
+        recorded["metrics"] = list(self.task.metrics)  # the first decides; JAX sorts names
         return Record.empty(self.count, self.steps, recorded)
 
     def _compile(self) -> tuple[float, Any]:

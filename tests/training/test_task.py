@@ -93,7 +93,7 @@ def test_leaves_that_are_not_floating_are_carried_untouched(vectorized, given):
         x, y = batch
         assert params["index"].dtype == jnp.int32 and params["none"] is None
         noise = 1e-3 * jax.random.normal(params["key"])
-        return jnp.where(params["flag"], loss_fn(params, batch), 0.0) + params["index"][1] + noise
+        return jnp.where(params["flag"], loss_fn(params, batch), 0.0) + params["index"][1].astype(jnp.float32) + noise
 
     task = task_of(loss_fn=loss, init=start if given == "tree" else lambda key: start)
     result = L.sweep(task, L.adamw(RATES), runs_per_device=vectorized, progress=False)

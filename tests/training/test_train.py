@@ -106,7 +106,7 @@ def test_a_run_that_diverged_and_one_that_came_back():
     spiking = L.piecewise_values_schedule([0.1, 60.0, 0.1], [8, 9])
     quadratic = L.Task(lambda w, x: jnp.mean((w - x) ** 2), jnp.zeros(2), np.ones((60, 2), np.float32), stacked=True)
     run = train(L.sgd(spiking), quadratic)
-    assert run.losses.max() > 100 * run.losses[0] and run.losses[-1] < 1e-3 and not run.diverged
+    assert run.losses.max() > 100 * run.losses[0] and run.losses[-1] < 0.05 and not run.diverged
 
 
 def test_the_bases_of_second_order_methods_are_given():

@@ -85,12 +85,14 @@ class Scores:
 def standard_error(losses: np.ndarray) -> np.ndarray:
     """[runs]: of the mean over the steps [runs, steps]: from the means of five parts, so that neighbours may be alike;
     0 where there are too few."""
-    steps = losses.shape[1] // 5 * 5
-    if steps < 10:
-        with np.errstate(invalid="ignore"):
-            return np.nan_to_num(losses.std(axis=1) / np.sqrt(max(losses.shape[1], 1)))
-    parts = losses[:, -steps:].reshape(len(losses), 5, -1).mean(axis=2)
-    return np.nan_to_num(parts.std(axis=1, ddof=1) / np.sqrt(5), posinf=0.0)
+    if not len(losses):
+        return np.zeros(0)
+    steps, losses = losses.shape[1] // 5 * 5, losses.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        if steps < 10:
+            return np.nan_to_num(losses.std(axis=1) / np.sqrt(max(losses.shape[1], 1)), posinf=0.0)
+        parts = losses[:, -steps:].reshape(len(losses), 5, -1).mean(axis=2)
+        return np.nan_to_num(parts.std(axis=1, ddof=1) / np.sqrt(5), posinf=0.0)
 
 
 def is_tied(scores: np.ndarray) -> bool:

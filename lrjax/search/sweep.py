@@ -151,18 +151,26 @@ def _scores(engine: Engine, run_indices: np.ndarray, above: float) -> np.ndarray
 
 
 def failure_of(engine: Engine, run_indices: np.ndarray) -> str | None:
-    """What is wrong with the data, in words, if some batch has no finite loss without training either. `run_indices`
-    are runs at the lowest rate, with which it is hardly the rate that did it."""
-    record, seed_index = engine.record, engine.runs.seed_index[run_indices]
-    first = [first_not_finite(record.losses[run, : record.made[run]]) for run in run_indices]
-    last = max((step for step in first if step is not None), default=None)
-    if last is None:
+    """What is wrong with the data, in words, if some batch has no finite loss without training either.
+
+    A loss that is not finite is the data's doing where the control of the seed has none at that step. Asked are the
+    steps at which this first happened to two runs of a seed, or to the run at the lowest rate, the first of each seed
+    in `run_indices`.
+    """
+    record, seed_of = engine.record, engine.runs.seed_index
+    asked: set[tuple[int, int]] = set()
+    for seed in np.unique(seed_of[run_indices]):
+        of_seed = run_indices[seed_of[run_indices] == seed]
+        first = [first_not_finite(record.losses[run, : record.made[run]]) for run in of_seed]
+        steps = [step for step in first if step is not None]
+        asked |= {(step, int(seed)) for step in steps if steps.count(step) > 1 or step == first[0]}
+    if not asked:
         return None
+    last = max(step for step, _ in asked)
     if last >= record.made[engine.runs.is_control].min():
         train_controls(engine, last + 1)
     control = control_of(engine)
-    shared = [(step, seed) for step, seed in zip(first, seed_index, strict=True)
-              if step is not None and not np.isfinite(control.losses[seed, step])]  # fmt: skip
+    shared = [(step, seed) for step, seed in asked if not np.isfinite(control.losses[seed, step])]
     return data_words(engine.runs.seeds[min(shared)[1]], min(shared)[0]) if shared else None
 
 
@@ -170,8 +178,8 @@ def _result(engine: Engine, kept: Kept, settings: Settings, above: float, notes:
     record, seeds, steps = engine.record, len(engine.runs.seeds), engine.steps
     count = len(settings.learning_rates)
     shape, whole = (count, seeds), slice(0, count * seeds)
-    lowest = int(np.argmin(np.nan_to_num(settings.learning_rates, nan=np.inf))) * seeds
-    failure = failure_of(engine, np.arange(lowest, lowest + seeds))
+    ascending = np.argsort(settings.learning_rates, kind="stable")
+    failure = failure_of(engine, (ascending[:, None] * seeds + np.arange(seeds)).ravel())
     control = control_of(engine)
     limit = np.tile(control.limit(above), count)
     at = engine.evaluated_at

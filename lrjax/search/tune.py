@@ -127,10 +127,10 @@ def tune(
     check_task("tune", task)
     check_mesh("tune", mesh)
     steps = run_length("tune", task, steps)
-    high = positive_number("tune", "high", high)
-    if not positive_number("tune", "low", low) < high:
+    high, number = positive_number("tune", "high", high), (int, float, np.number)
+    if not (isinstance(low, number) and 0 < low < high):
         raise bad_argument("tune", "low", "a number > 0 and below `high`", low)
-    if not 0.05 <= positive_number("tune", "budget", budget) <= 1:
+    if not (isinstance(budget, number) and 0.05 <= budget <= 1):
         raise bad_argument("tune", "budget", "a number from 0.05 to 1", budget)
     given, above = seed_list("tune", seeds), positive_number("tune", "diverged_above", diverged_above)
     seed_numbers = given if depends_on_seed(task) else given[:1]
@@ -191,7 +191,8 @@ class _Search:
 
     def result(self, optimizer: Any, above: float, notes: tuple[str, ...]) -> TuneResult:
         engine, halving, task = self.engine, self.halving, self.engine.task
-        failure = failure_of(engine, np.array([self.place_of[0]]))
+        by_rate = np.arange(len(self.seeds))[:, None] * GRID + self.place_of
+        failure = failure_of(engine, by_rate.ravel())
         scores = self._scores()
         seeds = scores.final.shape[1]
         metric = next(iter(task.metrics), None)

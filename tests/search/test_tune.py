@@ -135,7 +135,7 @@ def test_verdicts(name):
     ],
 )
 def test_a_bad_argument_is_named(options, message):
-    arguments = {"optimizer": L.adam, "steps": 20, **OPTIONS, **options}
+    arguments = {"optimizer": L.adam, "steps": 20, "progress": False, **options}
     with pytest.raises(ValueError, match=message):
         L.tune(TASK, **arguments)
 

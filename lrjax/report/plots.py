@@ -77,7 +77,8 @@ def as_html(rows: list[dict[str, Any]], best: int | None, verdict: str = "", not
     """What is said, and a table with the best row in bold."""
     said = "".join(f"<p>{escape(words)}</p>" for words in (verdict, *notes) if words)
     head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in rows[0])
-    cell = lambda x: "<td></td>" if x is None else f"<td>{x:.4g}</td>"
+    text = lambda x: "" if x is None else escape(x) if isinstance(x, str) else f"{x:.4g}"
+    cell = lambda x: f"<td>{text(x)}</td>"
     body = "".join(
         f"<tr{' style=font-weight:bold' if i == best else ''}>{''.join(map(cell, row.values()))}</tr>"
         for i, row in enumerate(rows)

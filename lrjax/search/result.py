@@ -135,8 +135,8 @@ class SweepResult:
         return float(self._sign * np.nanmean(start)) if np.isfinite(start).any() else float("nan")
 
     def steps_to(self, metric: str, value: float) -> np.ndarray:
-        """[settings, seeds]: updates made when a metric first was as good as `value`, nan where it never was. The metric
-        may be "loss": then the loss of a batch.
+        """[settings, seeds]: updates made when a metric first was as good as `value`, nan where it never was. The
+        metric may be "loss": then the loss of a batch.
 
         Raises:
           ValueError: there is no such metric.
@@ -162,9 +162,9 @@ class SweepResult:
         rates, which = self._by_rate()
         best = int(np.flatnonzero(which == self.best)[0])
         scores = self.scores
-        first, last = Scores(
-            scores.final[which], scores.start, scores.start_error, scores.run_error[which]
-        ).band(best, tolerance)
+        first, last = Scores(scores.final[which], scores.start, scores.start_error, scores.run_error[which]).band(
+            best, tolerance
+        )
         return float(rates[first]), float(rates[last])
 
     @property

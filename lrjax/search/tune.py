@@ -10,8 +10,9 @@ from jax.sharding import Mesh
 
 from lrjax.search.halving import GRID, Halving
 from lrjax.search.judge import Scores, standard_error
+from lrjax.search.outcome import control_of, failure_of, limits, start_metric
 from lrjax.search.settings import at_rate
-from lrjax.search.sweep import SAME_SEEDS, control_of, failure_of, positive_number
+from lrjax.search.sweep import SAME_SEEDS, positive_number
 from lrjax.search.verdict import Verdict, verdict
 from lrjax.training.batches import depends_on_seed
 from lrjax.training.divergence import ABOVE
@@ -161,7 +162,9 @@ class _Search:
         ordered = rates[self.order].astype(np.float32)
         seed_index = np.append(np.arange(count).repeat(GRID), np.arange(count)).astype(np.int32)
         is_control = np.arange(len(seed_index)) >= GRID * count
-        runs = Runs(make, np.append(np.tile(ordered, count), np.zeros(count, np.float32)), seeds, seed_index, is_control)
+        runs = Runs(
+            make, np.append(np.tile(ordered, count), np.zeros(count, np.float32)), seeds, seed_index, is_control
+        )
         self.engine = Engine("tune", task, runs, steps, eval_every=eval_every, mesh=mesh)
 
     def run(self, budget: float, above: float, progress: bool) -> None:
@@ -211,7 +214,7 @@ class _Search:
         if found.best is not None:
             of_best = int(np.argmin(scores.final[found.best]))
             index = of_best * GRID + int(self.place_of[found.best])
-            limit = float(control_of(engine).limit(above)[of_best])
+            limit = float(limits(engine, np.array([index]), above)[0])
             words = repr(engine.runs.make(rate(found.best))) if dataclasses.is_dataclass(optimizer) else (
                 f"{getattr(optimizer, '__name__', 'optimizer')}({rate(found.best):.3g})")  # fmt: skip
             run = made_run(engine, engine.carried(index), index, words, limit)
@@ -242,10 +245,7 @@ class _Search:
         final = np.where(whole[:, None], halving.score[:, :seeds], np.nan)
         control, error = control_of(engine), np.zeros((GRID, seeds))
         if engine.task.metrics:
-            metric = next(iter(engine.record.metrics.values()))[engine.runs.is_control]
-            last = engine.record.made[engine.runs.is_control] - 1
-            start = engine.task.score(metric[np.arange(len(metric)), last])
-            return Scores(final, start[:seeds], np.zeros(seeds), error)
+            return Scores(final, engine.task.score(start_metric(engine))[:seeds], np.zeros(seeds), error)
         tail = max(1, round(TAIL * engine.steps))
         for seed in range(seeds):
             error[whole, seed] = standard_error(halving.losses[whole, seed, -tail:])

@@ -61,9 +61,7 @@ def verdict(
     return Verdict(words if failure is None else f"{words} But: {failure}", best, (first, last))
 
 
-def _answer(
-    rates: np.ndarray, best: int, first: int, last: int, tried: np.ndarray, edges: tuple[int, int]
-) -> str:
+def _answer(rates: np.ndarray, best: int, first: int, last: int, tried: np.ndarray, edges: tuple[int, int]) -> str:
     at = f"{rates[best]:.2g}"
     if len(rates) == 1:
         return f"One rate, {at}, and nothing to compare it with."

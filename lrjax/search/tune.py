@@ -99,8 +99,10 @@ def tune(
     25 rates from `low` to `high` start with one seed. After a tenth of the run nine around the best go on; after a
     third every other one of these, to the end; then the neighbours of the best, and the best few with the other seeds.
     Every run is on the whole schedule, so a rate is judged by where it ends, and not by a short run, which prefers
-    other rates than a long one. Where no update falls into the first tenth, it looks longer; where nothing tells the
-    rates apart, where nothing is learned, and where the data have no finite loss at any rate, it says so instead.
+    other rates than a long one. Of two rates that do as well it takes the lower one, where the next higher one
+    diverged: that is safer with another seed. Where no update falls into the first tenth, it looks longer; where
+    nothing tells the rates apart, where nothing is learned, and where the data have no finite loss at any rate, it says
+    so instead.
 
     Args:
       task: what is trained; its data can be gone through again.
@@ -203,7 +205,7 @@ class _Search:
             words = f"Cannot tell: {int(halving.done[:, 0].max()):,} steps left the losses of all rates the same."
             found = Verdict(words, None, None)
         else:
-            found = verdict(self.rates, scores, halving.diverged[:, :seeds], failure, metric, (0, GRID - 1))
+            found = verdict(self.rates, scores, halving.diverged[:, :seeds], failure, metric, (0, GRID - 1), True)
         first, last = found.band or (None, None)
         rate = lambda i: float("nan") if i is None else float(self.rates[i])
         sign, final = (-1 if metric and task.metrics[metric].mode == "max" else 1), np.full(halving.score.shape, np.nan)
@@ -245,8 +247,9 @@ class _Search:
         final = np.where(whole[:, None], halving.score[:, :seeds], np.nan)
         control, error = control_of(engine), np.zeros((GRID, seeds))
         if engine.task.metrics:
-            return Scores(final, engine.task.score(start_metric(engine))[:seeds], np.zeros(seeds), error)
+            start = engine.task.score(start_metric(engine))
+            return Scores(final, start[:seeds], np.zeros(seeds), error, halving.unsafe)
         tail = max(1, round(TAIL * engine.steps))
         for seed in range(seeds):
             error[whole, seed] = standard_error(halving.losses[whole, seed, -tail:])
-        return Scores(final, control.mean[:seeds], control.error[:seeds], error)
+        return Scores(final, control.mean[:seeds], control.error[:seeds], error, halving.unsafe)

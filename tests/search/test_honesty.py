@@ -149,17 +149,22 @@ def test_seeds_that_are_one_run_are_run_once():
 
 def test_seeds_that_disagree():
     final = np.array([[0.9, 0.9], [0.1, 0.9], [0.5, 0.8], [0.9, 0.1]])
-    scores = Scores(final, np.ones(2), np.zeros(2), np.zeros((4, 2)))
+    scores = Scores(final, np.ones(2), np.zeros(2), np.zeros((4, 2)), np.zeros(4, bool))
     assert scores.disagree(1).tolist() == [1, 3]
-    assert Scores(final[:2], np.ones(2), np.zeros(2), np.zeros((2, 2))).disagree(1) is None
+    assert Scores(final[:2], np.ones(2), np.zeros(2), np.zeros((2, 2)), np.zeros(2, bool)).disagree(1) is None
 
 
-def test_a_band_bridges_nothing():
-    final = np.array([[0.5], [0.1], [0.69], [0.1001], [0.3]])
-    scores = Scores(final, np.ones(1), np.zeros(1), np.zeros((5, 1)))
-    assert scores.band(1) == (1, 1) and scores.band(3) == (3, 3)
-    wide = np.array([[0.5], [0.11], [0.1], [0.12], [0.3]])
-    assert Scores(wide, np.ones(1), np.zeros(1), np.zeros((5, 1))).band(2) == (1, 3)
+def test_a_band_bridges_nothing_and_stays_away_from_the_edge():
+    def scores(*final, unsafe=()):
+        final = np.array(final)[:, None]
+        return Scores(final, np.ones(1), np.zeros(1), np.zeros(final.shape), np.isin(np.arange(len(final)), unsafe))
+
+    gap = scores(0.5, 0.1, 0.69, 0.1001, 0.3)
+    assert gap.band(1) == (1, 1) and gap.band(3) == (3, 3)
+    wide = 0.5, 0.105, 0.1, 0.108, 0.3
+    assert scores(*wide).band(2) == (1, 3) and scores(*wide, unsafe=[4]).band(2) == (1, 2)
+    assert scores(*wide).careful_best() == scores(*wide, unsafe=[4]).careful_best() == 2
+    assert scores(*wide, unsafe=[3]).careful_best() == 1
 
 
 def test_the_rule_of_divergence():

@@ -114,6 +114,11 @@ class SweepResult:
         return self._verdict.words
 
     @property
+    def recommended(self) -> int | None:
+        """The best setting; None where the verdict recommends none."""
+        return None if self._verdict.best is None else self.best
+
+    @property
     def best(self) -> int:
         """The setting with the best mean; of several, the first.
 

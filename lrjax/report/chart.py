@@ -256,4 +256,3 @@ def swatch(style: str, shape: str = "line") -> str:
         else f'<path class="{shape} {style}" d="{_SHAPES[shape]}"/>'
     )
     return f'<svg class="swatch" viewBox="0 0 34 10" aria-hidden="true">{drawn}</svg>'
-

@@ -87,8 +87,8 @@ class Axis:
             return np.log(v / self.low) / (math.log(self.high / self.low) or 1.0)
         return (v - self.low) / ((self.high - self.low) or 1.0)
 
-    def ticks(self) -> list[float]:
-        return log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high)
+    def ticks(self, count: int = 4) -> list[float]:
+        return log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high, count)
 
 
 def steps_axis(steps: int) -> Axis:
@@ -137,7 +137,8 @@ class Chart:
         return [(picture, escape(words)) for words, picture in {words: picture for picture, words in shown}.items()]
 
     def svg(self) -> str:
-        texts = labels(self.y_axis.ticks())
+        marks = self.y_axis.ticks(5)
+        texts = labels(marks)
         left = max(LEFT, round(11 + _CHARACTER * max(map(len, texts), default=0)))  # no label is cut
         place = _Place(self.x_axis, self.y_axis, left)
         values = [line.y[np.isfinite(line.y)] for line in self.lines]
@@ -152,7 +153,7 @@ class Chart:
             f'<text x="4" y="14" class="label">{escape(_shortened(self.y_label, 50))}</text>'
         ]
         out += [place.span(span) for span in self.spans]
-        for tick, text in zip(self.y_axis.ticks(), texts, strict=True):
+        for tick, text in zip(marks, texts, strict=True):
             y = float(place.y(tick))
             out.append(f'<path class="grid" d="M{left} {y:.1f}H{RIGHT}"/>')
             out.append(f'<text x="{left - 7}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')

@@ -31,17 +31,16 @@ def tune_findings(setup: Setup, result: TuneResult, budget: float) -> Findings:
         cells.append([rate(at), step_count(row["steps"]), row["went"], seeds, means[i], note])
     ended = sum(row["went"] == "to the end" for row in rows)
     share = result.steps_spent / result.grid_steps
-    cost = f"{share:.0%} of the {step_count(result.grid_steps)} steps of all rates with all seeds"
     names = ["learning_rate", "low", "high", "steps_spent", "grid_steps"]
     return Findings(
         setup,
         f"Tune: {setup.task}, {plural(setup.steps, 'step')}, {plural(setup.seeds, 'seed')}",
         result.verdict,
-        [f"What decides: {setup.decides}.", f"It cost {cost}.", *result.notes],
+        [f"What decides: {setup.decides}.", *result.notes],
         [
             ("best rate", rate(result.learning_rate), "" if best is None else f"{name} {means[best]}"),
             ("does as well", between(result.low, result.high) if is_known else "–", "of the rates that were tried"),
-            ("cost", f"{share:.0%}", f"of {step_count(result.grid_steps)} steps"),
+            ("cost", f"{share:.0%}", f"of the {step_count(result.grid_steps)} steps of all rates with all seeds"),
             ("went to the end", f"{ended} of {len(rows)}", "rates"),
         ],
         {**{x: known(getattr(result, x)) for x in names}, "budget": budget},

@@ -254,7 +254,7 @@ class SweepResult:
     def _repr_html_(self) -> str:
         from lrjax.report.plots import as_html
 
-        return as_html(self.rows(), self.best if np.isfinite(self.mean).any() else None, self.verdict, self.notes)
+        return as_html(self.rows(), self.recommended, self.verdict, self.notes)
 
 
 _ARRAYS = ("learning_rates", "losses", "evaluated_at", "diverged", "control", "start_metric")

@@ -89,8 +89,8 @@ from lrjax.schedules.warmup import warmup_cosine_decay_schedule as warmup_cosine
 from lrjax.schedules.warmup import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule
 from lrjax.schedules.warmup import warmup_linear_decay_schedule as warmup_linear_decay_schedule
 from lrjax.schedules.warmup import warmup_stable_decay_schedule as warmup_stable_decay_schedule
-from lrjax.search.compare import Comparison as Comparison
 from lrjax.search.compare import compare as compare
+from lrjax.search.comparison import Comparison as Comparison
 from lrjax.search.range_test import RangeTest as RangeTest
 from lrjax.search.range_test import range_test as range_test
 from lrjax.search.result import SweepResult as SweepResult

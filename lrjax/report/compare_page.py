@@ -11,7 +11,7 @@ from lrjax.report.findings import Column, Findings, Setup, known, known_rows, me
 from lrjax.report.frame import document, facts, paragraphs, table, text
 from lrjax.report.rate_charts import binned, bins
 from lrjax.report.scale import number, plural, step_count
-from lrjax.search.compare import Comparison
+from lrjax.search.comparison import Comparison
 from lrjax.search.techniques import ABOUT, REFERENCE
 
 _BINS = 80

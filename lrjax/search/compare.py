@@ -5,18 +5,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from lrjax.hyperparameters import with_hyperparams
 from lrjax.schedules.base import Schedule, constant_schedule
 from lrjax.schedules.decay import tabulated_schedule
+from lrjax.search.comparison import Comparison, Entry
+from lrjax.search.outcome import control_of, limits, lost, scores, start_metric
 from lrjax.search.settings import rate_of
-from lrjax.search.sweep import SAME_SEEDS, control_of
-from lrjax.search.techniques import FAMILIES, NEAR, RATES, STEP, Technique, techniques
+from lrjax.search.sweep import SAME_SEEDS
+from lrjax.search.techniques import FAMILIES, NEAR, RATES, STEP, techniques
 from lrjax.training.batches import depends_on_seed
-from lrjax.training.divergence import Control, diverged, final_loss
 from lrjax.training.engine import Engine, Runs, Show, check_mesh
 from lrjax.training.kept import Kept
 from lrjax.training.loop import train_to_end
@@ -38,122 +38,6 @@ from lrjax.value import NotInDomain, bad_argument
 
 EVALUATIONS = 80  # of a run, where it isn't said how many
 OWN = "Optimizers"  # the group of those that are given
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One of what is compared."""
-
-    group: str
-    name: str
-    optimizer: Any
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Comparison:
-    """What the runs did, as NumPy arrays; the first axis is the optimizer, the second the seed.
-
-    >>> import jax.numpy as jnp, lrjax
-    >>> task = lrjax.Task(lambda w, x: jnp.mean((w - x) ** 2), jnp.zeros(()), jnp.ones(8), batch_size=4, steps=40)
-    >>> table = lrjax.compare(task, {"slow": lrjax.sgd(0.001), "fast": lrjax.sgd(0.1)}, seeds=1)
-    >>> [row["technique"] for row in table.rows()], table.best
-    (['slow', 'fast'], 'fast')
-    """
-
-    task: str
-    description: str
-    entries: tuple[Entry, ...]
-    learning_rates: np.ndarray  # [optimizers, steps]: those that the first seed applied; nan where unknown
-    losses: np.ndarray  # [optimizers, seeds, steps]: of each batch, before its update
-    metrics: dict[str, np.ndarray]  # by name: [optimizers, seeds, evaluations]
-    evaluated_at: np.ndarray  # [evaluations]: updates made before each
-    modes: dict[str, str]  # of the metrics: "min" or "max"
-    diverged: np.ndarray  # bool [optimizers, seeds]
-    control: np.ndarray  # [seeds, steps]: losses without any update, of the first steps
-    start_metric: np.ndarray  # [seeds]: the first metric without training; nan where there is none
-    target: float  # what the first metric, or the loss, has to reach to count as learned
-    how: str  # how the rates came
-    notes: tuple[str, ...]
-    run: Run | None  # the best run, with what it trained
-    runs: dict[str, list[Run]] | None  # by name, of each seed, with keep="all"
-
-    @property
-    def metric(self) -> str | None:
-        """The name of the metric that decides; None where the training loss does."""
-        return next(iter(self.metrics), None)
-
-    @property
-    def mode(self) -> str:
-        return "min" if self.metric is None else self.modes[self.metric]
-
-    @property
-    def train_loss(self) -> np.ndarray:
-        """[optimizers, seeds]: the mean over the last tenth of the steps."""
-        return np.stack([final_loss(losses) for losses in self.losses])
-
-    @property
-    def final(self) -> np.ndarray:
-        """[optimizers, seeds]: what decides, at the end; inf, or −inf where higher is better, where a run diverged."""
-        found = self.train_loss if self.metric is None else self.metrics[self.metric][:, :, -1]
-        return np.where(self.diverged | ~np.isfinite(found), np.inf if self.mode == "min" else -np.inf, found)
-
-    @property
-    def best(self) -> str:
-        """The name of the optimizer with the best mean."""
-        mean = self.final.mean(axis=1)
-        return self.entries[int(mean.argmin() if self.mode == "min" else mean.argmax())].name
-
-    @property
-    def limit(self) -> np.ndarray:
-        """[seeds]: the loss above which a run that ends there has diverged."""
-        return Control(self.control).limit()
-
-    @property
-    def steps_to_target(self) -> np.ndarray:
-        """[optimizers, seeds]: updates before the target was reached first, inf where it never was."""
-        if self.metric is None:
-            width = max(1, self.losses.shape[2] // 50)
-            kernel = np.ones(width) / width
-            smooth = np.apply_along_axis(lambda x: np.convolve(x, kernel, "valid"), 2, self.losses)
-            values, at = smooth, np.arange(smooth.shape[2]) + width
-        else:
-            values, at = self.metrics[self.metric], self.evaluated_at
-        with np.errstate(invalid="ignore"):
-            reached = values >= self.target if self.mode == "max" else values <= self.target
-        return np.where(reached.any(axis=2), at[reached.argmax(axis=2)], np.inf)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The table, a dict for each optimizer; spreads are standard deviations over the seeds."""
-        rows, steps_to = [], np.median(self.steps_to_target, axis=1)
-        for i, entry in enumerate(self.entries):
-            row: dict[str, Any] = {"group": entry.group, "technique": entry.name, "optimizer": repr(entry.optimizer)}
-            rates = self.learning_rates[i]
-            row["peak_rate"] = _finite(rates[np.isfinite(rates)].max(initial=-np.inf))
-            row["train_loss"] = _finite(np.mean(self.train_loss[i]))
-            for name, values in self.metrics.items():
-                row |= {name: _finite(np.mean(values[i, :, -1])), f"{name}_spread": _finite(np.std(values[i, :, -1]))}
-            row["steps_to_target"] = int(steps_to[i]) if np.isfinite(steps_to[i]) else None
-            row |= {"diverged": int(self.diverged[i].sum()), "seeds": self.losses.shape[1]}
-            rows.append(row)
-        return rows
-
-    def plot(self, ax: Any = None) -> Any:
-        """The smoothed loss of every optimizer over the steps, the mean over its seeds, in matplotlib (extra: plot).
-        Returns the axes."""
-        from lrjax.report.plots import plot_comparison
-
-        return plot_comparison(self, ax)
-
-    def _repr_html_(self) -> str:
-        from lrjax.report.plots import as_html
-
-        names = [entry.name for entry in self.entries]
-        rows = [{k: v for k, v in row.items() if k not in ("group", "optimizer")} for row in self.rows()]
-        return as_html(rows, names.index(self.best), self.how, self.notes)
-
-
-def _finite(x: Any) -> float | None:
-    return float(x) if np.isfinite(x) else None
 
 
 def compare(
@@ -217,9 +101,12 @@ def compare(
             said["words"] = "looking for rates"
             entries, how = _searched(task, steps, seed_numbers, every, mesh, show)
         groups = [
-            _train(task, members, steps, seed_numbers, every, keep, mesh, show, said) for members in _programs(entries, steps)
+            _train(task, members, steps, seed_numbers, every, keep, mesh, show, said)
+            for members in _programs(entries, steps)
         ]
-    return _comparison(task, entries, groups, seed_numbers, target, keep, how, () if seed_numbers == given else (SAME_SEEDS,))
+    return _comparison(
+        task, entries, groups, seed_numbers, target, keep, how, () if seed_numbers == given else (SAME_SEEDS,)
+    )
 
 
 def _own_entries(optimizers: Any) -> list[Entry]:
@@ -299,19 +186,9 @@ def _train(
     runs = _runs_of([value for _, value in members], seeds, np.arange(len(seeds)))
     engine = Engine("compare", task, runs, steps, eval_every=eval_every, mesh=mesh)
     setting_of = np.append(np.arange(len(members)).repeat(len(seeds)), np.full(len(seeds), -1))
-    kept = Kept(engine, keep, setting_of, lambda run_indices: _scores(engine, run_indices))
+    kept = Kept(engine, keep, setting_of, lambda run_indices: scores(engine, run_indices))
     train_to_end(engine, kept, show)
     return _Trained(engine, [i for i, _ in members], kept)
-
-
-def _scores(engine: Engine, run_indices: np.ndarray) -> np.ndarray:
-    """Of runs at their end, lower is better; inf where they diverged."""
-    record, task = engine.record, engine.task
-    losses = record.losses[run_indices]
-    limit = control_of(engine).limit()[engine.runs.seed_index[run_indices]]
-    lost = diverged(losses, record.finite[run_indices], limit)
-    score = task.score(next(iter(record.metrics.values()))[run_indices, -1]) if task.metrics else final_loss(losses)
-    return np.where(lost | ~np.isfinite(score), np.inf, score)
 
 
 def _searched(
@@ -321,24 +198,24 @@ def _searched(
     short, first = max(1, steps // 4), {}
     cases = [(family, rate) for family in FAMILIES for rate in RATES]
     make = lambda family, rate: FAMILIES[family](constant_schedule(float(rate)))
-    scores = _score_all(task, [make(*case) for case in cases], steps, short, seeds, eval_every, mesh, show)
+    found = _score_all(task, [make(*case) for case in cases], steps, short, seeds, eval_every, mesh, show)
     for k, family in enumerate(FAMILIES):
-        of_family = scores[k * len(RATES) : (k + 1) * len(RATES)]
+        of_family = found[k * len(RATES) : (k + 1) * len(RATES)]
         first[family] = float(RATES[int(np.argmin(of_family))]) if np.isfinite(of_family).any() else float(RATES[0])
     listed = techniques(steps)
     open_ones = [t for t in listed if t.multiple in (None, 1.0)]
     near = [(t, first[t.family] * multiple) for t in open_ones for multiple in NEAR]
     values = [t.optimizer(t.shape(rate)) for t, rate in near]
-    scores = _score_all(task, values, steps, steps, seeds, eval_every, mesh, show).reshape(len(open_ones), len(NEAR))
-    peaks = {t.name: first[t.family] * NEAR[int(np.argmin(row))] for t, row in zip(open_ones, scores, strict=True)}
+    found = _score_all(task, values, steps, steps, seeds, eval_every, mesh, show).reshape(len(open_ones), len(NEAR))
+    peaks = {t.name: first[t.family] * NEAR[int(np.argmin(row))] for t, row in zip(open_ones, found, strict=True)}
     reference = peaks["fixed, well chosen"]
     rate = lambda t: peaks[t.name] if t.name in peaks else reference * t.multiple
     entries = [Entry(t.group, t.name, t.optimizer(t.shape(float(f"{rate(t):.3g}")))) for t in listed]
     how = (
         f"The rates were found for this task, with one seed: for each optimizer the best of {len(RATES)} fixed rates "
         f"from {RATES[0]:.0e} to {RATES[-1]:.0f} in runs of {short:,} steps, then for each technique the best of "
-        f"{len(NEAR)} peaks around it, a factor of {STEP:.2f} apart, in whole runs. Too low is a 500th of the rate that "
-        "was found, too high 60 times it."
+        f"{len(NEAR)} peaks around it, a factor of {STEP:.2f} apart, in whole runs. Too low is a 500th of the rate "
+        "that was found, too high 60 times it."
     )
     return entries, how
 
@@ -354,14 +231,14 @@ def _score_all(
     show: Show,
 ) -> np.ndarray:
     """[values]: the scores of runs of so many steps with the first seed. The programs are those of the comparison."""
-    scores = np.full(len(values), np.inf)
+    found = np.full(len(values), np.inf)
     for members in _programs([Entry("", "", value) for value in values], steps):
         runs = _runs_of([value for _, value in members], seeds, np.zeros(1, int))
         engine = Engine("compare", task, runs, until, eval_every=eval_every, mesh=mesh)
         setting_of = np.append(np.arange(len(members)), np.full(len(seeds), -1))
         train_to_end(engine, Kept(engine, None, setting_of, lambda run_indices: run_indices), show)
-        scores[[i for i, _ in members]] = _scores(engine, np.arange(len(members)))
-    return scores
+        found[[i for i, _ in members]] = scores(engine, np.arange(len(members)))
+    return found
 
 
 def _comparison(
@@ -376,49 +253,53 @@ def _comparison(
 ) -> Comparison:
     """Puts the runs of all programs together."""
     count, each, first = len(entries), len(seeds), groups[0].engine
-    steps, at = first.steps, first.evaluated_at
-    control, metric_at = control_of(first), at - 1
-    losses = np.empty((count, each, steps), first.record.losses.dtype)
-    rates, lost = np.full((count, steps), np.nan), np.zeros((count, each), bool)
+    at = first.evaluated_at
+    losses = np.empty((count, each, first.steps), first.record.losses.dtype)
+    rates, has_diverged = np.full((count, first.steps), np.nan), np.zeros((count, each), bool)
     metrics = {name: np.empty((count, each, len(at)), losses.dtype) for name in task.metrics}
     runs: dict[str, list[Run]] = {}
-    candidates = []
+    candidates: list[tuple[float, float, Run]] = []  # (mean score of the optimizer, score of the run, the run)
     for group in groups:
-        engine, record = group.engine, group.engine.record
-        limit = control_of(engine).limit()
+        engine, record, carried = group.engine, group.engine.record, group.kept.carried
         for k, i in enumerate(group.indices):
             of_entry = np.arange(k * each, (k + 1) * each)
-            losses[i] = record.losses[of_entry]
-            lost[i] = diverged(losses[i], record.finite[of_entry], limit)
+            losses[i], has_diverged[i] = record.losses[of_entry], lost(engine, of_entry)
             if "" in record.learning_rates:
                 rates[i] = record.learning_rates[""][k * each]
             for name, values in metrics.items():
-                values[i] = record.metrics[name][of_entry][:, metric_at]
-            words = repr(entries[i].optimizer)
+                values[i] = record.metrics[name][of_entry][:, at - 1]
+            score, limit = scores(engine, of_entry), limits(engine, of_entry)
             made = [
-                made_run(engine, group.kept.carried[run], run, words, float(limit[run % each]))
-                for run in of_entry
-                if run in group.kept.carried
+                (
+                    float(score.mean()),
+                    float(score[j]),
+                    made_run(engine, carried[run], run, repr(entries[i].optimizer), limit[j]),
+                )
+                for j, run in enumerate(of_entry.tolist())
+                if run in carried
             ]
-            if keep == "all":
-                runs[entries[i].name] = made
-            candidates += [(float(_scores(engine, of_entry).mean()), run) for run in made]
-    controls = first.runs.is_control
-    start = np.full(each, np.nan)
-    if task.metrics:
-        values = next(iter(first.record.metrics.values()))[controls]
-        start = np.array([x[np.isfinite(x)][-1] if np.isfinite(x).any() else np.nan for x in values])
-    best = None
-    if candidates:
-        lowest = min(score for score, _ in candidates)
-        sign = -1 if task.metrics and next(iter(task.metrics.values())).mode == "max" else 1
-        best = min((run for score, run in candidates if score == lowest), key=lambda run: sign * run.final)
-    found = Comparison(
-        task.name, task.description, tuple(entries), rates, losses, metrics, at if metrics else at[:0],
-        {name: metric.mode for name, metric in task.metrics.items()}, lost, control.losses, start,
-        0.0, how, notes, best, runs if keep == "all" else None,
-    )  # fmt: skip
-    return dataclasses.replace(found, target=_target(found) if target is None else float(target))
+            runs[entries[i].name] = [run for _, _, run in made]
+            candidates += made
+    best = min(candidates, key=lambda found: found[:2], default=(np.inf, np.inf, None))
+    table = Comparison(
+        task.name,
+        task.description,
+        tuple(entries),
+        rates,
+        losses,
+        metrics,
+        at if metrics else at[:0],
+        {name: metric.mode for name, metric in task.metrics.items()},
+        has_diverged,
+        control_of(first).losses,
+        start_metric(first),
+        float("nan") if target is None else float(target),
+        how,
+        notes,
+        best[2] if np.isfinite(best[0]) else None,
+        runs if keep == "all" else None,
+    )
+    return table if target is not None else dataclasses.replace(table, target=_target(table))
 
 
 def _target(found: Comparison) -> float:

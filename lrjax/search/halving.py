@@ -34,6 +34,7 @@ class Halving:
         self.losses = np.full((GRID, seeds, steps), np.nan)
         self.score = np.full((GRID, seeds), np.inf)  # of a run as far as it is, inf where it can't go on
         self.diverged = np.zeros((GRID, seeds), bool)
+        self.unsafe = np.zeros(GRID, bool)  # rates at which a run was above its limit at some stage, or not finite
         self.done = np.zeros((GRID, seeds), int)  # steps that a run was given
         self.cost = 0
         self.tied = False  # whether nothing told the rates apart
@@ -55,9 +56,11 @@ class Halving:
             # a run that was left made no more steps than its last loss that is known
             self.cost += int(np.where(finite, end - begin, (~np.isnan(losses)).sum(axis=1)).sum())
             known, limit = self.losses[some, seed, :end], np.full(len(some), self.limit[seed])
+            lost = diverged(known, finite, limit)
+            self.unsafe[some] |= lost
             if end == self.steps:  # of whole runs their end decides; of shorter ones more is taken, against the noise
-                lost, found = diverged(known, finite, limit), final_loss(known)
-            else:
+                found = final_loss(known)
+            else:  # what is high may come back
                 lost, found = ~finite, final_loss(known, 0.3)
             found = found if score is None else score
             self.diverged[some, seed] = lost

@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 
 AS_GOOD = 0.05  # of the fall of the loss, up to which a difference doesn't matter
-WORSE = 1.5  # the multiple of the best loss that no rate in the interval may reach
+WORSE = 1.1  # the multiple of the best loss up to which a rate can be as good
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +19,20 @@ class Scores:
       start_error: [seeds]: the standard error of `start`.
       run_error: [rates, seeds]: the standard error of each `final`, from the steps that it is the mean of; 0 where it
         is a metric.
+      unsafe: bool [rates]: those at which a run diverged, or was not finite, as far as it went.
     """
 
     final: np.ndarray
     start: np.ndarray
     start_error: np.ndarray
     run_error: np.ndarray
+    unsafe: np.ndarray
+
+    def of(self, rates: np.ndarray) -> "Scores":
+        """Those of some rates."""
+        return dataclasses.replace(
+            self, final=self.final[rates], run_error=self.run_error[rates], unsafe=self.unsafe[rates]
+        )
 
     @property
     def mean(self) -> np.ndarray:
@@ -43,7 +51,7 @@ class Scores:
 
     def as_good(self, best: int, tolerance: float = AS_GOOD) -> np.ndarray:
         """bool [rates]: those whose mean is above the best by no more than a part of what training took off, or than
-        the noise of the difference, and that is no multiple of it."""
+        the noise of the difference, and above a best that is positive by no more than a tenth of it."""
         with np.errstate(invalid="ignore"):
             worse = self.mean - self.mean[best]
             fall = np.nanmean(self.start) - self.mean[best] if np.isfinite(self.start).any() else 0.0
@@ -51,9 +59,20 @@ class Scores:
             bounded = worse <= (WORSE - 1) * abs(self.mean[best]) if self.mean[best] > 0 else True
             return (worse <= allowed) & (bounded | (worse <= 0))
 
+    @property
+    def is_edge(self) -> np.ndarray:
+        """bool [rates]: those whose upper neighbor is unsafe."""
+        return np.append(self.unsafe[1:], False)
+
+    def careful_best(self) -> int:
+        """The best rate; of two that are as good the lower one, where the next higher rate is unsafe."""
+        best = int(np.nanargmin(self.mean))
+        return best - 1 if best > 0 and self.is_edge[best] and self.as_good(best)[best - 1] else best
+
     def band(self, best: int, tolerance: float = AS_GOOD) -> tuple[int, int]:
-        """(first, last) of the rates around the best that are as good, each of them: nothing is bridged."""
-        good = self.as_good(best, tolerance)
+        """(first, last) of the rates around the best that are as good, each of them: nothing is bridged, and what is
+        next to an unsafe rate is left out."""
+        good = self.as_good(best, tolerance) & ~self.is_edge
         first = last = best
         while first > 0 and good[first - 1]:
             first -= 1
@@ -85,12 +104,14 @@ class Scores:
 def standard_error(losses: np.ndarray) -> np.ndarray:
     """[runs]: of the mean over the steps [runs, steps]: from the means of five parts, so that neighbours may be alike;
     0 where there are too few."""
-    steps = losses.shape[1] // 5 * 5
-    if steps < 10:
-        with np.errstate(invalid="ignore"):
-            return np.nan_to_num(losses.std(axis=1) / np.sqrt(max(losses.shape[1], 1)))
-    parts = losses[:, -steps:].reshape(len(losses), 5, -1).mean(axis=2)
-    return np.nan_to_num(parts.std(axis=1, ddof=1) / np.sqrt(5), posinf=0.0)
+    if not len(losses):
+        return np.zeros(0)
+    steps, losses = losses.shape[1] // 5 * 5, losses.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        if steps < 10:
+            return np.nan_to_num(losses.std(axis=1) / np.sqrt(max(losses.shape[1], 1)), posinf=0.0)
+        parts = losses[:, -steps:].reshape(len(losses), 5, -1).mean(axis=2)
+        return np.nan_to_num(parts.std(axis=1, ddof=1) / np.sqrt(5), posinf=0.0)
 
 
 def is_tied(scores: np.ndarray) -> bool:

@@ -1,7 +1,7 @@
 """The range test: one run whose rate climbs from very low to very high, and what people read off its curve."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np

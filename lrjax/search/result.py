@@ -87,7 +87,8 @@ class SweepResult:
             score, start = self._sign * self.metrics[self.metric][:, :, -1], self._sign * self.start_metric
             start_error = np.zeros(seeds)
         lost = self.diverged | ~np.isfinite(score)
-        return Scores(np.where(lost, np.inf, score), start, start_error, np.where(lost, 0.0, error))
+        unsafe = self.diverged.any(axis=1)
+        return Scores(np.where(lost, np.inf, score), start, start_error, np.where(lost, 0.0, error), unsafe)
 
     @cached_property
     def _order(self) -> np.ndarray:
@@ -96,8 +97,7 @@ class SweepResult:
     @cached_property
     def _verdict(self) -> Verdict:
         rates, which = self._by_rate()
-        scores = Scores(*(x[which] if x.ndim == 2 else x for x in (
-            self.scores.final, self.scores.start, self.scores.start_error, self.scores.run_error)))  # fmt: skip
+        scores = self.scores.of(which)
         return verdict(rates, scores, self.diverged[which], self.failure, self.metric, (0, len(rates) - 1))
 
     def _by_rate(self) -> tuple[np.ndarray, np.ndarray]:
@@ -140,8 +140,8 @@ class SweepResult:
         return float(self._sign * np.nanmean(start)) if np.isfinite(start).any() else float("nan")
 
     def steps_to(self, metric: str, value: float) -> np.ndarray:
-        """[settings, seeds]: updates made when a metric first was as good as `value`, nan where it never was. The metric
-        may be "loss": then the loss of a batch.
+        """[settings, seeds]: updates made when a metric first was as good as `value`, nan where it never was. The
+        metric may be "loss": then the loss of a batch.
 
         Raises:
           ValueError: there is no such metric.
@@ -157,7 +157,7 @@ class SweepResult:
 
     def band(self, tolerance: float = 0.05) -> tuple[float, float]:
         """(lowest, highest) of the rates around the best that do as well, each of them: above it by no more than
-        `tolerance` of what training took off, or than the noise, and by no more than half of it.
+        `tolerance` of what training took off, or than the noise, and by no more than a tenth of it.
 
         Raises:
           ValueError: every run diverged, or `tolerance` is no number in [0, 1).
@@ -166,10 +166,7 @@ class SweepResult:
             raise bad_argument("SweepResult.band", "tolerance", "a number in [0, 1)", tolerance)
         rates, which = self._by_rate()
         best = int(np.flatnonzero(which == self.best)[0])
-        scores = self.scores
-        first, last = Scores(
-            scores.final[which], scores.start, scores.start_error, scores.run_error[which]
-        ).band(best, tolerance)
+        first, last = self.scores.of(which).band(best, tolerance)
         return float(rates[first]), float(rates[last])
 
     @property

@@ -65,7 +65,9 @@ def settings_of(optimizer: Any, learning_rates: Any, steps: int) -> Settings:
     if not jax.tree.leaves(optimizer):  # all its numbers are in somebody's functions
         return Settings(np.zeros(1, np.float32), Always(optimizer), {}, _peaks(optimizer, steps))
     if batch_length(optimizer) is None:
-        return Settings(jax.tree.map(as_number, optimizer), itself, {}, _peaks(jax.tree.map(as_number, optimizer), steps))
+        return Settings(
+            jax.tree.map(as_number, optimizer), itself, {}, _peaks(jax.tree.map(as_number, optimizer), steps)
+        )
     value = batched(optimizer)
     tree = jax.tree.map(lambda x: np.asarray(x, jnp.result_type(float)), value)
     paths = jax.tree_util.tree_leaves_with_path(optimizer)

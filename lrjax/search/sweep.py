@@ -9,15 +9,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lrjax.search.judge import data_words, first_not_finite
+from lrjax.search.outcome import control_of, failure_of, limits, lost, scores, start_metric
 from lrjax.search.result import SweepResult
 from lrjax.search.settings import Settings, settings_of
 from lrjax.training.batches import depends_on_seed
 from lrjax.training.checkpoint import Checkpoint, identity
-from lrjax.training.divergence import ABOVE, Control, diverged, final_loss
+from lrjax.training.divergence import ABOVE
 from lrjax.training.engine import Engine, Runs, check_mesh
 from lrjax.training.kept import Keep, Kept
-from lrjax.training.loop import train_controls, train_to_end
+from lrjax.training.loop import train_to_end
 from lrjax.training.progress import SweepWords, bar
 from lrjax.training.task import Task
 from lrjax.training.train import check_task, interval, made_run, run_length, seed_list, whole_number
@@ -106,7 +106,7 @@ def sweep(
         stop=stop_when_diverged,
         hashed=checkpoint is not None,
     )
-    kept = Kept(engine, keep, setting_of, lambda run_indices: _scores(engine, run_indices, above))
+    kept = Kept(engine, keep, setting_of, lambda run_indices: scores(engine, run_indices, above))
     with ExitStack() as stack:
         saved = None
         if checkpoint is not None:
@@ -136,70 +136,30 @@ def _runs(settings: Settings, seeds: tuple[int, ...]) -> tuple[Runs, np.ndarray]
     return Runs(settings.make, numbers, seeds, seed_index, setting_of < 0), setting_of
 
 
-def control_of(engine: Engine) -> Control:
-    """Of each seed, as many steps as are known."""
-    controls = engine.runs.is_control
-    return Control(engine.record.losses[controls][:, : engine.record.made[controls].min(initial=engine.steps)])
-
-
-def _scores(engine: Engine, run_indices: np.ndarray, above: float) -> np.ndarray:
-    """Of whole runs, lower is better; inf where they diverged."""
-    record, task = engine.record, engine.task
-    limit = control_of(engine).limit(above)[engine.runs.seed_index[run_indices]]
-    losses = record.losses[run_indices]
-    lost = diverged(losses, record.finite[run_indices], limit)
-    score = final_loss(losses) if not task.metrics else task.score(next(iter(record.metrics.values()))[run_indices, -1])
-    return np.where(lost | ~np.isfinite(score), np.inf, score)
-
-
-def failure_of(engine: Engine, run_indices: np.ndarray) -> str | None:
-    """What is wrong with the data, in words, if some batch has no finite loss without training either. `run_indices`
-    are runs at the lowest rate, with which it is hardly the rate that did it."""
-    record, seed_index = engine.record, engine.runs.seed_index[run_indices]
-    first = [first_not_finite(record.losses[run, : record.made[run]]) for run in run_indices]
-    last = max((step for step in first if step is not None), default=None)
-    if last is None:
-        return None
-    if last >= record.made[engine.runs.is_control].min():
-        train_controls(engine, last + 1)
-    control = control_of(engine)
-    shared = [(step, seed) for step, seed in zip(first, seed_index, strict=True)
-              if step is not None and not np.isfinite(control.losses[seed, step])]  # fmt: skip
-    return data_words(engine.runs.seeds[min(shared)[1]], min(shared)[0]) if shared else None
-
-
 def _result(engine: Engine, kept: Kept, settings: Settings, above: float, notes: tuple[str, ...]) -> SweepResult:
-    record, seeds, steps = engine.record, len(engine.runs.seeds), engine.steps
-    count = len(settings.learning_rates)
-    shape, whole = (count, seeds), slice(0, count * seeds)
-    lowest = int(np.argmin(np.nan_to_num(settings.learning_rates, nan=np.inf))) * seeds
-    failure = failure_of(engine, np.arange(lowest, lowest + seeds))
-    control = control_of(engine)
-    limit = np.tile(control.limit(above), count)
-    at = engine.evaluated_at
+    record, seeds, count = engine.record, len(engine.runs.seeds), len(settings.learning_rates)
+    shape, whole = (count, seeds), np.arange(count * seeds)
+    ascending = np.argsort(settings.learning_rates, kind="stable")
+    failure = failure_of(engine, (ascending[:, None] * seeds + np.arange(seeds)).ravel())
+    limit, at = limits(engine, whole, above), engine.evaluated_at
     metrics = {name: x[whole][:, at - 1].reshape(*shape, -1) for name, x in record.metrics.items()}
-    controls = np.flatnonzero(engine.runs.is_control)
-    first = next(iter(record.metrics.values()), np.full((engine.count, steps), np.nan))[controls]
-    start = [x[np.isfinite(x)][-1] if np.isfinite(x).any() else np.nan for x in first]
     made = lambda run: made_run(engine, kept.carried[run], run, settings.words(run // seeds), float(limit[run]))
-    scores = _scores(engine, np.arange(count * seeds), above).reshape(shape)
-    best = None
-    if kept.carried and np.isfinite(scores.mean(axis=1)).any():
-        setting = int(np.argmin(scores.mean(axis=1)))
-        best = setting * seeds + int(np.argmin(scores[setting]))
-    is_all = kept.keep == "all"
+    score, best = scores(engine, whole, above).reshape(shape), None
+    if kept.carried and np.isfinite(score.mean(axis=1)).any():
+        setting = int(np.argmin(score.mean(axis=1)))
+        best = made(setting * seeds + int(np.argmin(score[setting])))
     return SweepResult(
         settings.learning_rates,
         settings.settings,
-        record.losses[whole].reshape(*shape, steps),
+        record.losses[whole].reshape(*shape, engine.steps),
         metrics,
         at if metrics else at[:0],
         {name: metric.mode for name, metric in engine.task.metrics.items()},
-        diverged(record.losses[whole], record.finite[whole], limit).reshape(shape),
-        control.losses,
-        np.array(start),
+        lost(engine, whole, above).reshape(shape),
+        control_of(engine).losses,
+        start_metric(engine),
         failure,
         notes,
-        None if best is None else made(best),
-        [[made(i * seeds + j) for j in range(seeds)] for i in range(count)] if is_all else None,
+        best,
+        [[made(i * seeds + j) for j in range(seeds)] for i in range(count)] if kept.keep == "all" else None,
     )

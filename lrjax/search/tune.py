@@ -10,8 +10,9 @@ from jax.sharding import Mesh
 
 from lrjax.search.halving import GRID, Halving
 from lrjax.search.judge import Scores, standard_error
+from lrjax.search.outcome import control_of, failure_of, limits, start_metric
 from lrjax.search.settings import at_rate
-from lrjax.search.sweep import SAME_SEEDS, control_of, failure_of, positive_number
+from lrjax.search.sweep import SAME_SEEDS, positive_number
 from lrjax.search.verdict import Verdict, verdict
 from lrjax.training.batches import depends_on_seed
 from lrjax.training.divergence import ABOVE
@@ -98,8 +99,10 @@ def tune(
     25 rates from `low` to `high` start with one seed. After a tenth of the run nine around the best go on; after a
     third every other one of these, to the end; then the neighbours of the best, and the best few with the other seeds.
     Every run is on the whole schedule, so a rate is judged by where it ends, and not by a short run, which prefers
-    other rates than a long one. Where no update falls into the first tenth, it looks longer; where nothing tells the
-    rates apart, where nothing is learned, and where the data have no finite loss at any rate, it says so instead.
+    other rates than a long one. Of two rates that do as well it takes the lower one, where the next higher one
+    diverged: that is safer with another seed. Where no update falls into the first tenth, it looks longer; where
+    nothing tells the rates apart, where nothing is learned, and where the data have no finite loss at any rate, it says
+    so instead.
 
     Args:
       task: what is trained; its data can be gone through again.
@@ -127,10 +130,10 @@ def tune(
     check_task("tune", task)
     check_mesh("tune", mesh)
     steps = run_length("tune", task, steps)
-    high = positive_number("tune", "high", high)
-    if not positive_number("tune", "low", low) < high:
+    high, number = positive_number("tune", "high", high), (int, float, np.number)
+    if not (isinstance(low, number) and 0 < low < high):
         raise bad_argument("tune", "low", "a number > 0 and below `high`", low)
-    if not 0.05 <= positive_number("tune", "budget", budget) <= 1:
+    if not (isinstance(budget, number) and 0.05 <= budget <= 1):
         raise bad_argument("tune", "budget", "a number from 0.05 to 1", budget)
     given, above = seed_list("tune", seeds), positive_number("tune", "diverged_above", diverged_above)
     seed_numbers = given if depends_on_seed(task) else given[:1]
@@ -161,7 +164,9 @@ class _Search:
         ordered = rates[self.order].astype(np.float32)
         seed_index = np.append(np.arange(count).repeat(GRID), np.arange(count)).astype(np.int32)
         is_control = np.arange(len(seed_index)) >= GRID * count
-        runs = Runs(make, np.append(np.tile(ordered, count), np.zeros(count, np.float32)), seeds, seed_index, is_control)
+        runs = Runs(
+            make, np.append(np.tile(ordered, count), np.zeros(count, np.float32)), seeds, seed_index, is_control
+        )
         self.engine = Engine("tune", task, runs, steps, eval_every=eval_every, mesh=mesh)
 
     def run(self, budget: float, above: float, progress: bool) -> None:
@@ -191,7 +196,8 @@ class _Search:
 
     def result(self, optimizer: Any, above: float, notes: tuple[str, ...]) -> TuneResult:
         engine, halving, task = self.engine, self.halving, self.engine.task
-        failure = failure_of(engine, np.array([self.place_of[0]]))
+        by_rate = np.arange(len(self.seeds))[:, None] * GRID + self.place_of
+        failure = failure_of(engine, by_rate.ravel())
         scores = self._scores()
         seeds = scores.final.shape[1]
         metric = next(iter(task.metrics), None)
@@ -199,7 +205,7 @@ class _Search:
             words = f"Cannot tell: {int(halving.done[:, 0].max()):,} steps left the losses of all rates the same."
             found = Verdict(words, None, None)
         else:
-            found = verdict(self.rates, scores, halving.diverged[:, :seeds], failure, metric, (0, GRID - 1))
+            found = verdict(self.rates, scores, halving.diverged[:, :seeds], failure, metric, (0, GRID - 1), True)
         first, last = found.band or (None, None)
         rate = lambda i: float("nan") if i is None else float(self.rates[i])
         sign, final = (-1 if metric and task.metrics[metric].mode == "max" else 1), np.full(halving.score.shape, np.nan)
@@ -210,7 +216,7 @@ class _Search:
         if found.best is not None:
             of_best = int(np.argmin(scores.final[found.best]))
             index = of_best * GRID + int(self.place_of[found.best])
-            limit = float(control_of(engine).limit(above)[of_best])
+            limit = float(limits(engine, np.array([index]), above)[0])
             words = repr(engine.runs.make(rate(found.best))) if dataclasses.is_dataclass(optimizer) else (
                 f"{getattr(optimizer, '__name__', 'optimizer')}({rate(found.best):.3g})")  # fmt: skip
             run = made_run(engine, engine.carried(index), index, words, limit)
@@ -241,11 +247,9 @@ class _Search:
         final = np.where(whole[:, None], halving.score[:, :seeds], np.nan)
         control, error = control_of(engine), np.zeros((GRID, seeds))
         if engine.task.metrics:
-            metric = next(iter(engine.record.metrics.values()))[engine.runs.is_control]
-            last = engine.record.made[engine.runs.is_control] - 1
-            start = engine.task.score(metric[np.arange(len(metric)), last])
-            return Scores(final, start[:seeds], np.zeros(seeds), error)
+            start = engine.task.score(start_metric(engine))
+            return Scores(final, start[:seeds], np.zeros(seeds), error, halving.unsafe)
         tail = max(1, round(TAIL * engine.steps))
         for seed in range(seeds):
             error[whole, seed] = standard_error(halving.losses[whole, seed, -tail:])
-        return Scores(final, control.mean[:seeds], control.error[:seeds], error)
+        return Scores(final, control.mean[:seeds], control.error[:seeds], error, halving.unsafe)

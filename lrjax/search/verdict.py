@@ -23,6 +23,7 @@ def verdict(
     failure: str | None,
     metric: str | None,
     edges: tuple[int, int],
+    careful: bool = False,
 ) -> Verdict:
     """Judges whole runs.
 
@@ -33,6 +34,7 @@ def verdict(
       failure: what is wrong with the data, in words, if anything is.
       metric: the name of the metric that decides; None for the training loss.
       edges: the rates beyond which nothing is known.
+      careful: whether of two rates that are as good the lower one is taken, where the next higher one is unsafe.
     """
     nothing = lambda words: Verdict(words, None, None)
     mean = scores.mean
@@ -42,7 +44,8 @@ def verdict(
         if metric is not None and not diverged.all():
             return nothing(_metric_words(metric, scores))
         return nothing(f"Everything diverged: try rates below {rates[0]:.2g}.")
-    best, tried = int(np.nanargmin(mean)), np.flatnonzero(~np.isnan(mean))
+    best = scores.careful_best() if careful else int(np.nanargmin(mean))
+    tried = np.flatnonzero(~np.isnan(mean))
     if len(tried) > 1 and is_tied(mean[tried]):
         return nothing("Cannot tell the rates apart: all of them end at the same " + (metric or "loss") + ".")
     if scores.nothing_learned(best):
@@ -61,9 +64,7 @@ def verdict(
     return Verdict(words if failure is None else f"{words} But: {failure}", best, (first, last))
 
 
-def _answer(
-    rates: np.ndarray, best: int, first: int, last: int, tried: np.ndarray, edges: tuple[int, int]
-) -> str:
+def _answer(rates: np.ndarray, best: int, first: int, last: int, tried: np.ndarray, edges: tuple[int, int]) -> str:
     at = f"{rates[best]:.2g}"
     if len(rates) == 1:
         return f"One rate, {at}, and nothing to compare it with."

@@ -223,9 +223,7 @@ def _as_saved(carry: Carry) -> Any:
 def _as_carried(saved: list[Any], like: Carry) -> Carry:
     leaves, structure = jax.tree.flatten(like)
     wrap = lambda x, key: jax.random.wrap_key_data(x, impl=jax.random.key_impl(jax.random.key(0)))
-    return structure.unflatten(
-        [wrap(x, one) if _is_key(one) else x for x, one in zip(saved, leaves, strict=True)]
-    )
+    return structure.unflatten([wrap(x, one) if _is_key(one) else x for x, one in zip(saved, leaves, strict=True)])
 
 
 def _difference(name: str, there: Any, here: Any) -> str:

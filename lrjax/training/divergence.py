@@ -79,4 +79,5 @@ def _median(losses: np.ndarray) -> np.ndarray:
 def _over_finite(losses: np.ndarray, of: np.ufunc | object) -> np.ndarray:
     """Of each row its finite numbers; nan where it has none."""
     rows = [row[np.isfinite(row)].astype(np.float64) for row in losses]
-    return np.array([of(row) if len(row) else np.nan for row in rows])  # type: ignore[operator]
+    with np.errstate(over="ignore"):
+        return np.array([of(row) if len(row) else np.nan for row in rows])  # type: ignore[operator]

@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
@@ -229,7 +230,7 @@ class Engine:
         if self.program.init:
             return None
         tx = self.program.optimizer(jax.tree.map(lambda x: x[0], self.runs.numbers))
-        is_key = lambda x: isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        is_key = lambda x: isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
         init = jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), self.task.init)
         return place(parts_of(self.program, tx, init), self.program.replicated)
 
@@ -303,7 +304,7 @@ def _free_bytes(mesh: Mesh) -> int | None:
 
 def fetch(x: jax.Array) -> Any:
     """All of it, in every process."""
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         return x
     return np.asarray(x if x.is_fully_addressable else process_allgather(x, tiled=True))
 

@@ -44,4 +44,5 @@ def train_controls(engine: Engine, steps: int) -> None:
     engine.advance(engine.runs.is_control, waves, 0, steps, lambda run_indices, begin, end: None)
     engine.settle()
     for wave in waves:
-        engine.release(wave)
+        if engine.runs.is_control[engine.run_indices(wave)].all():  # others go on from where they are
+            engine.release(wave)

@@ -155,8 +155,8 @@ def _strong(x: Any) -> Any:
 def advance(
     program: Program, carry: Carry, identity: Identity, active: Any, chunk: Any, interval: Interval, validation: Any
 ) -> tuple[Carry, Any]:
-    """(the runs, what is recorded of each step [runs, chunk]) after some steps of the runs that are active; of steps not
-    made, and metrics not evaluated, nan is recorded."""
+    """(the runs, what is recorded of each step [runs, chunk]) after some steps of the runs that are active; nan for
+    steps that were not made and metrics that were not evaluated."""
     every, stop = _over_runs(program, partial(_step, program)), program.stop
     evaluate = _over_runs(program, partial(_evaluate, program))
     check = _over_runs(program, lambda run: run[0]._replace(finite=run[0].finite & _is_finite(run[0].trained)))
@@ -198,7 +198,11 @@ def advance(
                 active, carry, before
             )
             metrics = jax.tree.map(lambda x: jnp.where(active[:, None], x, jnp.nan), metrics)
-        return carry, record | {"metrics": metrics, "finite": carry.finite, "made": jnp.broadcast_to(made, active.shape)}
+        return carry, record | {
+            "metrics": metrics,
+            "finite": carry.finite,
+            "made": jnp.broadcast_to(made, active.shape),
+        }
 
     return _on_devices(program, group, (carry, identity, active), chunk, interval, validation)
 

@@ -80,7 +80,9 @@ class SweepWords:
         self._latest[run_indices[~record.finite[run_indices]]] = np.nan
         self._seen[run_indices] = ~self._engine.runs.is_control[run_indices]
         with np.errstate(invalid="ignore", divide="ignore"):
-            mean = np.bincount(self._rate_of, np.where(self._seen, self._latest, 0.0)) / np.bincount(self._rate_of, self._seen)
+            mean = np.bincount(self._rate_of, np.where(self._seen, self._latest, 0.0)) / np.bincount(
+                self._rate_of, self._seen
+            )
         best = "" if np.isnan(mean).all() else f"best rate {self._rates[np.nanargmin(mean)]:.3g}  "
         lost = np.isnan(self._latest[self._seen]).sum()
         return f"{best}{lost} of {len(self._latest) - self._engine.runs.is_control.sum()} diverged"

@@ -38,4 +38,3 @@ class Record:
             for name, array in arrays.items():
                 array[run_indices, begin:end] = recorded[kind][name][:, : end - begin]
         self.finite[run_indices], self.made[run_indices] = recorded["finite"], begin + recorded["made"]
-

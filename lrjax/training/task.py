@@ -40,7 +40,7 @@ class Objective:
     has_state: bool
     has_aux: bool
 
-    def __call__(self, params: Any, model_state: Any, batch: Any, key: Any) -> tuple[jax.Array, tuple[Any, Any]]:
+    def __call__(self, params: Any, model_state: Any, batch: Any, key: Any) -> tuple[Any, tuple[Any, Any]]:
         arguments = [params, *([model_state] if self.has_state else []), batch, *([key] if self.takes_key else [])]
         found = self.loss_fn(*arguments)
         aux = None
@@ -72,7 +72,7 @@ def _is_tree(x: Any) -> bool:
 
 
 def _is_count(x: Any) -> bool:
-    return x is None or (isinstance(x, (int, np.integer)) and not isinstance(x, bool) and x >= 1)
+    return x is None or (isinstance(x, (int, np.integer)) and not isinstance(x, bool) and bool(x >= 1))
 
 
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {

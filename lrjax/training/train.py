@@ -195,7 +195,10 @@ def train(
         saved = None
         if checkpoint is not None:
             saved = stack.enter_context(closing(Checkpoint("train", checkpoint, identity(engine))))
-        show, report = stack.enter_context(bar(steps, TrainWords(engine), progress)), _Reporter(engine, on_step, on_eval)
+        show, report = (
+            stack.enter_context(bar(steps, TrainWords(engine), progress)),
+            _Reporter(engine, on_step, on_eval),
+        )
 
         def note(run_indices: np.ndarray, begin: int, end: int) -> None:
             show(run_indices, begin, end)

@@ -45,21 +45,20 @@ class Setting:
         init, loss_fn, examples = task
         is_text = isinstance(examples, np.ndarray)
         self.steps = 200 if is_text else 300
-        self.make, self.arguments = make, (loss_fn, init, examples)
-        self.options: dict[str, Any] = {"batch_size": 8 if is_text else 32, "progress": False}
+        self.make, self.task = make, L.Task(loss_fn, init, examples, batch_size=8 if is_text else 32)
         rate = shape(self.steps)
         self.at = lambda peak: make(rate * peak)
 
     def tune(self, seeds: list[int]) -> L.TuneResult:
-        return L.tune(*self.arguments, self.at, steps=self.steps, seeds=seeds, **self.options)
+        return L.tune(self.task, self.at, steps=self.steps, seeds=seeds, progress=False)
 
     def right(self) -> tuple[dict[str, bool], float]:
         """(whether each way is right, the part of the grid's steps that tune took)."""
         others = list(range(SEEDS, 2 * SEEDS))
-        grid = L.sweep(*self.arguments, self.at, learning_rates=RATES, steps=self.steps, seeds=others, **self.options)
+        grid = L.sweep(self.task, self.at, learning_rates=RATES, steps=self.steps, seeds=others, keep=None, progress=False)
         found = self.tune(list(range(SEEDS)))
-        test = L.range_test(*self.arguments, self.make, **self.options)
-        loss, best = grid.loss, RATES[grid.loss.argmin()]
+        test = L.range_test(self.task, self.make, progress=False)
+        loss, best = grid.mean, RATES[grid.mean.argmin()]
 
         def is_right(rate: float) -> bool:
             near = np.abs(np.log(RATES / rate)).argmin()

@@ -87,7 +87,7 @@ def transformer(params: Any, letters: jax.Array) -> jax.Array:
 
 def tasks() -> dict[str, tuple[Any, Any, Any]]:
     """By name (init, loss_fn, examples)."""
-    pictures, patients, windows = digits().train, diabetes(), text()
+    pictures, patients, windows = digits().data, diabetes(), text()
 
     def classifier(init: Any, model: Callable[[Any, jax.Array], jax.Array]) -> tuple[Any, Any, Any]:
         return init, lambda params, batch: cross_entropy(model(params, batch[0]), batch[1]), pictures
@@ -97,8 +97,8 @@ def tasks() -> dict[str, tuple[Any, Any, Any]]:
 
     return {
         "linear": classifier(mlp_init((64, 10)), mlp),
-        "linear regression": (mlp_init((10, 1)), patients.loss_fn, patients.train),
-        "regression": (patients.init, patients.loss_fn, patients.train),
+        "linear regression": (mlp_init((10, 1)), patients.loss_fn, patients.data),
+        "regression": (patients.init, patients.loss_fn, patients.data),
         "shallow": classifier(mlp_init((64, 64, 10)), mlp),
         "deep": classifier(mlp_init((64, 32, 32, 32, 32, 32, 10)), mlp),
         "convolution": classifier(cnn_init, cnn),

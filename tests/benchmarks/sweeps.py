@@ -94,10 +94,10 @@ def swept(with_init: bool) -> list[float]:
     from lrjax.tasks.digits import digits
 
     jax.config.update("jax_num_cpu_devices", CORES)
-    task = digits()
-    start = task.init if with_init else jax.block_until_ready(task.init(jax.random.key(0)))
-    options: dict[str, Any] = {"batch_size": BATCH, "steps": STEPS, "progress": False}
-    run = lambda rates: L.sweep(task.loss_fn, start, task.train, L.adam(rates), **options).best_learning_rate
+    made = digits()
+    start = made.init if with_init else jax.block_until_ready(made.init(jax.random.key(0)))
+    task = L.Task(made.loss_fn, start, made.data, batch_size=BATCH)
+    run = lambda rates: L.sweep(task, L.adam(rates), steps=STEPS, progress=False).best_learning_rate
     return timed(run, RATES, RATES * 1.1)
 
 
@@ -107,7 +107,7 @@ def looped_with_optax() -> list[float]:
     from lrjax.tasks.digits import digits
 
     task = digits()
-    x, y = task.train
+    x, y = task.data
     start = jax.block_until_ready(task.init(jax.random.key(0)))
 
     def run(rates: np.ndarray) -> float:
@@ -138,7 +138,7 @@ def looped_with_torch() -> list[float]:
     from lrjax.tasks.digits import digits
 
     task = digits()
-    x, y = torch.from_numpy(task.train[0]), torch.from_numpy(task.train[1]).long()
+    x, y = torch.from_numpy(task.data[0]), torch.from_numpy(task.data[1]).long()
     linear, relu = torch.nn.Linear, torch.nn.ReLU
 
     def run(rates: np.ndarray) -> float:
@@ -166,7 +166,8 @@ def numbers(runs: list[int], steps: list[int]) -> list[Any]:
     from lrjax.tasks.digits import digits
 
     jax.config.update("jax_num_cpu_devices", CORES)
-    task, programs = digits(), []
+    made, programs = digits(), []
+    task = L.Task(made.loss_fn, made.init, made.data, batch_size=BATCH)
     names = ("start", "advance")
     note = lambda event, duration, fun_name="", **_: event.endswith("backend_compile_duration") and any(
         name in fun_name for name in names
@@ -176,8 +177,7 @@ def numbers(runs: list[int], steps: list[int]) -> list[Any]:
     def seconds(runs: int, steps: int) -> float:
         begin = time.perf_counter()
         rates = np.geomspace(1e-5, 1e-2, runs)
-        L.sweep(task.loss_fn, task.init, task.train, L.adam(rates), batch_size=BATCH, steps=steps, progress=False,
-                mesh=jax.make_mesh((CORES,), ("runs",)))  # fmt: skip
+        L.sweep(task, L.adam(rates), steps=steps, progress=False, mesh=jax.make_mesh((CORES,), ("runs",)))
         return time.perf_counter() - begin
 
     seconds(1, 100)
@@ -198,9 +198,8 @@ def vectorised(models: list[str]) -> list[Any]:
     def seconds(model: str, together: int, steps: int) -> float:
         (init, loss_fn, examples), begin = cases[model], time.perf_counter()
         rates = np.geomspace(1e-5, 1e-2, 16)
-        L.sweep(
-            loss_fn, init, examples, L.adam(rates), steps=steps, batch_size=16, runs_per_device=together, progress=False
-        )
+        task = L.Task(loss_fn, init, examples, batch_size=16)
+        L.sweep(task, L.adam(rates), steps=steps, runs_per_device=together, progress=False)
         return time.perf_counter() - begin
 
     rows = []

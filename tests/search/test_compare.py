@@ -28,7 +28,7 @@ def row(result, name):
 def test_too_low_barely_moves_and_too_high_does_not_learn(result):
     low, right, high = (row(result, name) for name in ("fixed, too low", REFERENCE, "fixed, too high"))
     assert low["train_loss"] > 5 * right["train_loss"] and not low["diverged"]
-    assert high["accuracy"] < 0.5 and (high["diverged"] or high["train_loss"] > 5 * right["train_loss"])
+    assert (high["accuracy"] or 0) < 0.5 and (high["diverged"] or high["train_loss"] > 5 * right["train_loss"])
     assert right["accuracy"] > 0.9 and right["steps_to_target"] < STEPS
 
 
@@ -60,7 +60,7 @@ def test_techniques_of_one_optimizer_are_one_program(compilations):
     task = diabetes()
     L.compare(task, steps=40, seeds=2, progress=False)
     programs = [name for name in compilations if "(advance)" in str(name)]
-    assert len(programs) == 5  # SGD with and without momentum, AdaGrad, RMSprop, Adam: searched and trained
+    assert len(programs) == 4  # SGD, AdaGrad, RMSprop, Adam: searched and trained
 
 
 def test_every_technique_of_the_mission_is_there():

@@ -239,7 +239,9 @@ def test_sensitivity_and_band():
     dead = np.array([[False], [False], [False], [False], [True]])
     rates = np.logspace(-4, 0, 5)
     control = np.full((1, 10), 5.0)
-    result = L.SweepResult(rates, {"learning_rate": rates}, losses, {}, np.array([]), {}, dead, control, np.array([np.nan]))
+    result = L.SweepResult(
+        rates, {"learning_rate": rates}, losses, {}, np.array([]), {}, dead, control, np.array([np.nan])
+    )
     assert result.sensitivity == pytest.approx(np.mean([3, 0, 0.1, 2, 4]))
     assert result.band() == pytest.approx((1e-3, 1e-2)) and result.stable_range == pytest.approx(1.0)
     assert result.largest_stable_learning_rate == pytest.approx(0.1)

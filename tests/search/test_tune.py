@@ -116,7 +116,9 @@ VERDICTS = {
 @pytest.mark.parametrize("name", VERDICTS)
 def test_verdicts(name):
     fields, options, words = VERDICTS[name]
-    found = L.tune(L.Task(**{**FIELDS, **fields}), **{"optimizer": L.sgd(0.1), "steps": 40, "progress": False, **options})
+    found = L.tune(
+        L.Task(**{**FIELDS, **fields}), **{"optimizer": L.sgd(0.1), "steps": 40, "progress": False, **options}
+    )
     assert words in found.verdict
     assert np.isnan(found.learning_rate) == (name != "edge") == (found.run is None)
     assert len(found.rows()) == GRID
@@ -135,7 +137,7 @@ def test_verdicts(name):
     ],
 )
 def test_a_bad_argument_is_named(options, message):
-    arguments = {"optimizer": L.adam, "steps": 20, **OPTIONS, **options}
+    arguments = {"optimizer": L.adam, "steps": 20, "progress": False, **options}
     with pytest.raises(ValueError, match=message):
         L.tune(TASK, **arguments)
 

@@ -98,7 +98,9 @@ def test_leaves_that_are_not_floating_are_carried_untouched(vectorized, given):
     task = task_of(loss_fn=loss, init=start if given == "tree" else lambda key: start)
     result = L.sweep(task, L.adamw(RATES), runs_per_device=vectorized, progress=False)
     plain = L.sweep(task_of(init=init(jax.random.key(0))), L.adamw(RATES), runs_per_device=vectorized, progress=False)
-    np.testing.assert_allclose(result.losses - result.losses[:, :, :1], plain.losses - plain.losses[:, :, :1], atol=1e-4)
+    np.testing.assert_allclose(
+        result.losses - result.losses[:, :, :1], plain.losses - plain.losses[:, :, :1], atol=1e-4
+    )
     params = result.run.params
     assert params["none"] is None and params["flag"] and (params["index"] == jnp.arange(3)).all()
     assert (jax.random.key_data(params["key"]) == jax.random.key_data(start["key"])).all()
@@ -152,7 +154,7 @@ WRONG = {
     "a vector": ({"loss_fn": lambda p, b: p["w"].sum(axis=0)}, "a function that returns a scalar loss"),
     "a pair": ({"loss_fn": lambda p, b: (loss_fn(p, b), 1.0)}, "say `has_aux` or `has_state`"),
     "no pair": ({"has_aux": True}, "returns (loss, aux), with has_aux"),
-    "aux": ({"loss_fn": lambda p, b: (loss_fn(p, b), {"a": X}), "has_aux": True}, "whose auxiliary numbers are scalars"),
+    "aux": ({"loss_fn": lambda p, b: (loss_fn(p, b), {"a": X}), "has_aux": True}, "auxiliary numbers are scalars"),
     "state": ({"loss_fn": lambda p, s, b: (loss_fn(p, b), {}), "init": lambda k: (init(k), jnp.zeros(2)),
                "has_state": True}, "whose new model state is a tree as the old one"),
     "start": ({"loss_fn": lambda p, s, b: (loss_fn(p, b), s), "has_state": True}, "returns (params, model_state)"),

@@ -1,0 +1,125 @@
+"""What a comparison found, as NumPy arrays."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from lrjax.training.divergence import Control, final_loss
+from lrjax.training.train import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One of what is compared."""
+
+    group: str
+    name: str
+    optimizer: Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Comparison:
+    """What the runs did, as NumPy arrays; the first axis is the optimizer, the second the seed.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> task = lrjax.Task(lambda w, x: jnp.mean((w - x) ** 2), jnp.zeros(()), jnp.ones(8), batch_size=4, steps=40)
+    >>> table = lrjax.compare(task, {"slow": lrjax.sgd(0.001), "fast": lrjax.sgd(0.1)}, seeds=1)
+    >>> [row["technique"] for row in table.rows()], table.best
+    (['slow', 'fast'], 'fast')
+    """
+
+    task: str
+    description: str
+    entries: tuple[Entry, ...]
+    learning_rates: np.ndarray  # [optimizers, steps]: those that the first seed applied; nan where unknown
+    losses: np.ndarray  # [optimizers, seeds, steps]: of each batch, before its update
+    metrics: dict[str, np.ndarray]  # by name: [optimizers, seeds, evaluations]
+    evaluated_at: np.ndarray  # [evaluations]: updates made before each
+    modes: dict[str, str]  # of the metrics: "min" or "max"
+    diverged: np.ndarray  # bool [optimizers, seeds]
+    control: np.ndarray  # [seeds, steps]: losses without any update, of the first steps
+    start_metric: np.ndarray  # [seeds]: the first metric without training; nan where there is none
+    target: float  # what the first metric, or the loss, has to reach to count as learned
+    how: str  # how the rates came
+    notes: tuple[str, ...]
+    run: Run | None  # the best run, with what it trained
+    runs: dict[str, list[Run]] | None  # by name, of each seed, with keep="all"
+
+    @property
+    def metric(self) -> str | None:
+        """The name of the metric that decides; None where the training loss does."""
+        return next(iter(self.metrics), None)
+
+    @property
+    def mode(self) -> str:
+        return "min" if self.metric is None else self.modes[self.metric]
+
+    @property
+    def train_loss(self) -> np.ndarray:
+        """[optimizers, seeds]: the mean over the last tenth of the steps."""
+        return np.stack([final_loss(losses) for losses in self.losses])
+
+    @property
+    def final(self) -> np.ndarray:
+        """[optimizers, seeds]: what decides, at the end; inf, or −inf where higher is better, where a run diverged."""
+        found = self.train_loss if self.metric is None else self.metrics[self.metric][:, :, -1]
+        return np.where(self.diverged | ~np.isfinite(found), np.inf if self.mode == "min" else -np.inf, found)
+
+    @property
+    def best(self) -> str:
+        """The name of the optimizer with the best mean."""
+        mean = self.final.mean(axis=1)
+        return self.entries[int(mean.argmin() if self.mode == "min" else mean.argmax())].name
+
+    @property
+    def limit(self) -> np.ndarray:
+        """[seeds]: the loss above which a run that ends there has diverged."""
+        return Control(self.control).limit()
+
+    @property
+    def steps_to_target(self) -> np.ndarray:
+        """[optimizers, seeds]: updates before the target was reached first, inf where it never was."""
+        if self.metric is None:
+            width = max(1, self.losses.shape[2] // 50)
+            kernel = np.ones(width) / width
+            smooth = np.apply_along_axis(lambda x: np.convolve(x, kernel, "valid"), 2, self.losses)
+            values, at = smooth, np.arange(smooth.shape[2]) + width
+        else:
+            values, at = self.metrics[self.metric], self.evaluated_at
+        with np.errstate(invalid="ignore"):
+            reached = values >= self.target if self.mode == "max" else values <= self.target
+        return np.where(reached.any(axis=2), at[reached.argmax(axis=2)], np.inf)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table, a dict for each optimizer; spreads are standard deviations over the seeds."""
+        rows, steps_to = [], np.median(self.steps_to_target, axis=1)
+        for i, entry in enumerate(self.entries):
+            row: dict[str, Any] = {"group": entry.group, "technique": entry.name, "optimizer": repr(entry.optimizer)}
+            rates = self.learning_rates[i]
+            row["peak_rate"] = _finite(rates[np.isfinite(rates)].max(initial=-np.inf))
+            row["train_loss"] = _finite(np.mean(self.train_loss[i]))
+            for name, values in self.metrics.items():
+                row |= {name: _finite(np.mean(values[i, :, -1])), f"{name}_spread": _finite(np.std(values[i, :, -1]))}
+            row["steps_to_target"] = int(steps_to[i]) if np.isfinite(steps_to[i]) else None
+            row |= {"diverged": int(self.diverged[i].sum()), "seeds": self.losses.shape[1]}
+            rows.append(row)
+        return rows
+
+    def plot(self, ax: Any = None) -> Any:
+        """The smoothed loss of every optimizer over the steps, the mean over its seeds, in matplotlib (extra: plot).
+        Returns the axes."""
+        from lrjax.report.plots import plot_comparison
+
+        return plot_comparison(self, ax)
+
+    def _repr_html_(self) -> str:
+        from lrjax.report.plots import as_html
+
+        names = [entry.name for entry in self.entries]
+        rows = [{k: v for k, v in row.items() if k not in ("group", "optimizer")} for row in self.rows()]
+        return as_html(rows, names.index(self.best), self.how, self.notes)
+
+
+def _finite(x: Any) -> float | None:
+    return float(x) if np.isfinite(x) else None

@@ -83,7 +83,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 def _exact(x: float) -> float:
     rounded = float(f"{x:.12g}")  # 0.15000000000000002 is 0.15
-    return int(rounded) if rounded.is_integer() else rounded
+    return int(rounded) if rounded.is_integer() and abs(rounded) < 2**53 else rounded
 
 
 def log_ticks(low: float, high: float) -> list[float]:

@@ -62,7 +62,7 @@ def _in_ascii(findings: Findings) -> Findings:
 
 
 def _wrapped(words: str, width: int) -> list[str]:
-    return textwrap.wrap(words, width, break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(words, max(width, 1), break_long_words=False, break_on_hyphens=False)
 
 
 def _widths(findings: Findings) -> list[int]:

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import lrjax
 
 def size(w, batch):
-    return jnp.sum((w - batch) ** 2)
+    return jnp.sum((w[None] - batch) ** 2)
 
 loss_fn = lambda w, batch: jnp.mean((batch @ w - 3.0) ** 2)
 task = lrjax.Task(loss_fn, jnp.zeros(2), jnp.ones((60, 4, 2)), stacked=True, metrics={"size": (size, "min")},
@@ -229,9 +229,10 @@ init = jnp.zeros(2)
 batches = jnp.ones((60, 4, 2))
 """
 CHANGED = {
-    "no task": (("task =", "job ="), "task.py: `task` is missing, which must be `task = lrjax.Task(loss_fn, init"),
+    "no task": ((TASK, "job = 1\n"), "task.py: `task` is missing, which must be `task = lrjax.Task(loss_fn, init"),
+    "a part of a task": (("task =", "job ="), "`task` is missing: it defines `loss_fn`, which must be parts of"),
     "the old names": ((TASK, OLD), "`task` is missing: it defines `loss_fn`, `batches`, which must be parts of one"),
-    "a task of another kind": (("task = lrjax.Task(", "task = dict(loss=("), None),
+    "a task of another kind": ((TASK, "task = {'loss_fn': abs}\n"), "`task` must be a lrjax.Task, got dict"),
     "task is a function": (("task = lrjax", "task = lambda: lrjax"), "`task` must be a lrjax.Task, got function"),
     "a bad part": (("stacked=True", "stacked=1"), "line 10: ValueError: Task: `stacked` must be True or False, got 1."),
     "loss is no function": (("Task(loss_fn", "Task(3"), "line 10: ValueError: Task: `loss_fn` must be a function"),
@@ -254,11 +255,7 @@ CHANGED = {
 @pytest.mark.parametrize("name", CHANGED)
 def test_a_task_that_cannot_be_used_is_one_line(task, place, capsys, name):
     (old, new), words = CHANGED[name]
-    if name == "a task of another kind":
-        (place / "task.py").write_text("task = {'loss_fn': abs}\n")
-        words = "`task` must be a lrjax.Task, got dict"
-    else:
-        (place / "task.py").write_text(TASK.replace(old, new))
+    (place / "task.py").write_text(TASK.replace(old, new))
     steps = [] if name == "no steps" else ["--steps", "10"]
     for command in ("sweep", "train"):
         assert words in fails(capsys, command, task, *steps)
@@ -300,7 +297,7 @@ def test_other_names_of_a_task_file_are_its_own(task, place, capsys):
         (["find", "task.py", "--high", "1e300"], "must be a number > 0 that float32 can hold"),
         (["tune", "task.py", "--high", "1e300"], "must be a number > 0 that float32 can hold"),
         (["tune", "task.py", "--low", "1e-300"], "must be a number > 0 that float32 can hold"),
-        (["tune", "task.py", "--budget", "2"], "`budget` must be"),
+        (["tune", "task.py", "--budget", "2"], "lrjax tune: `budget` must be"),
         (["tune", "task.py", "--budget", "all"], "'all'"),
         (["train", "task.py", "--learning-rate", "1e300"], "must be a number > 0 that float32 can hold"),
         (["train", "task.py", "--seed", "-1"], "'-1'"),
@@ -365,7 +362,8 @@ def test_a_template_does_not_name_a_strange_file(place):
 @pytest.mark.parametrize("command", ["find", "tune", "compare"])
 def test_the_template_runs_with_every_command(place, command):
     assert main(["new", "mine.py"]) == 0
-    assert main([command, "mine.py", "--steps", "40", "--seeds", "1"]) == 0
+    named = ["--optimizer", "adam(0.01)"] if command == "compare" else []
+    assert main([command, "mine.py", "--steps", "40", "--seeds", "1", *named]) == 0
     numbers = clean((place / f"lrjax-{command}.json").read_text())
     assert numbers["task"] == "mine.py" and numbers["rows"]
 

@@ -136,7 +136,9 @@ def test_compare_takes_optimizers_by_name(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(tmp_path)
     named = ["--optimizer", "adam(0.01)", "--optimizer", "sgd(0.1, momentum=0.9)", "--save", "best.pkl"]
-    arguments = ["compare", "diabetes", "--steps", "8", "--seeds", "2", *named]
+    arguments, trained = ["compare", "diabetes", "--steps", "8", "--seeds", "2", *named], []
+    caught = lambda *task, **options: trained.append(lrjax.compare(*task, **options)) or trained[0]
+    monkeypatch.setattr("lrjax.commands.compare.compare", caught)
     assert main(arguments) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
@@ -145,6 +147,7 @@ def test_compare_takes_optimizers_by_name(capsys, tmp_path, monkeypatch):
     assert err == "wrote lrjax-compare.html\nwrote lrjax-compare.json\nwrote best.pkl\n"
     best = lrjax.Run.load("best.pkl")
     assert best.params and len(best.losses) == 8 and "R²" in best.metrics
+    monkeypatch.setattr("lrjax.commands.compare.compare", lambda *_, **__: trained[0])
     assert main([*arguments, "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["technique"] for row in rows] == ["adam(0.01)", "sgd(0.1, momentum=0.9)"]
@@ -183,7 +186,7 @@ def rates_of(text):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("columns", ["24", "50", "100"])
+@pytest.mark.parametrize("columns", ["24", "50"])
 def test_a_table_in_a_narrow_pipe_in_the_locale_c(tmp_path, columns):
     (tmp_path / "task.py").write_text(TINY)
     done = run(*SWEEP, cwd=tmp_path, env={"COLUMNS": columns, "LC_ALL": "C", "TERM": "xterm"})
@@ -238,7 +241,7 @@ def test_a_drawn_curve_is_as_wide_as_the_terminal(capsys, monkeypatch, columns):
     assert max(int(columns), 24) - 2 <= width <= max(int(columns), 24)
 
 
-@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "latin1"}, {"LC_ALL": "C"}, {"LANG": "C", "LC_ALL": ""}])
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "latin1"}, {"LC_ALL": "C"}, {"LC_ALL": "POSIX"}])
 def test_a_terminal_that_has_ascii_only_gets_ascii(environment):
     done = run("plot", "linear_schedule(0, 1, 5)", env={"LC_CTYPE": "", **environment})
     assert done.returncode == 0 and done.stderr == ""

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import re
 import reprlib
 import shutil
 import sys
@@ -24,6 +25,8 @@ from lrjax.training.task import Task
 from lrjax.training.train import Run
 from lrjax.value import Value
 
+_FUNCTION = re.compile(r"^(compare|range_test|sweep|train|tune): ")  # the command stands before it already
+
 
 class Refused(Exception):
     """Something the user can put right; the message says what."""
@@ -43,7 +46,7 @@ def refusals(task: str) -> Iterator[None]:
         if path is not None and (where := in_file(error, path)):
             raise Refused(f"{path}, {where}.") from error
         if isinstance(error, (ValueError, ImportError)):  # the library's own, which name the argument
-            raise Refused(str(error)) from error
+            raise Refused(_FUNCTION.sub("", str(error))) from error
         if isinstance(error, TypeError):  # from JAX, about the task's functions
             raise Refused(f"{task}: {said(error)}.") from error
         raise
@@ -105,12 +108,13 @@ def use_devices(count: int | None) -> None:
 
 def check_outputs(arguments: argparse.Namespace) -> None:
     """Asks before the work, not after, whether the files can be written."""
-    arguments.json = arguments.json or arguments.out.with_suffix(".json")
-    given = {"--out": arguments.out, "--json": arguments.json, "--save": getattr(arguments, "save", None)}
     seen: dict[Path, str] = {}
-    for option, path in given.items():
+    for option in ("--out", "--json", "--save"):
+        path = getattr(arguments, option.removeprefix("--"), None)
         if path is None:
-            continue
+            if option != "--json":
+                continue
+            path = arguments.json = arguments.out.with_suffix(".json")
         check_writable(path, option)
         if path.resolve() in seen:
             raise Refused(f"`{option}` and `{seen[path.resolve()]}` must be two files, got {str(path)!r} for both.")

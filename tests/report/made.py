@@ -1,9 +1,16 @@
-"""Made-up results of every kind, to be shown."""
+"""Made-up results of every kind, with what is said of them and their pages."""
+
+import dataclasses
 
 import numpy as np
 
 import lrjax
+from lrjax.report.compare_page import compare_findings, compare_page
+from lrjax.report.find_page import find_findings, find_page
 from lrjax.report.findings import Setup
+from lrjax.report.sweep_page import sweep_findings, sweep_page
+from lrjax.report.train_page import train_findings, train_page
+from lrjax.report.tune_page import tune_findings, tune_page
 from lrjax.search.compare import OWN
 from lrjax.search.comparison import Comparison, Entry
 from lrjax.search.range_test import RULES, RangeTest
@@ -147,3 +154,37 @@ def run_result(metrics=None, rates="one", steps=STEPS, **fields):
         "optimizer": "sgd(learning_rate=<0.1>)",
     }
     return Run(**{**given, **fields})
+
+
+ACCURACY = ("accuracy", "max", (0.2, 0.5, 0.95, 0.9, 0.1))
+AGAIN = "lrjax tune '<b>task</b>.py'"
+
+
+def both(findings, page, result, *more, setup=SETUP):
+    found = findings(setup, result, *more)
+    return found, page(found, result)
+
+
+def of_sweep(*arguments, **options):
+    result = sweep_result(*arguments, **options)
+    return both(sweep_findings, sweep_page, result, setup=dataclasses.replace(SETUP, seeds=result.diverged.shape[1]))
+
+
+def of_tune(result):
+    return both(tune_findings, tune_page, result, 0.25)
+
+
+def of_find(*arguments):
+    return both(find_findings, find_page, range_result(*arguments), AGAIN)
+
+
+def of_comparison(entries, **fields):
+    result = comparison(entries, **fields)
+    return both(compare_findings, compare_page, result, setup=dataclasses.replace(SETUP, steps=80))
+
+
+def of_run(**fields):
+    return both(train_findings, train_page, run_result(**fields))
+
+
+TWO = {"R²": ("max", np.linspace(-4, 0.3, 10)), "error": ("min", np.geomspace(3, 1e-3, 10))}

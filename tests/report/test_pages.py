@@ -1,77 +1,44 @@
-"""The page and the table of every kind of result."""
+"""The page and the table of every kind of result; those of searches."""
 
 import csv
 import dataclasses
 import io
 import json
 import re
-import shutil
-import subprocess
 import xml.etree.ElementTree as ET
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import lrjax
-from lrjax.report.compare_page import compare_findings, compare_page
-from lrjax.report.find_page import READS, find_findings, find_page
+from lrjax.report.find_page import READS
 from lrjax.report.findings import DIVERGED, mean_cells
 from lrjax.report.rate_charts import rate_axis
 from lrjax.report.sweep_page import sweep_findings, sweep_page
-from lrjax.report.train_page import train_findings, train_page
-from lrjax.report.tune_page import tune_findings, tune_page, ways
+from lrjax.report.tune_page import tune_findings, ways
 from lrjax.search.comparison import Entry
 from lrjax.search.range_test import RULES
-from lrjax.search.techniques import REFERENCE
 from tests.pages import SVG, assert_needs_nothing, charts_of
 from tests.report.made import (
+    ACCURACY,
+    AGAIN,
     NAN,
     RATES,
     SETUP,
     STEPS,
+    TWO,
     all_techniques,
-    comparison,
     nothing_tuned,
+    of_comparison,
+    of_find,
+    of_run,
+    of_sweep,
+    of_tune,
     own_entries,
-    range_result,
-    run_result,
     sweep_result,
     tune_result,
 )
 
-ACCURACY = ("accuracy", "max", (0.2, 0.5, 0.95, 0.9, 0.1))
-AGAIN = "lrjax tune '<b>task</b>.py'"
-
-
-def both(findings, page, result, *more, setup=SETUP):
-    found = findings(setup, result, *more)
-    return found, page(found, result)
-
-
-def of_sweep(*arguments, **options):
-    result = sweep_result(*arguments, **options)
-    return both(sweep_findings, sweep_page, result, setup=dataclasses.replace(SETUP, seeds=result.diverged.shape[1]))
-
-
-def of_tune(result):
-    return both(tune_findings, tune_page, result, 0.25)
-
-
-def of_find(*arguments):
-    return both(find_findings, find_page, range_result(*arguments), AGAIN)
-
-
-def of_comparison(entries, **fields):
-    result = comparison(entries, **fields)
-    return both(compare_findings, compare_page, result, setup=dataclasses.replace(SETUP, steps=80))
-
-
-def of_run(**fields):
-    return both(train_findings, train_page, run_result(**fields))
-
-
-TWO = {"R²": ("max", np.linspace(-4, 0.3, 10)), "error": ("min", np.geomspace(3, 1e-3, 10))}
 CASES = {  # a page, and how many charts it has
     "find": (of_find, 2),
     "find, nothing": (lambda: of_find(False), 2),
@@ -269,213 +236,3 @@ def test_means_have_the_places_of_the_best():
     assert mean_cells([0.00123, 2.5, None], [None] * 3) == ["0.00123", "2.50000", "–"]
     assert mean_cells([-3.893, 0.2788], [2.563, 0.038], "max") == ["-3.89 ± 2.56", "0.28 ± 0.04"]
     assert mean_cells([1e-9, 2e7], [None, 1.0]) == ["1e-9", "2e7 ± 1"] and mean_cells([0.0], [0.0]) == ["0.00 ± 0.00"]
-
-
-# a comparison
-
-
-def test_the_page_of_a_comparison_names_everything():
-    findings, text = of_comparison(all_techniques())
-    for entry in all_techniques():
-        assert text.count(entry.name) >= 3
-    assert "What a learning rate does" in text and "Made of numbers. Each technique" in text
-    assert list(dict.fromkeys(findings.groups)) == ["Fixed rates", "Decays", "Warmups and cycles", "Adaptive methods"]
-    own = of_comparison(own_entries(2))[1]
-    assert "Optimizers compared" in own and "Each optimizer trained" in own and "mine 1" in own
-
-
-def test_each_group_has_charts_of_losses_metrics_and_rates():
-    drawn = charts_of(of_comparison(all_techniques())[1])
-    names = [svg.find(f"{SVG}text").text for svg in drawn]
-    assert names == ["training loss", "accuracy", "learning rate"] * 4
-    for svg in drawn:
-        assert "At the end: " in svg.find(f"{SVG}desc").text
-    with_cross = [svg.find(f"{SVG}desc").text for svg in drawn if "cross" in ET.tostring(svg, encoding="unicode")]
-    assert len(with_cross) == 4  # it is the reference too
-    assert all("Training loss" in text and f"{REFERENCE} – (diverged)" in text for text in with_cross)
-    assert len({(svg.get("data-low"), svg.get("data-high")) for svg in drawn[::3]}) == 1  # one axis for all groups
-    without = charts_of(of_comparison(all_techniques(), metric=None)[1])
-    assert [svg.find(f"{SVG}text").text for svg in without] == ["training loss", "learning rate"] * 4
-
-
-def test_every_group_shows_the_well_chosen_fixed_rate_beside_its_own():
-    lines = [svg.findall(f"{SVG}path") for svg in charts_of(of_comparison(all_techniques())[1])]
-    styles = [[p.get("class") for p in paths if p.get("class").startswith("line")] for paths in lines]
-    assert styles[0] == [f"line c{k} d{k}" for k in range(4)]
-    assert all(names[-1] == "line ref" and len(set(names)) == len(names) for names in styles[3:])
-    assert "ref" not in str([p.get("class") for svg in charts_of(of_comparison(own_entries(3))[1]) for p in svg])
-
-
-def test_twenty_lines_of_a_group_have_twenty_styles_in_light_and_dark():
-    _, text = of_comparison(own_entries(20))
-    loss = charts_of(text)[0]
-    styles = [p.get("class") for p in loss.findall(f"{SVG}path") if p.get("class").startswith("line")]
-    assert len(set(styles)) == 20
-    css = text[text.index("<style>") : text.index("</style>")]
-    for name in {part for kind in styles for part in kind.split()[1:]} - {"d0"}:
-        assert f".{name}" in css
-    for colour in range(7):
-        (light, dark) = re.findall(rf"--c{colour}: (#\w+);", css)
-        assert light != dark
-
-
-def test_a_cross_is_where_a_run_went_up_for_good():
-    entries, rose = own_entries(3), np.full((3, 3, 80), 1.0)
-    rose[1, 0, 10:15] = 1e9  # and comes back
-    rose[1, 0, 60:] = 1e9
-    lost = np.zeros((3, 3), bool)
-    lost[1, 0] = lost[2, 1] = True  # the other one's parameters are not finite, and its losses are
-    _, text = of_comparison(entries, losses=rose, diverged=lost)
-    crosses = [p for p in charts_of(text)[0].findall(f"{SVG}path") if p.get("class").startswith("cross")]
-    starts = [float(re.match(r"M([\d.]+)", p.get("d")).group(1)) + 5 for p in crosses]
-    left, right = (float(charts_of(text)[0].get(f"data-{side}")) for side in ("left", "right"))
-    assert starts == pytest.approx([left + 60 / 80 * (right - left), right - 5], abs=0.1)
-
-
-def test_the_rows_of_a_comparison_say_what_happened():
-    findings, text = of_comparison(all_techniques())
-    rows, names = findings.rows, [column.name for column in findings.columns]
-    assert rows[0]["steps_to_target"] == 42 and rows[0]["diverged"] == 0
-    assert rows[1]["diverged"] == 3 and rows[1]["train_loss"] is None and rows[2]["steps_to_target"] is None
-    shown = dict(zip(names, findings.cells[0], strict=True))
-    assert shown["accuracy"] == "0.950 ± 0.000" and shown["steps to accuracy 0.9"] == "42"
-    assert findings.best == 0 and findings.bad == {1}
-    assert ("best accuracy", "0.950 ± 0.000", "fixed, too low") in findings.facts
-    assert ("first to accuracy 0.9", "42 steps", "fixed, too low") in findings.facts
-    assert ("diverged", "1 of 19", REFERENCE) in findings.facts
-    assert "%" not in " ".join(findings.cells[0])
-    one, _ = of_comparison(own_entries(2), seeds=1)
-    assert "±" in shown["accuracy"]
-    assert json.loads(one.to_json())["target"] == 0.9
-
-
-def test_without_a_metric_the_loss_has_the_target():
-    findings, _ = of_comparison(own_entries(3), metric=None)
-    assert "steps to loss 0.5" in [column.name for column in findings.columns]
-    assert findings.best == 0 and findings.rows[0]["steps_to_target"] is not None
-    nothing, text = of_comparison(own_entries(2), diverged=np.ones((2, 3), bool))
-    assert nothing.best is None and nothing.summary["best"] is None and "class=best" not in text
-
-
-def test_rates_that_are_not_known_have_no_chart():
-    _, text = of_comparison([Entry("Optimizers", "<b>task", lrjax.sgd)])
-    assert [svg.find(f"{SVG}text").text for svg in charts_of(text)] == ["training loss", "accuracy"]
-
-
-def test_rates_that_are_far_apart_are_on_a_logarithmic_axis():
-    drawn = charts_of(of_comparison(all_techniques())[1])
-    assert [svg.get("data-log") for svg in drawn[2::3]] == ["0", "0", "0", "0"]  # all peaks are 0.1
-    far = [Entry("Optimizers", f"{rate}", lrjax.sgd(lrjax.constant_schedule(rate))) for rate in (1e-5, 1.0)]
-    assert charts_of(of_comparison(far)[1])[2].get("data-log") == "1"
-
-
-@pytest.mark.skipif(not shutil.which("node"), reason="needs node")
-def test_the_script_of_the_page_reads_the_values_at_a_step(tmp_path):
-    """In a small stand-in for a browser's document, made from the page."""
-    _, text = of_comparison(own_entries(3), metric="R²")
-    charts = charts_of(text)
-    described = [
-        {
-            "dataset": {k.removeprefix("data-"): v for k, v in svg.attrib.items() if k.startswith("data-")},
-            "lines": [p.get("d") for p in svg.findall(f"{SVG}path") if p.get("class").startswith("line")],
-        }
-        for svg in charts
-    ]
-    script = re.search("<script>(.*)</script>", text, flags=re.DOTALL).group(1)
-    (tmp_path / "page.js").write_text(f"const charts_ = {json.dumps(described)};\n{STAND_IN}\n{script}\n{POINT}")
-    done = subprocess.run(["node", str(tmp_path / "page.js")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    at, *cells = json.loads(done.stdout)
-    assert at == "step 80"
-    result = comparison(own_entries(3), metric="R²")
-    for cell, rate in zip(cells[2], (0.001, 0.002, 0.003), strict=True):
-        assert float(cell) == pytest.approx(rate, rel=0.01)
-    assert float(cells[1][0]) == pytest.approx(0.95, abs=0.01)
-    assert cells[0][1] == "–"  # its line has ended
-    assert float(cells[0][2]) == pytest.approx(result.losses[2, :, -1].mean(), rel=0.05)
-
-
-STAND_IN = """
-const cell = () => ({ textContent: "end" });
-const at = cell();
-const charts = charts_.map((c, k) => ({
-  dataset: c.dataset, viewBox: { baseVal: { width: 440 } }, on: {},
-  querySelectorAll: () => c.lines.map(d => ({ getAttribute: () => d })),
-  appendChild: x => x, getBoundingClientRect: () => ({ left: 0, width: 880 }),
-  addEventListener(name, f) { this.on[name] = f; },
-}));
-const columns = charts.map((c, k) => charts_[k].lines.map(cell));
-const group = {
-  querySelectorAll: words => words === "svg.chart" ? charts : columns[+words.match(/(\\d+)/)[1] - 2],
-  querySelector: () => at,
-};
-const document = {
-  querySelectorAll: () => [group],
-  createElementNS: () => ({ setAttribute() {} }),
-};
-"""
-POINT = """
-charts[1].on.pointermove({ clientX: 2 * 424, currentTarget: charts[1] });
-const shown = [at.textContent, ...columns.map(column => column.map(c => c.textContent))];
-charts[1].on.pointerleave();
-if (columns[0][0].textContent !== "end") throw new Error("the ends are not back");
-console.log(JSON.stringify(shown));
-"""
-
-
-# one run
-
-
-def test_the_page_of_a_run_shows_loss_rate_and_metrics():
-    findings, text = of_run(metrics=TWO, rates="groups", aux={"norm": np.ones(STEPS)})
-    drawn = charts_of(text)
-    assert [svg.find(f"{SVG}text").text for svg in drawn] == ["training loss", "learning rate", "R²", "error", "norm"]
-    assert drawn[3].get("data-log") == "1" and drawn[2].get("data-log") == "0"
-    assert [column.name for column in findings.columns] == ["step", "loss", "rate body", "rate head", "R²", "error"]
-    assert "with seed 3" in text and findings.rows[3]["error"] == pytest.approx(3.0)
-
-
-def test_the_table_of_a_run_is_short_and_its_rows_are_all_steps():
-    findings, _ = of_run(steps=1000)
-    assert [cells[0] for cells in findings.cells] == [f"{100 * k:,}" for k in range(1, 11)]
-    assert len(findings.rows) == 1000 and findings.cells[-1][-1] == "0.960"
-    assert findings.verdict.startswith("After 1,000 steps: loss 0.") and "accuracy 0.96" in findings.verdict
-    assert ("accuracy", "0.96", "best 0.96 after 1,000 steps") in findings.facts
-
-
-def test_a_run_that_diverged_says_so():
-    losses = np.append(np.ones(20), np.full(20, NAN))
-    findings, _ = of_run(losses=losses, diverged=True)
-    assert "has diverged" in findings.verdict and findings.summary["loss"] is None
-    assert findings.cells[-1][1] == "–" and ("diverged", "yes", "") in findings.facts
-
-
-# pictures
-
-
-@pytest.mark.parametrize("make", [sweep_result, tune_result, nothing_tuned, range_result, run_result])
-def test_pictures_of_results_have_the_axes_of_the_pages(make):
-    plt = pytest.importorskip("matplotlib.pyplot")
-    result = make()
-    ax = result.plot()
-    assert ax.get_ylim()[1] > ax.get_ylim()[0]
-    if make is sweep_result:
-        svg = charts_of(of_sweep()[1])[0]
-        assert ax.get_ylim() == pytest.approx([float(svg.get("data-low")), float(svg.get("data-high"))], rel=1e-5)
-        assert (ax.get_yscale() == "log") == (svg.get("data-log") == "1")
-        result.plot_curves()
-    plt.close("all")
-
-
-def test_pictures_where_there_is_nothing_to_name_have_no_legend():
-    plt = pytest.importorskip("matplotlib.pyplot")
-    for result in (sweep_result([NAN] * 5), range_result(False), nothing_tuned()):
-        ax = result.plot()
-        assert ax.get_legend() is None or ax.get_legend().get_texts()
-    assert comparison(own_entries(2)).plot().get_legend() is not None
-    plt.close("all")
-
-
-def test_a_table_in_a_notebook_takes_words_and_numbers():
-    html = comparison([Entry("Optimizers", "<i>", lrjax.adam(jnp.float32(0.1)))])._repr_html_()
-    assert "&lt;i&gt;" in html and "<i>" not in html and "1.23e" not in html

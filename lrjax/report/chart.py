@@ -41,7 +41,7 @@ class Line:
 
     @property
     def is_drawn(self) -> bool:
-        return bool(np.isfinite(self.y).any())
+        return int(np.isfinite(self.y).sum()) > 1  # one point has no length
 
     @property
     def has_band(self) -> bool:

@@ -15,6 +15,7 @@ from lrjax.search.comparison import Comparison
 from lrjax.search.techniques import ABOUT, REFERENCE
 
 _BINS = 80
+_TALL = 9  # lines; the legend of more stands beside all charts
 
 
 def compare_findings(setup: Setup, result: Comparison) -> Findings:
@@ -146,7 +147,7 @@ class _Charts:
             f"<tbody>{rows}</tbody></table>"
         )
         about = f"<p>{escape(ABOUT[group])}</p>" if group in ABOUT else ""
-        layout = {2: "panel two", 3: "panel", 4: "panel two"}[len(parts) + 1]
+        layout = "panel tall" if len(shown) > _TALL else "panel" if len(parts) == 2 else "panel two"
         return (
             f'<section class="group"><h2>{escape(group)}</h2>{about}'
             f'<div class="{layout}">{legend}{figures}</div></section>'

@@ -59,7 +59,9 @@ def text(words: str) -> str:
 
 def figure(chart: Chart, ramp: tuple[str, str] | None = None) -> str:
     """A chart with the key of what is drawn; `ramp` names the ends of lines that go from one colour to another."""
-    entries = [f'<span>{escape(ramp[0])}<i class="ramp"></i>{escape(ramp[1])}</span>'] if ramp else []
+    entries = []
+    if ramp and any(line.is_drawn for line in chart.lines):
+        entries.append(f'<span>{escape(ramp[0])}<i class="ramp"></i>{escape(ramp[1])}</span>')
     entries += [f"<span>{picture}{words}</span>" for picture, words in chart.key()]
     caption = f"<figcaption>{''.join(entries)}</figcaption>" if entries else ""
     return f"<figure>{chart.svg()}{caption}</figure>"

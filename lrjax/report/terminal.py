@@ -11,7 +11,7 @@ from lrjax.report.findings import Column, Findings
 from lrjax.report.scale import number, step_count, ticks
 from lrjax.schedules.base import Schedule
 
-_GAP = 2  # spaces between two columns of a table
+_GAP, _NAME = 2, 9  # spaces between two columns of a table; the width that a name of several words may have
 _STYLES = {"best": "\x1b[1;32m", "bad": "\x1b[31m", "title": "\x1b[3m", "verdict": "\x1b[1m"}
 _ASCII = {"±": "+/-", "–": "-", "−": "-", "…": "...", "×": "x", "²": "^2", "→": "->", "─": "-", "│": "|", "┤": "+",
           "└": "+", "┬": "+", "≥": ">=", "≤": "<=", "≈": "~", "’": "'", "·": "."}  # fmt: skip
@@ -68,7 +68,7 @@ def _wrapped(words: str, width: int) -> list[str]:
 def _widths(findings: Findings) -> list[int]:
     """Of the cells; a name of several words goes over several lines."""
     return [
-        max([len(row[i]) for row in findings.cells] + [len(word) for word in column.name.split(" ")])
+        max(min(_NAME, len(column.name)), *map(len, column.name.split(" ")), *(len(row[i]) for row in findings.cells))
         for i, column in enumerate(findings.columns)
     ]
 

@@ -84,6 +84,7 @@ def known_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def rate(x: float | None) -> str:
+    """A rate, or a loss, in three digits."""
     return "–" if x is None or not math.isfinite(x) else number(x, 3)
 
 

@@ -21,7 +21,7 @@ def train_findings(setup: Setup, run: Run) -> Findings:
     ends = _table_steps(run)
     starts = np.append(0, ends[:-1])
     losses = binned(run.losses, starts, ends)
-    columns = [mean_cells([known(float(x)) for x in losses], [None] * len(ends))]
+    columns = [[rate(float(x)) for x in losses]]
     columns += [[rate(float(x[end - 1])) for end in ends] for x in rates.values()]
     columns += [_metric_cells(run, name, ends) for name in run.metrics]
     names = ["step", "loss", *(f"rate {name}" if name else "rate" for name in rates), *run.metrics]

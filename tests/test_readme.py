@@ -36,6 +36,7 @@ def test_blocks_run_one_after_the_other_and_train(capsys):
     assert names["final"].shape == (32, 3) and float(jnp.abs(names["final"]).min()) < 0.1
     assert names["result"].losses.shape == (16, 3, 200) and 1e-3 < names["result"].best_learning_rate < 1
     assert names["found"].verdict.startswith("Found") and 1e-3 < names["found"].learning_rate < 1
+    assert names["run"].final < 0.2 and names["table"].losses.shape == (3, 5, 200)
     assert "Array" in capsys.readouterr().out
 
 

@@ -5,13 +5,14 @@ import numpy as np
 from lrjax.search.judge import data_words, first_not_finite
 from lrjax.training.divergence import ABOVE, Control, diverged, final_loss
 from lrjax.training.engine import Engine
-from lrjax.training.loop import train_controls
+from lrjax.training.loop import CONTROL, train_controls
 
 
 def control_of(engine: Engine) -> Control:
-    """Of each seed, as many steps as are known."""
+    """Of each seed: its first steps, always as many, whatever else is known."""
     controls = engine.runs.is_control
-    return Control(engine.record.losses[controls][:, : engine.record.made[controls].min(initial=engine.steps)])
+    known = engine.record.made[controls].min(initial=engine.steps)
+    return Control(engine.record.losses[controls][:, : min(known, CONTROL)])
 
 
 def limits(engine: Engine, run_indices: np.ndarray, above: float = ABOVE) -> np.ndarray:
@@ -63,6 +64,6 @@ def failure_of(engine: Engine, run_indices: np.ndarray) -> str | None:
     last = max(step for step, _ in asked)
     if last >= record.made[engine.runs.is_control].min():
         train_controls(engine, last + 1)
-    control = control_of(engine)
-    shared = [(step, seed) for step, seed in asked if not np.isfinite(control.losses[seed, step])]
+    controls = record.losses[engine.runs.is_control]
+    shared = [(step, seed) for step, seed in asked if not np.isfinite(controls[seed, step])]
     return data_words(engine.runs.seeds[min(shared)[1]], min(shared)[0]) if shared else None

@@ -27,18 +27,13 @@ class Control:
 
     @property
     def mean(self) -> np.ndarray:
-        return _over_finite(self.losses, np.mean)
+        return _mean(self.losses)
 
     @property
     def error(self) -> np.ndarray:
         """The standard error of the mean."""
         count = np.maximum(np.isfinite(self.losses).sum(axis=1), 1)
-        return _over_finite(self.losses, np.std) / np.sqrt(count)
-
-    @property
-    def not_finite(self) -> np.ndarray:
-        """bool [seeds, steps]: the batches whose loss is not finite, also without an update."""
-        return ~np.isfinite(self.losses)
+        return np.sqrt(_mean((self.losses - self.mean[:, None]) ** 2) / count)
 
     def limit(self, diverged_above: float = ABOVE) -> np.ndarray:
         """[seeds]: the loss above which a run that ends there has diverged; none where the loss is 0 on every batch,
@@ -69,15 +64,19 @@ def diverged(losses: np.ndarray, finite: np.ndarray, limit: np.ndarray) -> np.nd
 
 def final_loss(losses: np.ndarray, part: float = TAIL) -> np.ndarray:
     """[runs]: the mean over the last part of the steps, without those whose loss is not finite."""
-    return _over_finite(losses[:, -max(1, round(part * losses.shape[1])) :], np.mean)
+    return _mean(losses[:, -max(1, round(part * losses.shape[1])) :])
 
 
 def _median(losses: np.ndarray) -> np.ndarray:
-    return _over_finite(losses, np.median)
+    """[runs]: over the finite ones; nan where there is none."""
+    finite = np.isfinite(losses)
+    if finite.all() and losses.shape[1]:
+        return np.median(losses, axis=1)
+    return np.array([np.median(row[known]) if known.any() else np.nan for row, known in zip(losses, finite, strict=True)])
 
 
-def _over_finite(losses: np.ndarray, of: np.ufunc | object) -> np.ndarray:
-    """Of each row its finite numbers; nan where it has none."""
-    rows = [row[np.isfinite(row)].astype(np.float64) for row in losses]
-    with np.errstate(over="ignore"):
-        return np.array([of(row) if len(row) else np.nan for row in rows])  # type: ignore[operator]
+def _mean(losses: np.ndarray) -> np.ndarray:
+    """[runs]: over the finite ones; nan where there is none."""
+    finite = np.isfinite(losses)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        return np.where(finite, losses, 0.0).sum(axis=1, dtype=np.float64) / finite.sum(axis=1)

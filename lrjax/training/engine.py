@@ -149,7 +149,16 @@ class Engine:
 
     def of_run(self, carry: Carry, run: int) -> Carry:
         """Of what a wave carries the part of one run, on the host."""
-        return jax.tree.map(lambda x: fetch(x[run % self.program.wave_size]), carry)
+        index, vectorized = run % self.program.wave_size, self.program.vectorized
+
+        def take(x: jax.Array) -> Any:
+            if not x.is_fully_addressable:
+                return fetch(x[index])
+            shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+            part = shards[index // vectorized].data  # without compiling anything where it is one run
+            return fetch(part)[0] if vectorized == 1 else fetch(part[index % vectorized])
+
+        return jax.tree.map(take, carry)
 
     def carried(self, run: int) -> Carry:
         """What a run carries, on the host."""

@@ -25,28 +25,32 @@ class Kept:
         self._engine, self.keep, self._setting_of, self._score = engine, keep, setting_of, score
         self.carried: dict[int, Carry] = {}  # by run
         self.finished = np.zeros(engine.count, bool)
+        self._best: tuple[float, int] | None = None  # (mean score of its setting, run), of the settings that are whole
 
     def finish(self, wave: int, carry: Carry) -> None:
         """A wave is at its end: takes what is wanted of it, and drops what no longer is."""
         indices = np.unique(self._engine.run_indices(wave))
         indices = indices[(self._setting_of[indices] >= 0) & ~self.finished[indices]]
         self.finished[indices] = True
-        wanted = self._wanted()
+        wanted = self._wanted(indices)
         self.carried = {run: kept for run, kept in self.carried.items() if run in wanted}
-        for run in wanted & set(indices.tolist()):
+        for run in wanted.intersection(indices.tolist()):
             self.carried[run] = self._engine.of_run(carry, run)
 
-    def _wanted(self) -> set[int]:
-        if self.keep is None:
-            return set()
-        if self.keep == "all":
-            return set(np.flatnonzero(self.finished).tolist())
-        settings = np.unique(self._setting_of[self.finished])
-        whole = [s for s in settings if self.finished[self._setting_of == s].all()]
-        # of settings that still have runs to finish any may be the best one
-        wanted = set(np.flatnonzero(self.finished & ~np.isin(self._setting_of, whole)).tolist())
-        if whole:
-            score = {s: self._score(np.flatnonzero(self._setting_of == s)) for s in whole}
-            best = min(whole, key=lambda s: score[s].mean())
-            wanted.add(int(np.flatnonzero(self._setting_of == best)[score[best].argmin()]))
+    def _wanted(self, latest: np.ndarray) -> set[int]:
+        """The runs that are to be kept, once the latest are finished."""
+        if self.keep != "best":
+            return set() if self.keep is None else {*self.carried, *latest.tolist()}
+        wanted = set(self.carried)
+        for setting in np.unique(self._setting_of[latest]):
+            runs = np.flatnonzero(self._setting_of == setting)
+            if not self.finished[runs].all():  # it may become the best one
+                wanted.update(runs[self.finished[runs]].tolist())
+                continue
+            score, before = self._score(runs), self._best
+            wanted -= set(runs.tolist())
+            if before is None or score.mean() < before[0]:
+                self._best = float(score.mean()), int(runs[score.argmin()])
+                wanted -= {before[1]} if before else set()
+                wanted.add(self._best[1])
         return wanted

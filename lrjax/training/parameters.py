@@ -27,7 +27,8 @@ class Joined:
     @property
     def tree(self) -> chex.ArrayTree:
         ends = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1]
-        parts = jnp.split(self.numbers, ends)
+        array = np if isinstance(self.numbers, np.ndarray) else jnp  # NumPy's is split without compiling
+        parts = array.split(self.numbers, ends)
         return self.structure.unflatten([x.reshape(shape) for x, shape in zip(parts, self.shapes, strict=True)])
 
 

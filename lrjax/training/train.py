@@ -232,7 +232,7 @@ def made_run(engine: Engine, carry: Carry, run: int, optimizer: str, limit: floa
     record = engine.record
     at = engine.evaluated_at
     tree = lambda x: jax.tree.map(lambda n: n.tree if isinstance(n, Joined) else n, x, is_leaf=_is_joined)
-    array = lambda x: jax.tree.map(jnp.asarray, tree(x))
+    array = lambda x: jax.device_put(tree(x))
     return Run(
         params=array(carry.params),
         model_state=array(carry.model_state),

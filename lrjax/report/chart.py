@@ -1,4 +1,4 @@
-"""Charts of lines and points as SVG. The page's style sheet sets the colours: line i has the class `c<i>`."""
+"""Charts of lines and points as SVG. The page's style sheet sets the colours, by class."""
 
 import dataclasses
 import math
@@ -8,12 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from lrjax.report.scale import log_ticks, number, step_count, ticks
+from lrjax.report.scale import is_log, labels, limits, log_ticks, number, step_count, ticks
 from lrjax.report.svg import curve, path
 from lrjax.schedules.base import Schedule
 
 WIDTH, HEIGHT = 440, 252
-LEFT, RIGHT, TOP, BOTTOM = 50, 424, 30, 226  # the plot area
+LEFT, RIGHT, TOP, BOTTOM = 50, 424, 30, 226  # the plot area; wide labels move its left edge
+COLOURS, DASHES = 7, 5  # with no common divisor: 35 lines differ in one or the other
+_CHARACTER = 9.0  # the width of one in a label, at most
+
+
+def style(k: int) -> str:
+    """The classes of the line with this number."""
+    return f"c{k % COLOURS} d{k % DASHES}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +28,7 @@ class Line:
     """One curve, with the band of its seeds."""
 
     name: str
-    style: str  # its class
+    style: str  # its classes
     x: np.ndarray
     y: np.ndarray
     low: np.ndarray | None = None
@@ -29,6 +36,16 @@ class Line:
     lost_at: float | None = None  # where it diverged
     tone: float | None = None  # from 0 to 1, for the style "tone": between two colours
     hint: str = ""  # shown where it is pointed at
+    key: str = ""  # what the key below the chart calls it; lines of one key stand there once
+    band_key: str = ""
+
+    @property
+    def is_drawn(self) -> bool:
+        return int(np.isfinite(self.y).sum()) > 1  # one point has no length
+
+    @property
+    def has_band(self) -> bool:
+        return self.low is not None and self.high is not None and int(np.isfinite(self.low).sum()) > 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +57,7 @@ class Points:
     y: np.ndarray
     hints: Sequence[str]
     radius: float = 3
+    key: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +68,7 @@ class Span:
     low: float
     high: float
     hint: str
+    key: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,83 +81,152 @@ class Axis:
 
     def share(self, v: Any) -> np.ndarray:
         """0 at the low end, 1 at the high one; what lies outside, or is infinite, is put on the edge."""
-        v = np.clip(np.nan_to_num(np.asarray(v, float), nan=self.high, posinf=self.high), self.low, self.high)
+        v = np.nan_to_num(np.asarray(v, float), nan=self.high, posinf=self.high, neginf=self.low)
+        v = np.clip(v, self.low, self.high)
         if self.log:
             return np.log(v / self.low) / (math.log(self.high / self.low) or 1.0)
         return (v - self.low) / ((self.high - self.low) or 1.0)
 
-    def ticks(self) -> list[float]:
-        return log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high)
+    def ticks(self, count: int = 4) -> list[float]:
+        return log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high, count)
 
 
 def steps_axis(steps: int) -> Axis:
     return Axis(0, max(steps, 1))
 
 
-def chart(
-    lines: Sequence[Line],
-    title: str,
-    description: str,
-    y_label: str,
-    x_axis: Axis,
-    axis: Axis,
-    x_label: str = "step",
-    spans: Sequence[Span] = (),
-    points: Sequence[Points] = (),
-) -> str:
-    """The lines over the x axis. What is above the y axis runs along the top."""
+def value_axis(values: Any, start: Any = (), mode: str = "min") -> Axis:
+    """See `limits`."""
+    return Axis(*limits(values, start, mode))
 
-    def to_x(x: Any) -> np.ndarray:
-        return LEFT + x_axis.share(x) * (RIGHT - LEFT)
 
-    def to_y(y: Any) -> np.ndarray:
-        return BOTTOM - axis.share(y) * (BOTTOM - TOP)
+def rates_axis(rates: Sequence[np.ndarray]) -> Axis:
+    """Of the rates of several runs over the steps: from 0 on, and logarithmic where the highest of each are far apart;
+    then what falls below a thousandth of the lowest of these is put on the edge."""
+    finite = [x[np.isfinite(x)] for x in rates]
+    peaks = [float(x.max()) for x in finite if len(x) and x.max() > 0]
+    if not is_log(peaks):
+        return Axis(0.0, 1.05 * max(peaks, default=1.0))
+    positive = np.concatenate([x[x > 0] for x in finite])
+    return Axis(max(float(positive.min()), 1e-3 * min(peaks)) / 2, 2 * max(peaks), log=True)
 
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" class="chart" '
-        f'data-low="{axis.low:.6g}" data-high="{axis.high:.6g}" data-log="{int(axis.log)}" '
-        f'data-steps="{x_axis.high:.6g}">'
-        f"<title>{escape(title)}</title><desc>{escape(description)}</desc>"
-        f'<text x="4" y="14" class="label">{escape(y_label)}</text>'
-    ]
-    for span in spans:
-        left, right = float(to_x(span.low)), float(to_x(span.high))
-        d = f"M{left:.1f} {TOP}V{BOTTOM}" + (f"H{right:.1f}V{TOP}Z" if right > left else "")
-        out.append(f'<path class="{"span" if right > left else "mark"} {span.style}" d="{d}">{_hint(span.hint)}</path>')
-    for tick in axis.ticks():
-        y = float(to_y(tick))
-        out.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{RIGHT}"/>')
-        out.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{number(tick)}</text>')
-    for tick in x_axis.ticks():
-        text = number(tick) if x_axis.log else step_count(tick)
-        out.append(f'<text x="{float(to_x(tick)):.1f}" y="{BOTTOM + 17}" text-anchor="middle">{text}</text>')
-    left = LEFT - (20 if x_axis.log else 14)  # a power of ten is wider than a 0
-    out.append(f'<text x="{left}" y="{BOTTOM + 17}" text-anchor="end">{escape(x_label)}</text>')
-    for line in lines:
-        if line.low is not None and line.high is not None and (keep := np.isfinite(line.low)).sum() > 1:
-            x = to_x(line.x[keep])
-            there, back = path(x, to_y(line.high[keep])), path(x[::-1], to_y(line.low[keep])[::-1])
-            out.append(f'<path class="band {line.style}" d="{there}L{back[1:]}Z"/>')
-    for line in lines:
-        keep = np.isfinite(line.y)  # where there is nothing to draw, the lines still are in the order of the legend
-        d = path(to_x(line.x[keep]), to_y(line.y[keep])) if keep.any() else ""
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """Lines, points and spans over an x axis. What is above the y axis runs along the top."""
+
+    title: str
+    description: str
+    y_label: str
+    x_axis: Axis
+    y_axis: Axis
+    x_label: str = "step"
+    lines: Sequence[Line] = ()
+    spans: Sequence[Span] = ()
+    points: Sequence[Points] = ()
+
+    def key(self) -> list[tuple[str, str]]:
+        """(a swatch, what it is) of what is drawn, as HTML."""
+        shown = [(swatch(p.style, "dot"), p.key) for p in self.points if p.key and len(p.x)]
+        shown += [(swatch(line.style), line.key) for line in self.lines if line.key and line.is_drawn]
+        bands = [line for line in self.lines if line.band_key and line.has_band]
+        shown += [(swatch(line.style, "band"), line.band_key) for line in bands]
+        for span in self.spans:
+            shape = "span" if span.high > span.low else "line"
+            shown += [(swatch(span.style, shape), span.key)] if span.key else []
+        return [(picture, escape(words)) for words, picture in {words: picture for picture, words in shown}.items()]
+
+    def svg(self) -> str:
+        marks = self.y_axis.ticks(5)
+        texts = labels(marks)
+        left = max(LEFT, round(11 + _CHARACTER * max(map(len, texts), default=0)))  # no label is cut
+        place = _Place(self.x_axis, self.y_axis, left)
+        values = [line.y[np.isfinite(line.y)] for line in self.lines]
+        above = any((y > self.y_axis.high).any() for y in values)
+        below = any((y < self.y_axis.low).any() for y in values)
+        out = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" class="chart" '
+            f'data-left="{left}" data-right="{RIGHT}" data-top="{TOP}" data-bottom="{BOTTOM}" '
+            f'data-low="{self.y_axis.low:.6g}" data-high="{self.y_axis.high:.6g}" data-log="{int(self.y_axis.log)}" '
+            f'data-above="{int(above)}" data-below="{int(below)}" data-steps="{self.x_axis.high:.6g}">'
+            f"<title>{escape(self.title)}</title><desc>{escape(self.description)}</desc>"
+            f'<text x="4" y="14" class="label">{escape(_shortened(self.y_label, 50))}</text>'
+        ]
+        out += [place.span(span) for span in self.spans]
+        for tick, text in zip(marks, texts, strict=True):
+            y = float(place.y(tick))
+            out.append(f'<path class="grid" d="M{left} {y:.1f}H{RIGHT}"/>')
+            out.append(f'<text x="{left - 7}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
+        out += self._x_labels(place)
+        out += [place.band(line) for line in self.lines if line.has_band]
+        out += [place.line(line) for line in self.lines]
+        out += [place.dots(group) for group in self.points]
+        out += [place.cross(line) for line in self.lines if line.lost_at is not None]
+        return "".join(out) + "</svg>"
+
+    def _x_labels(self, place: "_Place") -> list[str]:
+        numbers = self.x_axis.ticks()
+        texts = labels(numbers) if self.x_axis.log else list(map(step_count, numbers))
+        out, y = [], BOTTOM + 17
+        for tick, text in zip(numbers, texts, strict=True):
+            x = min(float(place.x(tick)), WIDTH - 2 - _CHARACTER * len(text) / 2)
+            out.append(f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{text}</text>')
+        left = place.left - (20 if self.x_axis.log else 14)  # a power of ten is wider than a 0
+        return [*out, f'<text x="{left}" y="{y}" text-anchor="end">{escape(self.x_label)}</text>']
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where things are in a chart, and how they are drawn there."""
+
+    x_axis: Axis
+    y_axis: Axis
+    left: int
+
+    def x(self, x: Any) -> np.ndarray:
+        return self.left + self.x_axis.share(x) * (RIGHT - self.left)
+
+    def y(self, y: Any) -> np.ndarray:
+        return BOTTOM - self.y_axis.share(y) * (BOTTOM - TOP)
+
+    def span(self, span: Span) -> str:
+        left, right = float(self.x(span.low)), float(self.x(span.high))
+        is_line = not right > left
+        d = f"M{left:.1f} {TOP}V{BOTTOM}" + ("" if is_line else f"H{right:.1f}V{TOP}Z")
+        return f'<path class="{"mark" if is_line else "span"} {span.style}" d="{d}">{_hint(span.hint)}</path>'
+
+    def band(self, line: Line) -> str:
+        assert line.low is not None and line.high is not None
+        keep = np.isfinite(line.low) & np.isfinite(line.high)
+        x = self.x(line.x[keep])
+        there, back = path(x, self.y(line.high[keep])), path(x[::-1], self.y(line.low[keep])[::-1])
+        return f'<path class="band {line.style}" d="{there}L{back[1:]}Z"/>'
+
+    def line(self, line: Line) -> str:
+        """Also where there is nothing to draw: the lines are in the order of the legend."""
+        keep = np.isfinite(line.y)
+        d = path(self.x(line.x[keep]), self.y(line.y[keep])) if keep.any() else ""
         tone = "" if line.tone is None else f' style="--tone:{line.tone:.0%}"'
         hint = f">{_hint(line.hint)}</path>" if line.hint else "/>"
-        out.append(f'<path class="line {line.style}"{tone} d="{d}"{hint}')
-    for group in points:
-        for x, y, hint in zip(to_x(group.x), to_y(group.y), group.hints, strict=True):
-            out.append(
-                f'<circle class="dot {group.style}" cx="{x:.1f}" cy="{y:.1f}" r="{group.radius}">{_hint(hint)}</circle>'
-            )
-    for line in lines:
-        if line.lost_at is not None:
-            x = min(float(to_x(line.lost_at)), RIGHT - 5)
-            out.append(f'<path class="cross {line.style}" d="M{x - 5:.1f} {TOP - 5}l10 10m0 -10l-10 10"/>')
-    return "".join(out) + "</svg>"
+        return f'<path class="line {line.style}"{tone} d="{d}"{hint}'
+
+    def dots(self, group: Points) -> str:
+        return "".join(
+            f'<circle class="dot {group.style}" cx="{x:.1f}" cy="{y:.1f}" r="{group.radius}">{_hint(hint)}</circle>'
+            for x, y, hint in zip(self.x(group.x), self.y(group.y), group.hints, strict=True)
+        )
+
+    def cross(self, line: Line) -> str:
+        x = min(float(self.x(line.lost_at)), RIGHT - 5)
+        return f'<path class="cross {line.style}" d="M{x - 5:.1f} {TOP - 5}l10 10m0 -10l-10 10"/>'
 
 
 def _hint(text: str) -> str:
     return f"<title>{escape(text)}</title>"
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 _ALONE = (
@@ -151,11 +239,10 @@ _ALONE = (
 def schedule_page(schedule: Schedule, steps: int) -> str:
     """The curve of a schedule with its axes, as a file of its own."""
     line = Line(repr(schedule), "", *curve(schedule, steps))
+    first, last = number(float(line.y[0])), number(float(line.y[-1]))
+    description = f"From {first} at step 0 to {last} at step {step_count(steps)}."
     axis = Axis(0.0, 1.05 * float(line.y.max()) or 1.0)
-    description = (
-        f"From {number(float(line.y[0]))} at step 0 to {number(float(line.y[-1]))} at step {step_count(steps)}."
-    )
-    picture = chart([line], line.name, description, "learning rate", steps_axis(steps), axis)
+    picture = Chart(line.name, description, "learning rate", steps_axis(steps), axis, lines=[line]).svg()
     return picture.replace("<title>", _ALONE + "<title>", 1)
 
 

@@ -1,7 +1,7 @@
 // The page is complete without this: it shows the values at the step that is pointed at.
-const LEFT = 50, RIGHT = 424, TOP = 30, BOTTOM = 226, WIDTH = 440;
 for (const group of document.querySelectorAll("section.group")) {
   const charts = [...group.querySelectorAll("svg.chart")], at = group.querySelector(".at");
+  const plots = charts.map(chart => Object.fromEntries(Object.entries(chart.dataset).map(([k, v]) => [k, +v])));
   const cells = charts.map((_, k) => [...group.querySelectorAll(`.legend td:nth-child(${k + 2})`)]);
   const all = [at, ...cells.flat()], ends = all.map(cell => cell.textContent);
   const lines = charts.map(chart => [...chart.querySelectorAll(".line")].map(line =>
@@ -11,23 +11,28 @@ for (const group of document.querySelectorAll("section.group")) {
     guide.setAttribute("class", "guide");
     return chart.appendChild(guide);
   });
-  const text = v => v === 0 ? "0" : v >= 1e-3 && v < 1e4 ? String(+v.toPrecision(2)) : v.toExponential(1).replace("+", "");
-  const read = (points, x, { low, high, log }) => {
+  const text = (v, digits) => {
+    const size = Math.abs(v);
+    return v === 0 ? "0" : size >= 1e-3 && size < 1e4 ? String(+v.toPrecision(digits)) : v.toExponential(1).replace("+", "").replace(".0e", "e");
+  };
+  const read = (points, x, { low, high, log, top, bottom, above, below }) => {
     const i = points.findIndex(p => p[0] >= x);
     if (!points.length || i < 0 && x > points.at(-1)[0] + 6) return "–";
     const b = points[i < 0 ? points.length - 1 : i], a = points[Math.max((i < 0 ? points.length : i) - 1, 0)];
     const y = b[0] > a[0] ? a[1] + (b[1] - a[1]) * Math.min((x - a[0]) / (b[0] - a[0]), 1) : b[1];
-    const share = (BOTTOM - y) / (BOTTOM - TOP);
-    return (share > .999 && log === "1" ? "> " : "") + text(log === "1" ? low * (high / low) ** share : +low + (high - low) * share);
+    const share = (bottom - y) / (bottom - top);
+    const beyond = above && share > .999 ? "> " : below && share < .001 ? "< " : "";
+    return beyond + text(log ? low * (high / low) ** share : low + (high - low) * share, log ? 2 : 3);
   };
   const show = event => {
-    const box = event.currentTarget.getBoundingClientRect();
-    const x = Math.min(Math.max((event.clientX - box.left) / box.width * WIDTH, LEFT), RIGHT);
-    const step = Math.round((x - LEFT) / (RIGHT - LEFT) * charts[0].dataset.steps);
-    at.textContent = "step " + step.toLocaleString("en");
-    charts.forEach((chart, k) => {
-      guides[k].setAttribute("d", `M${x} ${TOP}V${BOTTOM}`);
-      lines[k].forEach((points, i) => { cells[k][i].textContent = read(points, x, chart.dataset); });
+    const chart = event.currentTarget, box = chart.getBoundingClientRect(), plot = plots[charts.indexOf(chart)];
+    const pointed = (event.clientX - box.left) / box.width * chart.viewBox.baseVal.width;
+    const share = Math.min(Math.max((pointed - plot.left) / (plot.right - plot.left), 0), 1);
+    at.textContent = "step " + Math.round(share * plot.steps).toLocaleString("en");
+    plots.forEach((plot, k) => {
+      const x = plot.left + share * (plot.right - plot.left);
+      guides[k].setAttribute("d", `M${x} ${plot.top}V${plot.bottom}`);
+      lines[k].forEach((points, i) => { cells[k][i].textContent = read(points, x, plot); });
     });
   };
   const hide = () => { all.forEach((cell, i) => { cell.textContent = ends[i]; }); guides.forEach(g => g.setAttribute("d", "")); };

@@ -1,10 +1,12 @@
-"""Pictures of results: with matplotlib, and as a table in a notebook. They read arrays, and import nothing."""
+"""Pictures of results with matplotlib, and tables of them in a notebook. They read arrays, whatever the class."""
 
 from collections.abc import Iterable
 from html import escape
 from typing import Any
 
 import numpy as np
+
+from lrjax.report.scale import limits, number
 
 
 def _axes(ax: Any) -> Any:
@@ -32,19 +34,32 @@ def plot_losses(result: Any, ax: Any = None) -> Any:
         left = np.sqrt(rates[i] * rates[max(i - 1, 0)])
         right = np.sqrt(rates[i] * rates[min(i + 1, len(rates) - 1)])
         ax.axvspan(left, right, color="C3", alpha=0.15, lw=0)
-    if np.isfinite(result.mean).any():
-        best = f"best: {result.best_learning_rate:.3g}"
-        ax.plot(result.learning_rates[result.best], result.mean[result.best], "o", color="C1", label=best)
-        ax.legend(frameon=False)
-    _scale(ax, mean[np.isfinite(mean)])
+    if (best := result.recommended) is not None:
+        at = float(result.learning_rates[best])
+        ax.plot(at, result.mean[best], "o", color="C1", label=f"best: {at:.3g}")
+    _legend(ax)
+    _set_limits(ax, final, [result.start], result.mode)
     ax.set(xscale="log", xlabel="learning rate", ylabel=result.metric or "loss")
     return ax
 
 
-def _scale(ax: Any, losses: np.ndarray) -> None:
-    """Logarithmic where the losses go over more than a power of ten."""
-    if losses.size and losses.min() > 0 and losses.max() > 10 * losses.min():
-        ax.set_yscale("log")
+def _set_limits(ax: Any, values: Any, start: Any = (), mode: str = "min") -> None:
+    low, high, log = limits(values, start, mode)
+    ax.set(yscale="log" if log else "linear", ylim=(low, high))
+
+
+def _legend(ax: Any, **options: Any) -> None:
+    """Of what is drawn, if anything is."""
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, **options)
+
+
+def _smoothed(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, the moving average over a fiftieth of them)."""
+    width = max(1, len(losses) // 50)
+    with np.errstate(invalid="ignore", over="ignore"):
+        average = np.convolve(losses, np.ones(width) / width, "valid")
+    return np.arange(len(average)) + width // 2, average
 
 
 def plot_curves(result: Any, ax: Any = None) -> Any:
@@ -52,23 +67,14 @@ def plot_curves(result: Any, ax: Any = None) -> Any:
     ax = _axes(ax)
     import matplotlib
 
-    steps = result.losses.shape[2]
-    width = max(1, steps // 50)
-    kernel = np.ones(width) / width
     order = np.argsort(result.learning_rates, kind="stable")
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.95, len(order)))
-    for colour, i in zip(colours, order, strict=True):
-        curve = np.convolve(result.losses[i].mean(axis=0), kernel, "valid")
-        ax.plot(np.arange(len(curve)) + width // 2, curve, color=colour, lw=1, label=f"{result.learning_rates[i]:.3g}")
-    first, lowest = result.losses[:, :, 0], result.losses[np.isfinite(result.losses)].min(initial=np.inf)
-    top = float(np.mean(first[np.isfinite(first)])) if np.isfinite(first).any() else np.nan
-    if np.isfinite(top) and np.isfinite(lowest):
-        if lowest > 0 and top > 10 * lowest:
-            ax.set(yscale="log", ylim=(None, 2 * top))
-        else:
-            ax.set(ylim=(None, top + 0.2 * abs(top - lowest)))
+    curves = [_smoothed(result.losses[i].mean(axis=0)) for i in order]
+    for colour, i, curve in zip(colours, order, curves, strict=True):
+        ax.plot(*curve, color=colour, lw=1, label=f"{result.learning_rates[i]:.3g}")
+    _set_limits(ax, np.concatenate([average for _, average in curves]), result.control)
     if len(order) <= 12:
-        ax.legend(title="rate", frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+        _legend(ax, title="rate", fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     ax.set(xlabel="step", ylabel="loss")
     return ax
 
@@ -77,8 +83,7 @@ def as_html(rows: list[dict[str, Any]], best: int | None, verdict: str = "", not
     """What is said, and a table with the best row in bold."""
     said = "".join(f"<p>{escape(words)}</p>" for words in (verdict, *notes) if words)
     head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in rows[0])
-    text = lambda x: "" if x is None else escape(x) if isinstance(x, str) else f"{x:.4g}"
-    cell = lambda x: f"<td>{text(x)}</td>"
+    cell = lambda x: f"<td>{'' if x is None else escape(x) if isinstance(x, str) else number(x)}</td>"
     body = "".join(
         f"<tr{' style=font-weight:bold' if i == best else ''}>{''.join(map(cell, row.values()))}</tr>"
         for i, row in enumerate(rows)
@@ -89,14 +94,12 @@ def as_html(rows: list[dict[str, Any]], best: int | None, verdict: str = "", not
 def plot_run(run: Any, ax: Any = None) -> Any:
     """The loss of each step and its mean over some steps, with the metrics; on an axis of its own the rate."""
     ax = _axes(ax)
-    steps = len(run.losses)
-    width = max(1, steps // 50)
-    smooth = np.convolve(run.losses, np.ones(width) / width, "valid")
+    at, smooth = _smoothed(run.losses)
     ax.plot(run.losses, color="C0", alpha=0.25, lw=0.8)
-    ax.plot(np.arange(len(smooth)) + width // 2, smooth, color="C0", lw=1.5, label="loss")
+    ax.plot(at, smooth, color="C0", lw=1.5, label="loss")
     for i, (name, values) in enumerate(run.metrics.items(), start=1):
         ax.plot(run.evaluated_at, values, ".-", color=f"C{i}", label=name)
-    _scale(ax, smooth[np.isfinite(smooth)])
+    _set_limits(ax, np.concatenate([smooth, *run.metrics.values()]))
     ax.set(xlabel="step", ylabel="loss" if not run.metrics else None)
     rates = run.learning_rates if isinstance(run.learning_rates, dict) else {"": run.learning_rates}
     if run.learning_rates is not None:
@@ -104,7 +107,7 @@ def plot_run(run: Any, ax: Any = None) -> Any:
         for name, rate in rates.items():
             other.plot(rate, color="0.5", lw=1, ls="--", label=name)
         other.set(ylabel="learning rate", ylim=(0, None))
-    ax.legend(frameon=False)
+    _legend(ax)
     return ax
 
 
@@ -122,19 +125,12 @@ def plot_comparison(result: Any, ax: Any = None) -> Any:
     ax = _axes(ax)
     import matplotlib
 
-    steps = result.losses.shape[2]
-    width = max(1, steps // 50)
     colours = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(result.entries)))
-    for colour, entry, losses in zip(colours, result.entries, result.losses, strict=True):
-        curve = np.convolve(losses.mean(axis=0), np.ones(width) / width, "valid")
-        ax.plot(np.arange(len(curve)) + width // 2, curve, color=colour, lw=1, label=entry.name)
-    start = float(np.nanmean(result.control))
-    finite = result.losses[np.isfinite(result.losses)]
-    if finite.size and finite.min() > 0 and start > 10 * finite.min():
-        ax.set(yscale="log", ylim=(None, 3 * start))
-    elif finite.size:
-        ax.set(ylim=(None, start + 0.5 * abs(start - finite.min())))
-    ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    curves = [_smoothed(losses.mean(axis=0)) for losses in result.losses]
+    for colour, entry, curve in zip(colours, result.entries, curves, strict=True):
+        ax.plot(*curve, color=colour, lw=1, label=entry.name)
+    _set_limits(ax, np.concatenate([average for _, average in curves]), result.control)
+    _legend(ax, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     ax.set(xlabel="step", ylabel="loss")
     return ax
 
@@ -147,20 +143,18 @@ def plot_tune(result: Any, ax: Any = None) -> Any:
     went = (~np.isnan(result.losses[:, 0])).sum(axis=1)
     last = result.losses[np.arange(len(rates)), 0, np.maximum(went - 1, 0)]
     given_up = np.isnan(result.final[:, 0])
-    if result.metric is None:  # else the loss at which it was given up is on another scale
+    if result.metric is None and given_up.any():  # else the loss at which it was given up is on another scale
         ax.plot(rates[given_up], last[given_up], ".", ms=4, color="0.7", label="given up early")
     ax.plot(rates.repeat(seeds), whole.ravel(), ".", ms=3, color="C0")
     known = np.flatnonzero(~given_up & ~np.isinf(result.final).any(axis=1))
-    ax.plot(rates[known], [np.nanmean(x) for x in whole[known]], color="C0", lw=1.5, label="to the end")
+    if len(known):
+        ax.plot(rates[known], [np.nanmean(x) for x in whole[known]], color="C0", lw=1.5, label="to the end")
     if np.isfinite(result.learning_rate):
         ax.axvspan(result.low, result.high, color="C1", alpha=0.2, lw=0)
         ax.axvline(result.learning_rate, color="C1", label=f"{result.learning_rate:.3g}")
-    shown = np.concatenate([last[given_up] if result.metric is None else last[:0], whole.ravel()])
-    shown = shown[np.isfinite(shown)]
-    _scale(ax, shown)
-    if result.mode == "min" and shown.size and shown.max() > (top := 3 * abs(result.start)):
-        ax.set_ylim(top=top)  # what rose that far is lost
-    ax.legend(frameon=False)
+    shown = last[given_up] if result.metric is None else last[:0]
+    _set_limits(ax, np.concatenate([shown, whole.ravel()]), [result.start], result.mode)
+    _legend(ax)
     ax.set(xscale="log", xlabel="learning rate", ylabel=result.metric or "loss")
     return ax
 
@@ -173,9 +167,8 @@ def plot_range(result: Any, ax: Any = None) -> Any:
     for i, (rule, rate) in enumerate(result.suggestions.items(), start=1):
         if np.isfinite(rate):
             ax.axvline(rate, color=f"C{i}", lw=1, ls="--", label=f"{rule}: {rate:.2g}")
-    ends = result.smoothed[:, 0]
-    if np.nanmax(result.smoothed) > (top := np.nanmax(ends + np.abs(ends))):
-        ax.set_ylim(top=top)
-    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    half = result.smoothed[:, : max(1, result.smoothed.shape[1] // 2)]
+    _set_limits(ax, result.smoothed, half[np.isfinite(half)].max(initial=-np.inf, keepdims=True))
+    _legend(ax, loc="upper left", bbox_to_anchor=(1, 1))
     ax.set(xscale="log", xlabel="learning rate", ylabel="smoothed loss")
     return ax

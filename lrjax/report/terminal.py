@@ -1,13 +1,115 @@
-"""A curve in the terminal, in braille dots."""
+"""Findings and curves as text for a terminal of any width; nothing is ever cut."""
+
+import dataclasses
+import textwrap
+from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import numpy as np
 
+from lrjax.report.findings import Column, Findings
 from lrjax.report.scale import number, step_count, ticks
 from lrjax.schedules.base import Schedule
 
+_GAP, _NAME = 2, 9  # spaces between two columns of a table; the width that a name of several words may have
+_STYLES = {"best": "\x1b[1;32m", "bad": "\x1b[31m", "title": "\x1b[3m", "verdict": "\x1b[1m"}
+_ASCII = {"±": "+/-", "–": "-", "−": "-", "…": "...", "×": "x", "²": "^2", "→": "->", "─": "-", "│": "|", "┤": "+",
+          "└": "+", "┬": "+", "≥": ">=", "≤": "<=", "≈": "~", "’": "'", "·": "."}  # fmt: skip
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # of a braille character: 4 rows, 2 columns
 
 _SAMPLES = 19_997  # a short peak between two columns is seen; a prime, so that samples and cycles do not step together
+
+
+def as_ascii(text: str) -> str:
+    """In characters that every terminal has: a curve in dots and colons, and a question mark for what has no like."""
+    out = []
+    for character in text:
+        if 0x2800 <= (code := ord(character)) < 0x2900:
+            upper, lower = (code & 0x1B) != 0, (code & 0xE4) != 0
+            out.append(":" if upper and lower else "'" if upper else "." if lower else " ")
+        else:
+            out.append(_ASCII.get(character, character if code < 128 else "?"))
+    return "".join(out)
+
+
+def findings_text(findings: Findings, columns: int, colours: bool = False, ascii_only: bool = False) -> str:
+    """The table with its verdict, at most so many columns wide; only a single cell or word may need more."""
+    findings = _in_ascii(findings) if ascii_only else findings
+    paint = lambda words, style: f"{_STYLES[style]}{words}\x1b[0m" if colours and style and words else words
+    width = max(columns, 20)
+    lines = [paint(line, "title") for line in _wrapped(findings.title, width)]
+    filled = lambda block: any(row[k] for row in findings.cells for k in block[1:])
+    for block in filter(filled, _blocks(findings, width)):
+        lines += ["", *_table(findings, block, paint)]
+    lines.append("")
+    lines += [paint(line, "verdict") for line in _wrapped(findings.verdict, width)]
+    in_table = {row[0] for row in findings.cells}
+    for what, value, more in findings.facts:
+        lines += _wrapped(f"{what}: {value}{f' ({more})' if more else ''}", width) if what not in in_table else []
+    for note in findings.notes:
+        lines += _wrapped(note, width)
+    text = "\n".join(lines)
+    return as_ascii(text) if ascii_only else text
+
+
+def _in_ascii(findings: Findings) -> Findings:
+    """What is laid out: a character may become several."""
+    return dataclasses.replace(
+        findings,
+        columns=[Column(as_ascii(column.name), column.words) for column in findings.columns],
+        cells=[list(map(as_ascii, row)) for row in findings.cells],
+    )
+
+
+def _wrapped(words: str, width: int) -> list[str]:
+    return textwrap.wrap(words, max(width, 1), break_long_words=False, break_on_hyphens=False)
+
+
+def _widths(findings: Findings) -> list[int]:
+    """Of the cells; a name of several words goes over several lines."""
+    return [
+        max(min(_NAME, len(column.name)), *map(len, column.name.split(" ")), *(len(row[i]) for row in findings.cells))
+        for i, column in enumerate(findings.columns)
+    ]
+
+
+def _blocks(findings: Findings, width: int) -> list[list[int]]:
+    """The columns, in as many tables below each other as the width needs; each begins with the first."""
+    widths = _widths(findings)
+    blocks, used = [[0]], widths[0]
+    for i in range(1, len(widths)):
+        if used + _GAP + widths[i] > width and len(blocks[-1]) > 1:
+            blocks.append([0])
+            used = widths[0]
+        blocks[-1].append(i)
+        used += _GAP + widths[i]
+    return blocks
+
+
+def _table(findings: Findings, block: Sequence[int], paint: Callable[[str, str], str]) -> list[str]:
+    widths = _widths(findings)
+    columns = [(findings.columns[i], widths[i]) for i in block]
+    names = [_wrapped(column.name, width) for column, width in columns]
+    height = max(map(len, names))
+    heads = [[""] * (height - len(name)) + name for name in names]
+    lines = [_line(list(cells), columns) for cells in zip(*heads, strict=True)]
+    lines.append("─" * (sum(width for _, width in columns) + _GAP * (len(columns) - 1)))
+    groups = findings.groups or [""] * len(findings.cells)
+    for group, members in groupby(range(len(findings.cells)), key=lambda i: groups[i]):
+        shown = [i for i in members if any(findings.cells[i][k] for k in block[1:])]
+        lines += ["", paint(group, "title")] if group and shown else []
+        for i in shown:
+            style = "best" if i == findings.best else "bad" if i in findings.bad else ""
+            lines.append(paint(_line([findings.cells[i][k] for k in block], columns), style))
+    return lines
+
+
+def _line(cells: Sequence[str], columns: Sequence[tuple[Column, int]]) -> str:
+    placed = [
+        cell.ljust(width) if column.words else cell.rjust(width)
+        for cell, (column, width) in zip(cells, columns, strict=True)
+    ]
+    return (" " * _GAP).join(placed).rstrip()
 
 
 def plot(schedule: Schedule, steps: int, columns: int, rows: int = 14) -> str:

@@ -114,6 +114,11 @@ class SweepResult:
         return self._verdict.words
 
     @property
+    def recommended(self) -> int | None:
+        """The best setting; None where the verdict recommends none."""
+        return None if self._verdict.best is None else self.best
+
+    @property
     def best(self) -> int:
         """The setting with the best mean; of several, the first.
 
@@ -246,7 +251,7 @@ class SweepResult:
     def _repr_html_(self) -> str:
         from lrjax.report.plots import as_html
 
-        return as_html(self.rows(), self.best if np.isfinite(self.mean).any() else None, self.verdict, self.notes)
+        return as_html(self.rows(), self.recommended, self.verdict, self.notes)
 
 
 _ARRAYS = ("learning_rates", "losses", "evaluated_at", "diverged", "control", "start_metric")

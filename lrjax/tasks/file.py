@@ -1,5 +1,6 @@
-"""A training task as a Python file, or as a built-in problem: what `sweep`, `tune` and `range_test` are given."""
+"""A task as a Python file, or as a built-in problem: what the commands are given."""
 
+import dataclasses
 import importlib.machinery
 import importlib.util
 import re
@@ -11,89 +12,54 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import jax
-
-from lrjax.tasks.base import Task
+from lrjax.tasks.diabetes import diabetes
+from lrjax.tasks.digits import digits
+from lrjax.tasks.text import text
+from lrjax.training.task import Task
 from lrjax.transforms.base import GradientTransformation
 
+BUILT_IN: dict[str, Callable[[], Task]] = {"digits": digits, "diabetes": diabetes, "text": text}
 _MODULE = "_lrjax_task"  # the name of the file as a module: it hides nothing
-_STEPS = 400  # of a built-in problem, as in `lrjax compare`
+_PARTS = ("loss_fn", "batches", "eval_fn", "eval_batch", "has_aux")  # of a task, where they are left lying about
+_TASK = "`task = lrjax.Task(loss_fn, init, data, …)`"
+_OPTIMIZER = "an lrjax optimizer such as lrjax.adam(1e-3), or a function from a rate to any optimizer"
 
 
 class TaskError(ValueError):
     """A task that can't be used; the message says why, in one line."""
 
 
-class Training(NamedTuple):
-    """The parts of a task, by the names of the arguments of `sweep`."""
+class TaskFile(NamedTuple):
+    """What a file defines."""
 
-    name: str
-    loss_fn: Callable[..., Any]
-    init: Any
-    batches: Any
+    task: Task
     optimizer: Any = None
-    eval_fn: Callable[..., Any] | None = None
-    eval_batch: Any = None
-    batch_size: int | None = None
-    steps: int | None = None
-    has_aux: bool = False
 
 
-def _is_tree(x: Any) -> bool:
-    return callable(x) or bool(jax.tree.leaves(x))
-
-
-def _is_count(x: Any) -> bool:
-    return x is None or (isinstance(x, int) and not isinstance(x, bool) and x >= 1)
-
-
-_PARTS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "loss_fn": (callable, "a function (params, batch) -> loss"),
-    "init": (_is_tree, "a function from a key to parameters, or a tree of parameters"),
-    "batches": (
-        lambda x: x is not None,
-        "arrays of examples with a `batch_size`, arrays with a leading step axis, a function from the step to a batch, "
-        "or a list of batches",
-    ),
-    "optimizer": (
-        lambda x: x is None or callable(x) or isinstance(x, GradientTransformation),
-        "an lrjax optimizer such as lrjax.adam(1e-3), or a function from a rate to any optimizer",
-    ),
-    "eval_fn": (lambda x: x is None or callable(x), "a function (params, eval_batch) -> a loss, lower is better"),
-    "eval_batch": (lambda x: True, "what `eval_fn` takes"),
-    "batch_size": (_is_count, "a whole number >= 1"),
-    "steps": (_is_count, "a whole number >= 1"),
-    "has_aux": (lambda x: isinstance(x, bool), "True or False"),
-}
-_NEEDED = ("loss_fn", "init", "batches")
-
-
-def load_training(path: Path) -> Training:
-    """The task that a Python file defines.
+def load_task(path: Path) -> TaskFile:
+    """The task that a Python file defines, and its optimizer if it has one; all other names are its own business.
 
     Raises:
-      TaskError: there is no such file, it can't be imported, or a part of it is missing or of the wrong kind.
+      TaskError: there is no such file, it can't be imported, or what it defines is of the wrong kind.
     """
     names = vars(_imported(path))
-    for name, (fits, words) in _PARTS.items():
-        if name in _NEEDED and name not in names:
-            raise TaskError(f"{path}: `{name}` is missing, which must be {words}.")
-        if name in names and not fits(names[name]):
-            raise TaskError(f"{path}: `{name}` must be {words}, got {type(names[name]).__name__}.")
-    if names.get("eval_batch") is not None and names.get("eval_fn") is None:
-        raise TaskError(f"{path}: `eval_fn` is missing, which must be {_PARTS['eval_fn'][1]}.")
-    return Training(path.name, **{name: names[name] for name in _PARTS if name in names})
-
-
-def built_in(task: Task) -> Training:
-    """A built-in problem: its training loss decides."""
-    return Training(task.name, task.loss_fn, task.init, task.train, batch_size=task.batch_size, steps=_STEPS)
+    if "task" not in names:
+        parts = [f"`{name}`" for name in _PARTS if name in names]
+        reason = f"`task` is missing: it defines {', '.join(parts)}, which" if parts else "`task` is missing, which"
+        raise TaskError(f"{path}: {reason} must be {'parts of one ' if parts else ''}{_TASK}.")
+    task, optimizer = names["task"], names.get("optimizer")
+    if not isinstance(task, Task):
+        raise TaskError(f"{path}: `task` must be a lrjax.Task, got {type(task).__name__}.")
+    if not (optimizer is None or callable(optimizer) or isinstance(optimizer, GradientTransformation)):
+        raise TaskError(f"{path}: `optimizer` must be {_OPTIMIZER}, got {type(optimizer).__name__}.")
+    has_name = task.name != Task.__dataclass_fields__["name"].default
+    return TaskFile(task if has_name else dataclasses.replace(task, name=path.name), optimizer)
 
 
 def template(name: str) -> str:
     """A short task that runs as it is, with comments that say what to change; for a file of this name."""
-    text = resources.files("lrjax.tasks").joinpath("template.py.txt").read_text(encoding="utf-8")
-    return text.replace("{name}", name if re.fullmatch(r"[\w.-]+", name) else "FILE")
+    words = resources.files("lrjax.tasks").joinpath("template.py.txt").read_text(encoding="utf-8")
+    return words.replace("{name}", name if re.fullmatch(r"[\w.-]+", name) else "FILE")
 
 
 def _imported(path: Path) -> ModuleType:

@@ -10,8 +10,10 @@ import numpy as np
 
 from lrjax.training.task import Task
 
-_TRAIN = ("argparse.py", "ast.py", "configparser.py", "dataclasses.py", "datetime.py", "difflib.py", "enum.py",
-          "inspect.py", "pathlib.py", "subprocess.py", "tarfile.py", "textwrap.py", "typing.py", "zipfile.py")  # fmt: skip
+_TRAIN = (
+    "argparse.py", "ast.py", "configparser.py", "dataclasses.py", "datetime.py", "difflib.py", "enum.py", "inspect.py",
+    "pathlib.py", "subprocess.py", "tarfile.py", "textwrap.py", "typing.py", "zipfile.py",
+)  # fmt: skip
 _TEST = ("csv.py", "heapq.py", "shutil.py", "statistics.py", "tempfile.py")
 _LETTERS = "\n" + "".join(map(chr, range(32, 127)))
 _CONTEXT, _WIDTH, _HEADS = 24, 32, 2
@@ -28,13 +30,13 @@ def text() -> Task:
         validation=_windows(_TEST)[:512],
         steps=500,
         name="text",
-        description=f"The source of Python's library, letter by letter; a Transformer with one layer of width {_WIDTH}, "
-        f"{_CONTEXT} letters at a time, batches of 16",
+        description="The source of Python's library, letter by letter; a Transformer with one layer of width "
+        f"{_WIDTH}, {_CONTEXT} letters at a time, batches of 16",
     )
 
 
 def _windows(names: tuple[str, ...]) -> np.ndarray:
-    """[windows, context + 1]: what follows on each other in these files, as indices of letters, those that are there."""
+    """[windows, context + 1]: the letters of these files in their order, as indices; of those that are there."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     files = [folder / name for name in names if (folder / name).is_file()]
     words = "".join(file.read_text(encoding="utf-8") for file in files)

@@ -130,6 +130,7 @@ def test_verdicts(name):
         ({"low": 0.0}, "`low` must be a number > 0 and below `high`, got 0.0"),
         ({"budget": 2.0}, "`budget` must be a number from 0.05 to 1, got 2.0"),
         ({"high": np.inf}, "`high` must be a finite number > 0, got inf"),
+        ({"high": 1e300}, "`high` must be a number that float32 can hold, got 1e.300"),
         ({"high": "a"}, "`high` must be a finite number > 0, got 'a'"),
         ({"seeds": 0}, "`seeds` must be a whole number >= 1, got 0"),
         ({"optimizer": 3}, "`optimizer` must be a value with a `learning_rate`"),

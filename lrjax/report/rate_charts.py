@@ -1,0 +1,115 @@
+"""What the pages of `sweep` and `tune` share: charts over the rate, and curves of many rates over the steps."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lrjax.report.chart import Axis, Chart, Line, Points, Span, steps_axis, value_axis
+from lrjax.report.scale import number, plural
+
+BINS = 60  # of a curve over the steps: each shows the mean over its steps
+
+
+def rate_axis(rates: np.ndarray) -> Axis:
+    """All rates, and half a step on both sides."""
+    low, high = edges(np.unique(rates))
+    return Axis(float(low[0]), float(high[-1]), log=True)
+
+
+def edges(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(where the part of each rate begins, where it ends): half-way to its neighbours."""
+    middle = np.sqrt(rates[1:] * rates[:-1])
+    if not len(middle):
+        return rates / 3, rates * 3
+    first, last = rates[:1] ** 2 / middle[:1], rates[-1:] ** 2 / middle[-1:]
+    return np.concatenate([first, middle]), np.concatenate([middle, last])
+
+
+def run_points(rates: np.ndarray, final: np.ndarray, key: str) -> Points:
+    """A dot for each run that has a final number [rates, seeds]."""
+    at, seed = np.nonzero(np.isfinite(final))
+    hints = [f"rate {number(rates[i], 3)}, seed {j}: {number(final[i, j])}" for i, j in zip(at, seed, strict=True)]
+    return Points("c0", rates[at], final[at, seed], hints, key=key)
+
+
+def best_point(rates: np.ndarray, mean: np.ndarray, best: int | None) -> list[Points]:
+    if best is None:
+        return []
+    hint = f"best: {number(rates[best], 3)}"
+    return [Points("best", rates[[best]], mean[[best]], [hint], 4.5, key="best")]
+
+
+def lost_spans(rates: np.ndarray, share: np.ndarray) -> list[Span]:
+    """Where runs diverged: neighbours of which all did, or of which some did, are one part."""
+    low, high = edges(rates) if len(np.unique(rates)) == len(rates) else (rates, rates)
+    kind = np.sign(share) + (share == 1)  # 0 none, 1 some, 2 all
+    cuts = np.flatnonzero(np.diff(kind)) + 1
+    spans = []
+    for part in np.split(np.arange(len(rates)), cuts):
+        if kind[part[0]]:
+            words = "all runs diverged" if kind[part[0]] == 2 else "some runs diverged"
+            hint = f"{number(rates[part[0]], 3)} to {number(rates[part[-1]], 3)}: {words}"
+            style = "lost" if kind[part[0]] == 2 else "lost some"
+            spans.append(Span(style, float(low[part[0]]), float(high[part[-1]]), hint, words))
+    return spans
+
+
+def bins(steps: int, most: int = BINS) -> tuple[np.ndarray, np.ndarray]:
+    """(first steps, ends) of parts of a run."""
+    starts = np.unique(np.linspace(0, steps, min(steps, most), endpoint=False).astype(int))
+    return starts, np.append(starts[1:], steps)
+
+
+def binned(losses: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The means over parts of the last axis; nan where a loss is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        means = np.add.reduceat(losses.astype(float), starts, axis=-1) / (ends - starts)
+    return np.where(np.isfinite(means), means, np.nan)
+
+
+def loss_curves(rates: np.ndarray, losses: np.ndarray, best: int | None, start: np.ndarray) -> Chart:
+    """The losses [rates, seeds, steps] over the steps, from a low rate to a high one; `start` is the untrained loss."""
+    steps = losses.shape[2]
+    starts, ends = bins(steps)
+    means = binned(losses, starts, ends).mean(axis=1)
+    words = "a line ends where a run diverged or was given up"
+    return Chart(
+        "Training loss over the steps",
+        f"Mean training loss of each rate over {plural(steps, 'step')}; {words}.",
+        "training loss",
+        steps_axis(steps),
+        value_axis(means, start),
+        lines=_lines(rates, (starts + ends - 1) / 2, means, best),
+    )
+
+
+def metric_curves(
+    name: str, rates: np.ndarray, values: np.ndarray, at: np.ndarray, best: int | None, start: np.ndarray, mode: str
+) -> Chart:
+    """A metric [rates, seeds, evaluations] over the steps."""
+    means = values.mean(axis=1)
+    return Chart(
+        f"{name} over the steps",
+        f"Mean {name} of each rate, evaluated {len(at)} times.",
+        name,
+        steps_axis(int(at[-1])),
+        value_axis(means, start, mode),
+        lines=_lines(rates, at, means, best),
+    )
+
+
+def _lines(rates: np.ndarray, x: np.ndarray, means: np.ndarray, best: int | None) -> Sequence[Line]:
+    tones = np.linspace(0, 1, len(rates)) if len(rates) > 1 else np.zeros(1)
+    words = [number(at, 3) for at in rates]
+    lines = [
+        Line(word, "tone", x, mean, tone=tone, hint=f"rate {word}")
+        for word, mean, tone in zip(words, means, tones, strict=True)
+    ]
+    if best is not None:
+        lines.append(Line("best", "best", x, means[best], hint=f"best: {words[best]}", key="best"))
+    return lines
+
+
+def ends_of(rates: np.ndarray) -> tuple[str, str]:
+    """The lowest and the highest, in words."""
+    return number(float(rates[0]), 3), number(float(rates[-1]), 3)

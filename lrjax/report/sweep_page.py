@@ -1,0 +1,113 @@
+"""What a sweep found: a row for each rate, and the page."""
+
+from typing import Any
+
+import numpy as np
+
+from lrjax.report.chart import Chart, Line, value_axis
+from lrjax.report.findings import Column, Findings, Setup, between, known, known_rows, mean_cells, rate
+from lrjax.report.frame import figure, findings_page
+from lrjax.report.rate_charts import (
+    best_point,
+    ends_of,
+    loss_curves,
+    lost_spans,
+    metric_curves,
+    rate_axis,
+    run_points,
+)
+from lrjax.report.scale import number, plural
+from lrjax.search.result import SweepResult
+
+
+def sweep_findings(setup: Setup, result: SweepResult) -> Findings:
+    """The table of a sweep: the loss or the metric at each rate, the best one, and how much the choice matters."""
+    best = result.recommended
+    band = None if best is None else result.band()
+    rows, name = known_rows(result.rows()), result.metric or "loss"
+    spreads = [row[f"{name}_spread"] if row["seeds"] > 1 else None for row in rows]
+    means = mean_cells([row[name] for row in rows], spreads, result.mode)
+    varied = list(rows[0])[1:-4]
+    cells = []
+    for i, row in enumerate(rows):
+        is_good = band is not None and row[name] is not None and band[0] <= row["learning_rate"] <= band[1]
+        note = "best" if i == best else "as good" if is_good else ""
+        lost = f"{row['diverged']} of {row['seeds']}" if row["diverged"] else ""
+        cells.append([rate(row["learning_rate"]), *(number(row[x]) for x in varied), means[i], lost, note])
+    words = [plural(len(rows), "rate"), plural(setup.steps, "step"), plural(setup.seeds, "seed")]
+    return Findings(
+        setup,
+        f"Sweep: {setup.task}, {', '.join(words)}",
+        result.verdict,
+        [f"What decides: {setup.decides}.", *result.notes],
+        _facts(result, best, band, "" if best is None else f"{name} {means[best]}"),
+        {
+            "best_learning_rate": None if best is None else float(result.learning_rates[best]),
+            "band": None if band is None else list(band),
+            "largest_stable_learning_rate": known(result.largest_stable_learning_rate),
+            "sensitivity": None if best is None else known(result.sensitivity),
+        },
+        rows,
+        [Column("rate"), *map(Column, varied), Column(name), Column("diverged"), Column("", words=True)],
+        cells,
+        best,
+        frozenset(i for i, row in enumerate(rows) if row["diverged"]),
+    )
+
+
+def _facts(
+    result: SweepResult, best: int | None, band: tuple[float, float] | None, found: str
+) -> list[tuple[str, str, str]]:
+    lost = f"{plural(int(result.diverged.sum()), 'run')} of {result.diverged.size} diverged"
+    sensitivity = None if best is None else known(result.sensitivity)
+    return [
+        ("best rate", rate(None if best is None else float(result.learning_rates[best])), found),
+        ("does as well", between(*band) if band else "–", f"{result.stable_range:.1f} decades" if band else ""),
+        ("largest stable rate", rate(known(result.largest_stable_learning_rate)), lost),
+        ("sensitivity", "–" if sensitivity is None else number(sensitivity, 2), "mean distance to the best"),
+    ]
+
+
+def sweep_page(findings: Findings, result: SweepResult) -> str:
+    """What decides over the rate, and the curves of losses and metrics over the steps."""
+    order = np.argsort(result.learning_rates, kind="stable")
+    rates, best = result.learning_rates[order], findings.best
+    at_best = None if best is None else int(np.flatnonzero(order == best)[0])
+    seeds, steps = result.losses.shape[1:]
+    curves = [loss_curves(rates, result.losses[order], at_best, result.control)]
+    if len(result.evaluated_at) > 1:
+        untrained = {result.metric: result.start_metric}
+        curves += [
+            metric_curves(name, rates, x[order], result.evaluated_at, at_best, untrained.get(name, ()), mode)
+            for (name, x), mode in zip(result.metrics.items(), result.modes.values(), strict=True)
+        ]
+    figures = [figure(_over_rates(findings, result, order, at_best))]
+    figures += [figure(chart, ramp=ends_of(rates)) for chart in curves]
+    how = [
+        f"Every rate trained {plural(seeds, 'model')} for {plural(steps, 'step')}.",
+        findings.setup.divergence,
+        "As good is what ends worse than the best by no more than 5 % of what training took off, or than the noise, "
+        "and by no more than a tenth of it.",
+        "The sensitivity is how far the rates end from the best, on average: 0 where any rate will do.",
+    ]
+    return findings_page(findings, how, figures, "All rates")
+
+
+def _over_rates(findings: Findings, result: SweepResult, order: np.ndarray, best: int | None) -> Chart:
+    rates, final = result.learning_rates[order], result.final[order]
+    mean, spread = (np.where(np.isfinite(x), x, np.nan) for x in (result.mean[order], result.spread[order]))
+    bands: dict[str, Any] = {}
+    if final.shape[1] > 1:
+        bands = {"low": mean - spread, "high": mean + spread, "band_key": "standard deviation"}
+    name = result.metric or "loss"
+    return Chart(
+        f"{name} over the rate",
+        f"Final {name} over the learning rate, which is on a logarithmic axis. {findings.verdict}",
+        result.metric or "final loss",
+        rate_axis(rates),
+        value_axis(final, result.start, result.mode),
+        "rate",
+        [Line("mean", "c0 d0", rates, mean, key="mean", **bands)],
+        lost_spans(rates, result.diverged[order].mean(axis=1)),
+        [run_points(rates, final, "a run"), *best_point(rates, mean, best)],
+    )

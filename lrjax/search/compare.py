@@ -209,10 +209,10 @@ def _searched(setup: _Setup) -> tuple[list[Entry], str]:
     entries = [Entry(t.group, t.name, t.optimizer(t.shape(float(f"{rate(t):.3g}")))) for t in listed]
     how = (
         f"The rates were found for this task: for each optimizer the best of {len(RATES)} fixed rates from "
-        f"{RATES[0]:.0e} to {RATES[-1]:.0f} in runs of {short:,} steps with one seed; then for each technique the lowest "
-        f"of {len(NEAR)} peaks around it, a factor of {STEP:.2f} apart, that is as good as the best of them in whole runs "
-        f"with {min(SEARCH_SEEDS, len(setup.seeds))} seeds. Too low is a 500th of the rate that was found, too high is "
-        "60 times it."
+        f"{RATES[0]:.0e} to {RATES[-1]:.0f} in runs of {short:,} steps with one seed; then for each technique the "
+        f"lowest of {len(NEAR)} peaks around it, a factor of {STEP:.2f} apart, that is as good as the best of them in "
+        f"whole runs with {min(SEARCH_SEEDS, len(setup.seeds))} seeds. Too low is a 500th of the rate that was found, "
+        "too high is 60 times it."
     )
     return entries, how
 

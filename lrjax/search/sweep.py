@@ -121,7 +121,7 @@ def sweep(
 def positive_number(caller: str, name: str, x: Any) -> float:
     if isinstance(x, bool) or not isinstance(x, (int, float, np.number)) or not 0 < x < float("inf"):
         raise bad_argument(caller, name, "a finite number > 0", x)
-    if x > np.finfo(np.float32).max:
+    if x > float(np.finfo(np.float32).max):
         raise bad_argument(caller, name, "a number that float32 can hold", x)
     return float(x)
 

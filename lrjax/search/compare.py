@@ -16,7 +16,7 @@ from lrjax.search.outcome import control_of, limits, lost, scores, start_metric
 from lrjax.search.settings import rate_of
 from lrjax.search.sweep import SAME_SEEDS
 from lrjax.search.techniques import FAMILIES, NEAR, RATES, REFERENCE, STEP, techniques
-from lrjax.training.batches import depends_on_seed
+from lrjax.training.batches import distinct_seeds
 from lrjax.training.engine import Engine, Runs, Show, check_mesh
 from lrjax.training.kept import Kept
 from lrjax.training.loop import train_to_end
@@ -87,7 +87,7 @@ def compare(
     if keep not in ("best", "all", None):
         raise bad_argument("compare", "keep", '"best", "all" or None', keep)
     given = seed_list("compare", seeds)
-    seed_numbers = given if depends_on_seed(task) else given[:1]
+    seed_numbers = distinct_seeds(task, given)
     every = interval("compare", eval_every) or max(1, steps // EVALUATIONS)
     own = None if optimizers is None else _own_entries(optimizers)
     listed = techniques(steps)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from lrjax.search.outcome import control_of, failure_of, limits, lost, scores, start_metric
 from lrjax.search.result import SweepResult
 from lrjax.search.settings import Settings, settings_of
-from lrjax.training.batches import depends_on_seed
+from lrjax.training.batches import distinct_seeds
 from lrjax.training.checkpoint import Checkpoint, identity
 from lrjax.training.divergence import ABOVE
 from lrjax.training.engine import Engine, Runs, check_mesh
@@ -92,7 +92,7 @@ def sweep(
         raise bad_argument("sweep", "keep", '"best", "all" or None', keep)
     above = positive_number("sweep", "diverged_above", diverged_above)
     given = seed_list("sweep", seeds)
-    seed_numbers = given if depends_on_seed(task) else given[:1]
+    seed_numbers = distinct_seeds(task, given)
     settings = settings_of(optimizer, learning_rates, steps)
     runs, setting_of = _runs(settings, seed_numbers)
     engine = Engine(

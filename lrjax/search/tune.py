@@ -14,7 +14,7 @@ from lrjax.search.outcome import control_of, failure_of, limits, start_metric
 from lrjax.search.settings import at_rate
 from lrjax.search.sweep import SAME_SEEDS, positive_number
 from lrjax.search.verdict import Verdict, verdict
-from lrjax.training.batches import depends_on_seed
+from lrjax.training.batches import distinct_seeds
 from lrjax.training.divergence import ABOVE
 from lrjax.training.engine import Engine, Runs, check_mesh
 from lrjax.training.loop import CONTROL
@@ -136,7 +136,7 @@ def tune(
     if not (isinstance(budget, number) and 0.05 <= budget <= 1):
         raise bad_argument("tune", "budget", "a number from 0.05 to 1", budget)
     given, above = seed_list("tune", seeds), positive_number("tune", "diverged_above", diverged_above)
-    seed_numbers = given if depends_on_seed(task) else given[:1]
+    seed_numbers = distinct_seeds(task, given)
     search = _Search(task, at_rate("tune", optimizer, steps), steps, np.geomspace(low, high, GRID), seed_numbers,
                      interval("tune", eval_every), mesh)  # fmt: skip
     search.run(budget, above, progress)

@@ -73,10 +73,19 @@ def known_steps(task: Task) -> int | None:
     return None
 
 
-def depends_on_seed(task: Task) -> bool:
-    """Whether two seeds are two runs: by their start, the order of their examples, or the keys of the loss."""
+def distinct_seeds(task: Task, seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """The seeds that are different runs: the first one, where neither the start nor the order of the examples nor a key
+    of the loss depends on the seed."""
+    if len(seeds) == 1 or task.takes_key:
+        return seeds
     is_shuffled = not task.stacked and task.batch_size is not None and task.batch_size < _length(task.data)
-    return callable(task.init) or task.takes_key or is_shuffled
+    return seeds if is_shuffled or (callable(task.init) and _uses_its_key(task.init)) else seeds[:1]
+
+
+def _uses_its_key(init: Callable[[Any], Any]) -> bool:
+    program = jax.make_jaxpr(init)(jax.random.key(0)).jaxpr
+    used = [variable for equation in program.eqns for variable in equation.invars] + program.outvars
+    return any(variable in program.invars for variable in used)
 
 
 def as_batches(caller: str, task: Task, steps: int, seeds: Sequence[int], hashed: bool = False) -> Batches:

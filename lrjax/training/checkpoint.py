@@ -47,8 +47,12 @@ def identity(engine: Engine) -> dict[str, Any]:
     first = min(program.chunk, engine.steps)
     chunk = engine.batches(0, first)
     batch = jax.eval_shape(program.batch_at, chunk, 0, 0)
-    update = lambda numbers, carry: program.optimizer(numbers).update(carry.trained, carry.opt_state, carry.trained,
-                                                                      value=0.0, obj_fn=lambda p: 0.0)  # fmt: skip
+
+    def update(numbers: Any, carry: Carry) -> Any:
+        zero = lambda params: 0.0
+        extra = {"value": 0.0, "grad": carry.trained, "value_fn": zero, "obj_fn": zero}
+        return program.optimizer(numbers).update(carry.trained, carry.opt_state, carry.trained, **extra)
+
     params = jax.eval_shape(lambda carry: carry.params, carry)
     state = (carry.model_state,) if task.has_state else ()
     some = tuple(jax.tree.map(lambda x: x[0], batches) for batches in task.validation_batches[:1])

@@ -137,8 +137,11 @@ def test_a_rate_that_is_never_used_is_no_answer():
     assert result.verdict.startswith("Cannot tell")
 
 
-def test_seeds_that_are_one_run_are_run_once():
-    task = L.Task(loss_fn, init(jax.random.key(0)), lambda step: (X[:16], Y[:16]))
+@pytest.mark.parametrize(
+    "start", [init(jax.random.key(0)), lambda key: init(jax.random.key(0))], ids=["tree", "constant"]
+)
+def test_seeds_that_are_one_run_are_run_once(start):
+    task = L.Task(loss_fn, start, lambda step: (X[:16], Y[:16]))
     for found in (
         L.sweep(task, L.adam(RATES), steps=20, seeds=3, progress=False),
         tune(task, steps=40),

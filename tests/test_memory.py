@@ -111,5 +111,5 @@ def test_compiled_updates_go_with_the_caches():
     """A method that is compiled is a function of its own, so JAX keeps a program for each, until told otherwise."""
     (_, before, _), (full, after, live) = json.loads(python(LOOP + JITTED))
     assert live == 0
-    assert full - before > 3  # otherwise this measures nothing
+    assert full - before > 1  # otherwise this measures nothing
     assert after - before < 4

@@ -15,7 +15,7 @@ from lrjax.search.comparison import Comparison, Entry
 from lrjax.search.outcome import control_of, limits, lost, scores, start_metric
 from lrjax.search.settings import rate_of
 from lrjax.search.sweep import SAME_SEEDS
-from lrjax.search.techniques import FAMILIES, NEAR, RATES, STEP, techniques
+from lrjax.search.techniques import FAMILIES, NEAR, RATES, REFERENCE, STEP, techniques
 from lrjax.training.batches import depends_on_seed
 from lrjax.training.engine import Engine, Runs, Show, check_mesh
 from lrjax.training.kept import Kept
@@ -36,6 +36,7 @@ from lrjax.training.train import (
 from lrjax.transforms.base import GradientTransformation, as_transformation
 from lrjax.value import NotInDomain, bad_argument
 
+SEARCH_SEEDS = 2  # with which whole runs are searched for rates
 EVALUATIONS = 80  # of a run, where it isn't said how many
 OWN = "Optimizers"  # the group of those that are given
 
@@ -88,25 +89,18 @@ def compare(
     given = seed_list("compare", seeds)
     seed_numbers = given if depends_on_seed(task) else given[:1]
     every = interval("compare", eval_every) or max(1, steps // EVALUATIONS)
-    if optimizers is not None:
-        entries, searched = _own_entries(optimizers), 0
-        how = "The optimizers, and their rates, are those that were given."
-    else:
-        searched = len(FAMILIES) * len(RATES) * max(1, steps // 4) + len(techniques(steps)) * len(NEAR) * steps
-        entries, how = [], ""
-    total = searched + (len(entries) or len(techniques(steps))) * len(seed_numbers) * steps
-    said = {"words": ""}
-    with bar(total, lambda run_indices, begin, end: said["words"], progress) as show:
-        if optimizers is None:
-            said["words"] = "looking for rates"
-            entries, how = _searched(task, steps, seed_numbers, every, mesh, show)
-        groups = [
-            _train(task, members, steps, seed_numbers, every, keep, mesh, show, said)
-            for members in _programs(entries, steps)
-        ]
-    return _comparison(
-        task, entries, groups, seed_numbers, target, keep, how, () if seed_numbers == given else (SAME_SEEDS,)
-    )
+    own = None if optimizers is None else _own_entries(optimizers)
+    listed = techniques(steps)
+    total = len(own or listed) * len(seed_numbers) * steps
+    if own is None:
+        each = min(SEARCH_SEEDS, len(seed_numbers))
+        total += len(FAMILIES) * len(RATES) * max(1, steps // 4) + (len(listed) - 2) * len(NEAR) * each * steps
+    setup = _Setup(task, steps, seed_numbers, every, mesh, lambda run_indices, begin, end: None)
+    with bar(total, lambda run_indices, begin, end: setup.words, progress) as setup.show:
+        entries, how = (own, "The optimizers, and their rates, are those that were given.") if own else _searched(setup)
+        groups = [_train(setup, members, keep) for members in _programs(entries, steps)]
+    notes = () if seed_numbers == given else (SAME_SEEDS,)
+    return _comparison(setup, entries, groups, target, keep, how, notes)
 
 
 def _own_entries(optimizers: Any) -> list[Entry]:
@@ -170,89 +164,94 @@ def _runs_of(values: Sequence[Any], seeds: tuple[int, ...], seed_index: np.ndarr
     return Runs(make, numbers, seeds, index, np.arange(len(index)) >= each * len(values))
 
 
-def _train(
-    task: Task,
-    members: Sequence[tuple[int, Any]],
-    steps: int,
-    seeds: tuple[int, ...],
-    eval_every: int,
-    keep: Any,
-    mesh: Mesh | None,
-    show: Show,
-    said: dict[str, str],
-) -> _Trained:
+@dataclasses.dataclass
+class _Setup:
+    """What all runs of a comparison share."""
+
+    task: Task
+    steps: int
+    seeds: tuple[int, ...]
+    eval_every: int
+    mesh: Mesh | None
+    show: Show
+    words: str = ""  # what the bar says
+
+    def engine(self, values: Sequence[Any], seed_index: np.ndarray, steps: int) -> Engine:
+        runs = _runs_of(values, self.seeds, seed_index)
+        return Engine("compare", self.task, runs, steps, eval_every=self.eval_every, mesh=self.mesh)
+
+
+def _train(setup: _Setup, members: Sequence[tuple[int, Any]], keep: Any) -> _Trained:
     """The optimizers of one program, with all seeds."""
-    said["words"] = f"training with {type(members[0][1]).__name__}"
-    runs = _runs_of([value for _, value in members], seeds, np.arange(len(seeds)))
-    engine = Engine("compare", task, runs, steps, eval_every=eval_every, mesh=mesh)
-    setting_of = np.append(np.arange(len(members)).repeat(len(seeds)), np.full(len(seeds), -1))
+    setup.words = f"training with {type(members[0][1]).__name__}"
+    each = len(setup.seeds)
+    engine = setup.engine([value for _, value in members], np.arange(each), setup.steps)
+    setting_of = np.append(np.arange(len(members)).repeat(each), np.full(each, -1))
     kept = Kept(engine, keep, setting_of, lambda run_indices: scores(engine, run_indices))
-    train_to_end(engine, kept, show)
+    train_to_end(engine, kept, setup.show)
     return _Trained(engine, [i for i, _ in members], kept)
 
 
-def _searched(
-    task: Task, steps: int, seeds: tuple[int, ...], eval_every: int, mesh: Mesh | None, show: Show
-) -> tuple[list[Entry], str]:
+def _searched(setup: _Setup) -> tuple[list[Entry], str]:
     """(every technique at the rate that was found for it, how it was found)."""
-    short, first = max(1, steps // 4), {}
-    cases = [(family, rate) for family in FAMILIES for rate in RATES]
-    make = lambda family, rate: FAMILIES[family](constant_schedule(float(rate)))
-    found = _score_all(task, [make(*case) for case in cases], steps, short, seeds, eval_every, mesh, show)
-    for k, family in enumerate(FAMILIES):
-        of_family = found[k * len(RATES) : (k + 1) * len(RATES)]
-        first[family] = float(RATES[int(np.argmin(of_family))]) if np.isfinite(of_family).any() else float(RATES[0])
+    setup.words = "looking for rates"
+    steps, short, first = setup.steps, max(1, setup.steps // 4), {}
+    fixed = [make(constant_schedule(float(rate))) for make in FAMILIES.values() for rate in RATES]
+    found = _score_all(setup, fixed, short, 1).reshape(len(FAMILIES), len(RATES))
+    for family, row in zip(FAMILIES, found, strict=True):
+        first[family] = float(RATES[int(np.argmin(row))]) if np.isfinite(row).any() else float(RATES[0])
     listed = techniques(steps)
     open_ones = [t for t in listed if t.multiple in (None, 1.0)]
-    near = [(t, first[t.family] * multiple) for t in open_ones for multiple in NEAR]
-    values = [t.optimizer(t.shape(rate)) for t, rate in near]
-    found = _score_all(task, values, steps, steps, seeds, eval_every, mesh, show).reshape(len(open_ones), len(NEAR))
-    peaks = {t.name: first[t.family] * NEAR[int(np.argmin(row))] for t, row in zip(open_ones, found, strict=True)}
-    reference = peaks["fixed, well chosen"]
-    rate = lambda t: peaks[t.name] if t.name in peaks else reference * t.multiple
+    near = [t.optimizer(t.shape(first[t.family] * multiple)) for t in open_ones for multiple in NEAR]
+    found = _score_all(setup, near, steps, SEARCH_SEEDS).mean(axis=1).reshape(len(open_ones), len(NEAR))
+    peaks = {t.name: first[t.family] * NEAR[_lowest_as_good(row)] for t, row in zip(open_ones, found, strict=True)}
+    rate = lambda t: peaks[t.name] if t.name in peaks else peaks[REFERENCE] * t.multiple
     entries = [Entry(t.group, t.name, t.optimizer(t.shape(float(f"{rate(t):.3g}")))) for t in listed]
     how = (
-        f"The rates were found for this task, with one seed: for each optimizer the best of {len(RATES)} fixed rates "
-        f"from {RATES[0]:.0e} to {RATES[-1]:.0f} in runs of {short:,} steps, then for each technique the best of "
-        f"{len(NEAR)} peaks around it, a factor of {STEP:.2f} apart, in whole runs. Too low is a 500th of the rate "
-        "that was found, too high 60 times it."
+        f"The rates were found for this task: for each optimizer the best of {len(RATES)} fixed rates from "
+        f"{RATES[0]:.0e} to {RATES[-1]:.0f} in runs of {short:,} steps with one seed; then for each technique the "
+        f"lowest of {len(NEAR)} peaks around it, a factor of {STEP:.2f} apart, that is as good as the best of them in "
+        f"whole runs with {min(SEARCH_SEEDS, len(setup.seeds))} seeds. Too low is a 500th of the rate that was found, "
+        "too high is 60 times it."
     )
     return entries, how
 
 
-def _score_all(
-    task: Task,
-    values: Sequence[GradientTransformation],
-    steps: int,
-    until: int,
-    seeds: tuple[int, ...],
-    eval_every: int,
-    mesh: Mesh | None,
-    show: Show,
-) -> np.ndarray:
-    """[values]: the scores of runs of so many steps with the first seed. The programs are those of the comparison."""
-    found = np.full(len(values), np.inf)
-    for members in _programs([Entry("", "", value) for value in values], steps):
-        runs = _runs_of([value for _, value in members], seeds, np.zeros(1, int))
-        engine = Engine("compare", task, runs, until, eval_every=eval_every, mesh=mesh)
-        setting_of = np.append(np.arange(len(members)), np.full(len(seeds), -1))
-        train_to_end(engine, Kept(engine, None, setting_of, lambda run_indices: run_indices), show)
-        found[[i for i, _ in members]] = scores(engine, np.arange(len(members)))
+def _lowest_as_good(score: np.ndarray) -> int:
+    """The lowest of the rates that are as good as the best, in a row up to it: to a hundredth of the range of those
+    that trained, and a tenth of the best where that is positive."""
+    best, finite = int(np.argmin(score)), score[np.isfinite(score)]
+    allowed = 0.01 * np.ptp(finite) if len(finite) else 0.0
+    allowed = min(allowed, 0.1 * score[best]) if score[best] > 0 else allowed
+    while best > 0 and score[best - 1] <= score.min() + allowed:
+        best -= 1
+    return best
+
+
+def _score_all(setup: _Setup, values: Sequence[GradientTransformation], steps: int, seeds: int) -> np.ndarray:
+    """[values, seeds]: the scores of runs of so many steps with the first seeds. The programs are those of the
+    comparison."""
+    each = min(seeds, len(setup.seeds))
+    found = np.full((len(values), each), np.inf)
+    for members in _programs([Entry("", "", value) for value in values], setup.steps):
+        engine = setup.engine([value for _, value in members], np.arange(each), steps)
+        setting_of = np.append(np.arange(len(members)).repeat(each), np.full(len(setup.seeds), -1))
+        train_to_end(engine, Kept(engine, None, setting_of, lambda run_indices: run_indices), setup.show)
+        found[[i for i, _ in members]] = scores(engine, np.flatnonzero(setting_of >= 0)).reshape(-1, each)
     return found
 
 
 def _comparison(
-    task: Task,
+    setup: _Setup,
     entries: Sequence[Entry],
     groups: Sequence[_Trained],
-    seeds: tuple[int, ...],
     target: float | None,
     keep: Any,
     how: str,
     notes: tuple[str, ...],
 ) -> Comparison:
     """Puts the runs of all programs together."""
-    count, each, first = len(entries), len(seeds), groups[0].engine
+    task, count, each, first = setup.task, len(entries), len(setup.seeds), groups[0].engine
     at = first.evaluated_at
     losses = np.empty((count, each, first.steps), first.record.losses.dtype)
     rates, has_diverged = np.full((count, first.steps), np.nan), np.zeros((count, each), bool)

@@ -72,7 +72,8 @@ def _median(losses: np.ndarray) -> np.ndarray:
     finite = np.isfinite(losses)
     if finite.all() and losses.shape[1]:
         return np.median(losses, axis=1)
-    return np.array([np.median(row[known]) if known.any() else np.nan for row, known in zip(losses, finite, strict=True)])
+    medians = [np.median(row[known]) if known.any() else np.nan for row, known in zip(losses, finite, strict=True)]
+    return np.array(medians)
 
 
 def _mean(losses: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from lrjax.transforms.base import (
 )
 from lrjax.transforms.chain import Named
 from lrjax.transforms.elementwise import is_none
+from lrjax.transforms.sharding import placed_like
 from lrjax.value import Frozen, as_mask
 
 Mask = Annotated[
@@ -215,7 +216,7 @@ def set_to_zero(updates: Any, state: Any, params: Any):
     >>> lrjax.set_to_zero().update(jnp.ones(2), lrjax.EmptyState())[0]
     Array([0., 0.], dtype=float32)
     """
-    return jax.tree.map(jnp.zeros_like, updates), state
+    return jax.tree.map(lambda u: placed_like(jnp.zeros_like(u), u), updates), state
 
 
 @optimizer

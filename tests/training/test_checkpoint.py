@@ -166,7 +166,7 @@ def test_another_sweep_is_refused_by_name_and_nothing_is_overwritten(tmp_path):
         fields = {k: v for k, v in changed.items() if k in ("loss_fn", "init", "data", "metrics", "validation")}
         others = {k: v for k, v in changed.items() if k not in fields}
         with pytest.raises(ValueError, match="holds another: ") as error:
-            swept(**{**arguments, **others}, fields=fields, checkpoint=tmp_path)
+            swept(**{**arguments, **others}, data=fields.pop("data", STEPPED), fields=fields, checkpoint=tmp_path)
         assert words in str(error.value)
     assert files(tmp_path) == before
 

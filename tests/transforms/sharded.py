@@ -9,6 +9,7 @@ import functools
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_disable_most_optimizations", True)  # its time is that of compiling
 
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
@@ -29,6 +30,7 @@ TRANSFORMS = {
     for name, tx in EVERYTHING.items()
 }
 LAYOUT = ("flatten", "packed")  # whose states have other arrays than the parameters
+CONSTANT = ("freeze", "set_to_zero")  # zeros, which on an automatic mesh the compiler places
 
 
 def init(params, names=TRANSFORMS):
@@ -89,7 +91,7 @@ def check_results(kind, names, expected):
         if name not in LAYOUT:
             got, alone = (updates[name], new_states[name]), (expected[0][name], expected[1][name])
             jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5, err_msg=name), got, alone)
-        if name not in NEW_TREE + LAYOUT:
+        if name not in NEW_TREE + LAYOUT + (CONSTANT if kind == AxisType.Auto else ()):
             assert_sharded(updates[name], params, name)
         assert_sharded(new_states[name], states[name], name)
 
@@ -110,5 +112,5 @@ if __name__ == "__main__":
     single = jax.tree.map(jnp.asarray, HOST)
     expected = jax.jit(update)(single, init(single, chosen), single)
     check_results(AxisType.Explicit, chosen, expected)
-    check_results(AxisType.Auto, ["adamw", "muon", "adafactor, factored", "sm3", "MultiSteps", "packed"], expected)
+    check_results(AxisType.Auto, chosen, expected)
     print("sharded", len(jax.devices()))

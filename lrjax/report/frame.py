@@ -68,7 +68,7 @@ def figure(chart: Chart, ramp: tuple[str, str] | None = None) -> str:
 
 
 def table(findings: Findings) -> str:
-    columns, few = findings.columns, " few" if len(findings.columns) < 7 else ""
+    columns, few = findings.columns, "" if findings.groups else " few"
     head = "".join(f'<th scope="col"{_class(column)}>{escape(column.name)}</th>' for column in columns)
     groups = findings.groups or [""] * len(findings.cells)
     body = []

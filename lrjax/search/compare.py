@@ -37,7 +37,7 @@ from lrjax.transforms.base import GradientTransformation, as_transformation
 from lrjax.value import NotInDomain, bad_argument
 
 SEARCH_SEEDS = 2  # with which whole runs are searched for rates
-EVALUATIONS = 80  # of a run, where it isn't said how many
+EVALUATIONS = 40  # of a run, where it isn't said how many
 OWN = "Optimizers"  # the group of those that are given
 
 
@@ -66,7 +66,7 @@ def compare(
       optimizers: by name, lrjax's or Optax's.
       steps: updates of each run. Default: those of the task, or as many as there are batches, where that is known.
       seeds: how many runs of each, or a list of seeds; see `Task`.
-      eval_every: steps between two evaluations of the task's metrics. Default: 80 evaluations.
+      eval_every: steps between two evaluations of the task's metrics. Default: 40 evaluations.
       target: what the metric that decides has to reach to count as learned. Default: nine tenths of the way from
         without training to the best of all.
       keep: which trained models to return: the "best", "all", or None.
@@ -176,16 +176,16 @@ class _Setup:
     show: Show
     words: str = ""  # what the bar says
 
-    def engine(self, values: Sequence[Any], seed_index: np.ndarray, steps: int) -> Engine:
+    def engine(self, values: Sequence[Any], seed_index: np.ndarray, steps: int, eval_every: int | None) -> Engine:
         runs = _runs_of(values, self.seeds, seed_index)
-        return Engine("compare", self.task, runs, steps, eval_every=self.eval_every, mesh=self.mesh)
+        return Engine("compare", self.task, runs, steps, eval_every=eval_every, mesh=self.mesh)
 
 
 def _train(setup: _Setup, members: Sequence[tuple[int, Any]], keep: Any) -> _Trained:
     """The optimizers of one program, with all seeds."""
     setup.words = f"training with {type(members[0][1]).__name__}"
     each = len(setup.seeds)
-    engine = setup.engine([value for _, value in members], np.arange(each), setup.steps)
+    engine = setup.engine([value for _, value in members], np.arange(each), setup.steps, setup.eval_every)
     setting_of = np.append(np.arange(len(members)).repeat(each), np.full(each, -1))
     kept = Kept(engine, keep, setting_of, lambda run_indices: scores(engine, run_indices))
     train_to_end(engine, kept, setup.show)
@@ -234,7 +234,7 @@ def _score_all(setup: _Setup, values: Sequence[GradientTransformation], steps: i
     each = min(seeds, len(setup.seeds))
     found = np.full((len(values), each), np.inf)
     for members in _programs([Entry("", "", value) for value in values], setup.steps):
-        engine = setup.engine([value for _, value in members], np.arange(each), steps)
+        engine = setup.engine([value for _, value in members], np.arange(each), steps, None)
         setting_of = np.append(np.arange(len(members)).repeat(each), np.full(len(setup.seeds), -1))
         train_to_end(engine, Kept(engine, None, setting_of, lambda run_indices: run_indices), setup.show)
         found[[i for i, _ in members]] = scores(engine, np.flatnonzero(setting_of >= 0)).reshape(-1, each)

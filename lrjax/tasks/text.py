@@ -27,7 +27,7 @@ def text() -> Task:
         _windows(_TRAIN),
         batch_size=16,
         metrics={"bits per letter": (_bits_per_letter, "min")},
-        validation=_windows(_TEST)[:512],
+        validation=_windows(_TEST)[:256],
         steps=500,
         name="text",
         description="The source of Python's library, letter by letter; a Transformer with one layer of width "

@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--optimizer", metavar="CALL", action="append", help=words)
     add_steps(parser)
     add_many(parser, seeds=5, of="technique")
-    add_eval_every(parser, "80 evaluations")
+    add_eval_every(parser, "40 evaluations")
     words = "what the metric has to reach to count as learned (default: nine tenths of the way to the best)"
     parser.add_argument("--target", type=finite, metavar="NUMBER", help=words)
     add_outputs(parser, "compare", saves="the best run, with its model")

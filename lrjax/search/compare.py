@@ -17,6 +17,7 @@ from lrjax.search.settings import rate_of
 from lrjax.search.sweep import SAME_SEEDS
 from lrjax.search.techniques import FAMILIES, NEAR, RATES, REFERENCE, STEP, techniques
 from lrjax.training.batches import distinct_seeds
+from lrjax.training.divergence import Control
 from lrjax.training.engine import Engine, Runs, Show, check_mesh
 from lrjax.training.kept import Kept
 from lrjax.training.loop import train_to_end
@@ -303,7 +304,7 @@ def _comparison(
 
 def _target(found: Comparison) -> float:
     """Nine tenths of the way from without training to the best, to two digits."""
-    start = float(np.nanmean(found.control)) if found.metric is None else float(np.nanmean(found.start_metric))
+    start = float(Control(found.control).mean.mean()) if found.metric is None else float(np.nanmean(found.start_metric))
     mean = found.final.mean(axis=1)
     best = float(mean.max() if found.mode == "max" else mean.min())
     return float(f"{start + 0.9 * (best - start):.2g}") if np.isfinite(best) and np.isfinite(start) else float("nan")

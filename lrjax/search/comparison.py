@@ -38,7 +38,7 @@ class Comparison:
     evaluated_at: np.ndarray  # [evaluations]: updates made before each
     modes: dict[str, str]  # of the metrics: "min" or "max"
     diverged: np.ndarray  # bool [optimizers, seeds]
-    control: np.ndarray  # [seeds, steps]: losses without any update, of the first steps
+    control: np.ndarray  # [seeds, steps]: losses without any update, of some of the steps; nan of the others
     start_metric: np.ndarray  # [seeds]: the first metric without training; nan where there is none
     target: float  # what the first metric, or the loss, has to reach to count as learned
     how: str  # how the rates came

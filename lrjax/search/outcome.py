@@ -5,14 +5,12 @@ import numpy as np
 from lrjax.search.judge import data_words, first_not_finite
 from lrjax.training.divergence import ABOVE, Control, diverged, final_loss
 from lrjax.training.engine import Engine
-from lrjax.training.loop import CONTROL, train_controls
+from lrjax.training.loop import show_controls
 
 
 def control_of(engine: Engine) -> Control:
-    """Of each seed: its first steps, always as many, whatever else is known."""
-    controls = engine.runs.is_control
-    known = engine.record.made[controls].min(initial=engine.steps)
-    return Control(engine.record.losses[controls][:, : min(known, CONTROL)])
+    """Of each seed."""
+    return Control(engine.record.losses[engine.runs.is_control])
 
 
 def limits(engine: Engine, run_indices: np.ndarray, above: float = ABOVE) -> np.ndarray:
@@ -59,11 +57,11 @@ def failure_of(engine: Engine, run_indices: np.ndarray) -> str | None:
         first = [first_not_finite(record.losses[run, : record.made[run]]) for run in of_seed]
         steps = [step for step in first if step is not None]
         asked |= {(step, int(seed)) for step in steps if steps.count(step) > 1 or step == first[0]}
-    if not asked:
-        return None
-    last = max(step for step, _ in asked)
-    if last >= record.made[engine.runs.is_control].min():
-        train_controls(engine, last + 1)
-    controls = record.losses[engine.runs.is_control]
-    shared = [(step, seed) for step, seed in asked if not np.isfinite(controls[seed, step])]
-    return data_words(engine.runs.seeds[min(shared)[1]], min(shared)[0]) if shared else None
+    controls = np.flatnonzero(engine.runs.is_control)
+    shared = []
+    for step, seed in sorted(asked):
+        if not engine.source.once:  # there they went along
+            show_controls(engine, step, step + 1)
+        if not np.isfinite(record.losses[controls[seed], step]):
+            shared.append((step, seed))
+    return data_words(engine.runs.seeds[shared[0][1]], shared[0][0]) if shared else None

@@ -36,7 +36,7 @@ class SweepResult:
     evaluated_at: np.ndarray  # [evaluations]: updates made before each
     modes: dict[str, str]  # of the metrics: "min" or "max"
     diverged: np.ndarray  # bool [settings, seeds]
-    control: np.ndarray  # [seeds, steps]: losses without any update, of the first steps
+    control: np.ndarray  # [seeds, steps]: losses without any update, of some of the steps; nan of the others
     start_metric: np.ndarray  # [seeds]: the first metric without training; nan where there is none
     failure: str | None = None  # what is wrong with the data, if anything is
     notes: tuple[str, ...] = ()

@@ -48,8 +48,8 @@ def sweep(
     processes. On a CPU with several cores start the process with as many devices as it has cores, before JAX does
     anything: `jax.config.update("jax_num_cpu_devices", cores)`.
 
-    Beside the runs a control of each seed goes through the first batches without an update, so that what the data do by
-    themselves isn't taken for what a rate did.
+    Beside the runs a control of each seed sees the first and the last batches without an update, so that what the data
+    do by themselves isn't taken for what a rate did.
 
     Args:
       task: what is trained.

@@ -15,9 +15,9 @@ from lrjax.search.settings import at_rate
 from lrjax.search.sweep import SAME_SEEDS, positive_number
 from lrjax.search.verdict import Verdict, verdict
 from lrjax.training.batches import distinct_seeds
-from lrjax.training.divergence import ABOVE
+from lrjax.training.divergence import ABOVE, control_windows
 from lrjax.training.engine import Engine, Runs, check_mesh
-from lrjax.training.loop import CONTROL
+from lrjax.training.loop import show_controls
 from lrjax.training.progress import SweepWords, bar
 from lrjax.training.record import TAIL
 from lrjax.training.task import Task
@@ -174,10 +174,10 @@ class _Search:
         total = budget * GRID * count * engine.steps
         rates = np.append(np.tile(self.rates[self.order], count), np.zeros(count))
         with bar(int(total), SweepWords(engine, rates), progress) as show:
-            controls = engine.runs.is_control
-            steps = int(np.clip(engine.steps // 4, min(8, engine.steps), CONTROL))
-            engine.advance(controls, engine.waves_of(np.flatnonzero(controls)), 0, steps, show)
-            engine.settle()
+            windows = control_windows(engine.steps)
+            for window in windows:
+                show_controls(engine, *window)
+            spent = count * sum(end - begin for begin, end in windows)
 
             def advance(some: np.ndarray, seed: int, begin: int, end: int) -> Any:
                 runs = seed * GRID + self.place_of[some]
@@ -191,7 +191,7 @@ class _Search:
                 return record.losses[runs, begin:end], score, record.finite[runs]
 
             limit = control_of(engine).limit(above)
-            self.halving = Halving(advance, engine.steps, count, total - steps * count, limit)
+            self.halving = Halving(advance, engine.steps, count, total - spent, limit)
             self.halving.search()
 
     def result(self, optimizer: Any, above: float, notes: tuple[str, ...]) -> TuneResult:

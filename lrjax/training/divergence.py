@@ -7,40 +7,62 @@ import numpy as np
 from lrjax.training.record import TAIL
 
 ABOVE = 10.0
+WINDOW = 48  # steps of a control that are looked at, at the start and at the end
 _OWN = 10  # first losses of a run that has no control
+
+
+def control_windows(steps: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The steps of a run, (from, to), in which a control is looked at: its first ones, and the last ones, on whose
+    batches the result of a run is measured."""
+    tail = max(1, round(TAIL * steps))
+    return (0, min(steps, WINDOW)), (steps - min(tail, WINDOW), steps)
 
 
 @dataclasses.dataclass(frozen=True)
 class Control:
-    """What the loss of each seed [seeds] is without training, over some batches."""
+    """What the loss of each seed is without training: [seeds, steps], nan where that isn't known."""
 
-    losses: np.ndarray  # [seeds, steps]: of a run that never updates
-
-    @property
-    def level(self) -> np.ndarray:
-        return _median(self.losses)
+    losses: np.ndarray
 
     @property
-    def spread(self) -> np.ndarray:
-        """Of the loss over the batches: the median absolute deviation, scaled to a standard deviation."""
-        return 1.4826 * _median(np.abs(self.losses - self.level[:, None]))
+    def _windows(self) -> tuple[np.ndarray, np.ndarray]:
+        (_, first), (last, _) = control_windows(self.losses.shape[1])
+        return self.losses[:, :first], self.losses[:, last:]
 
     @property
     def mean(self) -> np.ndarray:
-        return _mean(self.losses)
+        """[seeds]: over the last batches, or the first where the last aren't known."""
+        first, last = self._windows
+        mean = _mean(last)
+        return np.where(np.isfinite(mean), mean, _mean(first))
 
     @property
     def error(self) -> np.ndarray:
-        """The standard error of the mean."""
-        count = np.maximum(np.isfinite(self.losses).sum(axis=1), 1)
-        return np.sqrt(_mean((self.losses - self.mean[:, None]) ** 2) / count)
+        """[seeds]: the standard error of the mean."""
+        first, last = self._windows
+        losses = np.where(np.isfinite(_mean(last))[:, None], _padded(last, first), _padded(first, last))
+        count = np.maximum(np.isfinite(losses).sum(axis=1), 1)
+        return np.sqrt(_mean((losses - _mean(losses)[:, None]) ** 2) / count)
 
     def limit(self, diverged_above: float = ABOVE) -> np.ndarray:
-        """[seeds]: the loss above which a run that ends there has diverged; none where the loss is 0 on every batch,
-        since then there is nothing to compare with."""
-        scale = np.abs(self.level) + self.spread
+        """[seeds]: the loss above which a run that ends there has diverged: above the median loss by a multiple of its
+        size and its spread over the batches, at the start or, where the data change, at the end. None where the loss is
+        0 on every batch, since then there is nothing to compare with."""
         with np.errstate(invalid="ignore", over="ignore"):
-            return np.where(scale > 0, self.level + diverged_above * scale, np.inf)
+            limits = []
+            for losses in self._windows:
+                level = _median(losses)
+                spread = 1.4826 * _median(np.abs(losses - level[:, None]))  # as a standard deviation
+                scale = np.abs(level) + spread
+                limits.append(np.where(scale > 0, level + diverged_above * scale, np.nan))
+            found = np.fmax(*limits)
+        return np.where(np.isnan(found), np.inf, found)
+
+
+def _padded(losses: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """As wide as the wider of both, with nan."""
+    width = max(losses.shape[1], like.shape[1]) - losses.shape[1]
+    return np.pad(losses, ((0, 0), (0, width)), constant_values=np.nan)
 
 
 def own_control(losses: np.ndarray) -> Control:

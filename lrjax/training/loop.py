@@ -6,19 +6,19 @@ from functools import partial
 import numpy as np
 
 from lrjax.training.checkpoint import Checkpoint
+from lrjax.training.divergence import control_windows
 from lrjax.training.engine import Engine, Show
 from lrjax.training.kept import Kept
 
-CONTROL = 64  # steps of a control, where it need not go along
-
 
 def train_to_end(engine: Engine, kept: Kept, show: Show, checkpoint: Checkpoint | None = None) -> None:
-    """Trains group after group of waves; before them the controls, for a few steps."""
+    """Trains group after group of waves; before them it looks at the controls, on some batches."""
     if checkpoint is not None:
         checkpoint.restore(engine, kept)
     begin, once = int(engine.record.position[1]), engine.source.once
     if not once and not kept.finished.any() and begin == 0:
-        train_controls(engine, min(CONTROL, engine.steps))
+        for window in control_windows(engine.steps):
+            show_controls(engine, *window)
     to_train = ~kept.finished & (once | ~engine.runs.is_control)
     groups = [(i, waves) for i, waves in enumerate(engine.groups) if to_train[engine.run_indices_of(waves)].any()]
     for group, waves in groups:
@@ -38,10 +38,11 @@ def train_to_end(engine: Engine, kept: Kept, show: Show, checkpoint: Checkpoint 
     engine.settle()
 
 
-def train_controls(engine: Engine, steps: int) -> None:
-    """Shows what the data do by themselves: the losses of the first steps, without an update."""
+def show_controls(engine: Engine, begin: int, end: int) -> None:
+    """What the data do by themselves: the losses of these steps without an update, which need no steps before."""
     waves = engine.waves_of(np.flatnonzero(engine.runs.is_control))  # none where there are no controls
-    engine.advance(engine.runs.is_control, waves, 0, steps, lambda run_indices, begin, end: None)
+    at_end = end == engine.steps
+    engine.advance(engine.runs.is_control, waves, begin, end, lambda *args: None, evaluate_at_end=at_end)
     engine.settle()
     for wave in waves:
         if engine.runs.is_control[engine.run_indices(wave)].all():  # others go on from where they are

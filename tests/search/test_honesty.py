@@ -48,6 +48,15 @@ def test_losses_that_start_at_zero_or_below(offset):
     assert not result.diverged.any() and result.best == 3
 
 
+def test_data_that_grow_harder_are_not_the_rates_doing():
+    scale = np.where(np.arange(200) < 100, 1.0, 30.0).astype(np.float32)
+    batches = X[:200, None, 0] * scale[:, None]
+    task = L.Task(lambda w, x: jnp.mean((w - x) ** 2), jnp.zeros(()), batches, stacked=True)
+    result = L.sweep(task, L.adam(RATES), progress=False)
+    assert not result.diverged.any() and result.losses[1, 0, 100:].mean() > 100 * result.losses[1, 0, :100].mean()
+    assert "diverged" not in tune(task, steps=200).verdict
+
+
 def test_a_start_at_the_optimum_has_no_rate_to_blame():
     task = L.Task(lambda w, x: jnp.mean((w * x) ** 2), jnp.zeros(()), X[:, 0], batch_size=8)
     result = L.sweep(task, L.sgd(np.array([1e-6, 0.1])), steps=50, progress=False)
@@ -172,7 +181,10 @@ def test_a_band_bridges_nothing_and_stays_away_from_the_edge():
 
 def test_the_rule_of_divergence():
     control = Control(np.array([[1.0, 3.0, 2.0, 2.0, np.nan]]))
-    assert control.level == [2.0] and control.limit() == pytest.approx([2 + 10 * (2 + 1.4826 * 0.5)], rel=0.5)
+    assert control.mean == [2.0] and control.limit() == pytest.approx([2 + 10 * (2 + 1.4826 * 0.5)])
+    later = np.full((1, 1000), np.nan)
+    later[:, :48], later[:, 952:] = 1.0, 100.0  # the data change, and between nothing is known
+    assert Control(later).limit() == [1100.0] and Control(later).mean == [100.0] and Control(later).error == [0.0]
     losses = np.full((4, 100), 2.0)
     losses[1, 20:60], losses[2, 85:], losses[3, -3:] = 1e6, 1e6, np.nan
     finite = np.array([True, True, True, True])

@@ -42,3 +42,16 @@ init, update = adam
 lrjax.adam()  # pyright: ignore[reportCallIssue]
 lrjax.adam(1e-3, beta1=0.9)  # pyright: ignore[reportCallIssue]
 lrjax.sgd("fast")  # pyright: ignore[reportArgumentType]
+
+# A task is a value that every function takes.
+task = lrjax.Task(lambda params, batch: jnp.mean(batch * params["w"]), params, jnp.ones((8, 3)), batch_size=4)
+assert_type(lrjax.train(task, adam, steps=10), lrjax.Run)
+assert_type(lrjax.sweep(task, lrjax.adam, learning_rates=[0.1, 0.2], steps=10), lrjax.SweepResult)
+assert_type(lrjax.tune(task, adam, steps=10).run, lrjax.Run | None)
+assert_type(lrjax.compare(task, {"adam": adam}, steps=10), lrjax.Comparison)
+assert_type(lrjax.range_test(task, adam).suggestions, dict[str, float])
+lrjax.sweep(task, adam, keep="all")
+
+lrjax.sweep(task, adam, keep="worst")  # pyright: ignore[reportArgumentType]
+lrjax.train(task)  # pyright: ignore[reportCallIssue]
+lrjax.train(task, adam, batch_size=3)  # pyright: ignore[reportCallIssue]

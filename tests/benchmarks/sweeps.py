@@ -29,7 +29,8 @@ MODELS = ("linear", "shallow", "wide", "deep", "convolution", "recurrent, text",
 
 def measure(quick: bool) -> list[Table]:
     numbers = by_number(RUNS[:4] if quick else RUNS, LONGER[:2] if quick else LONGER)
-    return [beside_loops(1 if quick else 5), numbers, at_once(("shallow", "wide") if quick else MODELS)]
+    loops, runs = beside_loops(1 if quick else 5), beside_scan(("shallow", "wide"))
+    return [loops, runs, numbers, at_once(("shallow", "wide") if quick else MODELS)]
 
 
 def beside_loops(rounds: int) -> Table:
@@ -51,6 +52,16 @@ def beside_loops(rounds: int) -> Table:
         ("warm, other rates", "optax loop"): 1 / 40,
         ("cold", "torch loop"): 1 / 8,
     }
+    return table
+
+
+def beside_scan(models: tuple[str, ...]) -> Table:
+    """One run of the engine, beside the `lax.scan` that one would write."""
+    title = "`train`, beside a jitted `lax.scan` by hand; both evaluate 10 times and record the rate"
+    table = Table(title, "model", ["time", "µs a step"])
+    for model, ratio, microseconds in _in_new_process("scan", "--models", *models):
+        table.add(model, {"time": ratio, "µs a step": microseconds})
+    table.goals[("wide", "time")] = 1.05
     return table
 
 
@@ -212,9 +223,61 @@ def vectorised(models: list[str]) -> list[Any]:
     return rows
 
 
+def scanned(models: list[str]) -> list[Any]:
+    import jax.numpy as jnp
+
+    import lrjax as L
+    from lrjax.tasks.base import mlp_init
+    from tests.benchmarks.models import tasks
+
+    cases, steps, every = tasks(), 1000, 100
+    cases["wide"] = (mlp_init((64, 512, 512, 10)), *cases["shallow"][1:])
+    tx = L.adam(L.cosine_decay_schedule(1e-3, steps))
+
+    def by_hand(task: L.Task) -> Callable[[], Any]:
+        """The loop that one would write: evaluated as often, and with the rate read at every step."""
+        (x, _), examples, validation = task.data, jax.device_put(task.data), jax.device_put(task.validation)
+        order = jnp.stack([np.random.default_rng(i).permutation(len(x))[:BATCH] for i in range(steps)])
+
+        @jax.jit
+        def run(examples: Any, validation: Any, order: Any) -> Any:
+            def step(carry: Any, index: Any) -> Any:
+                params, state = carry
+                batch = jax.tree.map(lambda x: x[index], examples)
+                loss, grads = jax.value_and_grad(task.loss_fn)(params, batch)
+                updates, state = tx.update(grads, state, params)
+                return (L.apply_updates(params, updates), state), (loss, L.get_learning_rate(state))
+
+            def part(carry: Any, order: Any) -> Any:
+                carry, found = jax.lax.scan(step, carry, order)
+                return carry, (*found, task.loss_fn(carry[0], validation))
+
+            params = task.init(jax.random.key(0))
+            return jax.lax.scan(part, (params, tx.init(params)), order.reshape(-1, every, BATCH))
+
+        return lambda: jax.block_until_ready(run(examples, validation, order))
+
+    def compared(model: str) -> tuple[str, float, float]:
+        init, loss_fn, (x, y) = cases[model]
+        task = L.Task(loss_fn, init, (x, y), batch_size=BATCH, validation=(x[:360], y[:360]))
+        ways = (lambda: L.train(task, tx, steps=steps, eval_every=every, progress=False), by_hand(task))
+        seconds: list[list[float]] = [[], []]
+        for i in range(8):
+            for way, times in zip(ways, seconds, strict=True):
+                begin = time.perf_counter()
+                way()
+                times += [time.perf_counter() - begin] if i else []  # the first compiles
+        ours, theirs = map(statistics.median, seconds)
+        return model, ours / theirs, 1e6 * theirs / steps
+
+    return [compared(model) for model in models]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.sweeps", description=__doc__)
-    parser.add_argument("way", nargs="?", choices=["lrjax", "lrjax, init", "optax", "torch", "numbers", "at once"])
+    parser.add_argument(
+        "way", nargs="?", choices=["lrjax", "lrjax, init", "optax", "torch", "numbers", "at once", "scan"]
+    )
     parser.add_argument("--runs", type=int, nargs="*", default=RUNS)
     parser.add_argument("--steps", type=int, nargs="*", default=LONGER)
     parser.add_argument("--models", nargs="*", default=MODELS)
@@ -228,6 +291,8 @@ def main() -> None:
             print(json.dumps(looped_with_torch()))
         case "numbers":
             print(json.dumps(numbers(chosen.runs, chosen.steps)))
+        case "scan":
+            print(json.dumps(scanned(chosen.models)))
         case "at once":
             print(json.dumps(vectorised(chosen.models)))
         case _:

@@ -15,7 +15,11 @@ def executed(path: Path, timeout: int = 600) -> Any:
 
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(
-        notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        coalesce_streams=True,  # how many pieces a text comes in depends on the time it took
+        resources={"metadata": {"path": str(path.parent)}},
     ).execute()
     return notebook
 
@@ -39,7 +43,7 @@ def _with_few_colours(png: str) -> str:
 
     small = io.BytesIO()
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
-    picture.quantize(64, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    picture.quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, "png", optimize=True)
     return base64.b64encode(small.getvalue()).decode()
 
 

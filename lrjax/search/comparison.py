@@ -18,7 +18,7 @@ class Entry:
     optimizer: Any
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """What the runs did, as NumPy arrays; the first axis is the optimizer, the second the seed.
 
@@ -90,6 +90,10 @@ class Comparison:
         with np.errstate(invalid="ignore"):
             reached = values >= self.target if self.mode == "max" else values <= self.target
         return np.where(reached.any(axis=2), at[reached.argmax(axis=2)], np.inf)
+
+    def __repr__(self) -> str:
+        count, seeds, steps = self.losses.shape
+        return f"Comparison({count} optimizers, {seeds} seeds, {steps} steps; best: {self.best})"
 
     def rows(self) -> list[dict[str, Any]]:
         """The table, a dict for each optimizer; spreads are standard deviations over the seeds."""

@@ -1,11 +1,16 @@
 """What the runs of an engine came to, beside their controls."""
 
+from typing import Any
+
+import jax
 import numpy as np
 
 from lrjax.search.judge import data_words, first_not_finite
 from lrjax.training.divergence import ABOVE, Control, diverged, final_loss
 from lrjax.training.engine import Engine
 from lrjax.training.loop import show_controls
+
+_PARTS = 8  # of a validation set, to estimate how far its metric is a matter of its examples
 
 
 def control_of(engine: Engine) -> Control:
@@ -41,6 +46,41 @@ def start_metric(engine: Engine) -> np.ndarray:
         return np.full(len(controls), np.nan)
     evaluated = next(iter(engine.record.metrics.values()))[controls]
     return np.array([x[np.isfinite(x)][-1] if np.isfinite(x).any() else np.nan for x in evaluated])
+
+
+def start_error(engine: Engine, final: np.ndarray) -> np.ndarray:
+    """[seeds]: the standard error of what training took off the metric that decides, as far as it comes from the
+    examples that happen to be in the validation set: all seeds and rates are measured on the same ones, so no number of
+    seeds takes it away. It is estimated from eight parts of the set, and only where the fall, to the best of `final`
+    [rates, seeds], isn't far above the spread over the seeds anyway; 0 elsewhere."""
+    task, seeds = engine.task, final.shape[1]
+    nothing = np.zeros(seeds)
+    if not task.validation_batches:
+        return nothing
+    start, mean = task.score(start_metric(engine))[:seeds], final.mean(axis=1)
+    finite = np.isfinite(mean)
+    if not finite.any() or not np.isfinite(start).all():
+        return nothing
+    spread = start.std() + final[int(np.argmin(np.where(finite, mean, np.inf)))].std()
+    if seeds > 1 and start.mean() - mean[finite].min() > 6 * spread:
+        return nothing
+    examples = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), task.validation_batches[0])
+    count = len(jax.tree.leaves(examples)[0])
+    parts = min(_PARTS, count // 2)
+    if parts < 2:
+        return nothing
+    each = count // parts
+    split = jax.tree.map(lambda x: x[: parts * each].reshape(parts, each, *x.shape[1:]), examples)
+    metric = next(iter(task.metrics.values())).function
+
+    @jax.jit
+    def measure(given: Any, split: Any) -> jax.Array:
+        found = task.init(jax.random.key(given)) if callable(task.init) else given
+        return jax.lax.map(lambda batch: metric(*(found if task.has_state else (found,)), batch), split)
+
+    given = engine.runs.seeds[:seeds] if callable(task.init) else [task.init] * seeds
+    values = np.stack([np.asarray(measure(one, split), float) for one in given])
+    return np.sqrt(2 * seeds) * values.std(axis=1, ddof=1) / np.sqrt(parts)
 
 
 def failure_of(engine: Engine, run_indices: np.ndarray) -> str | None:

@@ -55,7 +55,7 @@ RULES = {"valley": _valley, "slide": _slide, "steep": _steep, "minimum": _minimu
 FEWEST = 16  # points that a rule needs
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class RangeTest:
     """What `range_test` saw, as NumPy arrays; rules that had too few points say nan.
 
@@ -79,6 +79,9 @@ class RangeTest:
             known = rates[np.isfinite(rates)]
             medians[rule] = float(np.median(known)) if len(known) else float("nan")
         return medians
+
+    def __repr__(self) -> str:
+        return f"RangeTest({self.losses.shape[0]} seeds, {self.losses.shape[1]} steps: {self.suggestions})"
 
     def plot(self, ax: Any = None) -> Any:
         """The smoothed loss of every seed over the rate, with the suggestions, in matplotlib (extra: plot)."""

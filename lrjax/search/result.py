@@ -16,7 +16,7 @@ from lrjax.training.train import Run
 from lrjax.value import bad_argument
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SweepResult:
     """The runs of a sweep: settings × seeds.
 
@@ -38,6 +38,7 @@ class SweepResult:
     diverged: np.ndarray  # bool [settings, seeds]
     control: np.ndarray  # [seeds, steps]: losses without any update, of some of the steps; nan of the others
     start_metric: np.ndarray  # [seeds]: the first metric without training; nan where there is none
+    start_error: np.ndarray  # [seeds]: the standard error of the fall of the first metric, where it matters; else 0
     failure: str | None = None  # what is wrong with the data, if anything is
     notes: tuple[str, ...] = ()
     run: Run | None = None  # the best run, with what it trained; None where `keep` is None, or nothing trained
@@ -85,7 +86,7 @@ class SweepResult:
             error = standard_error(tail).reshape(settings, seeds)
         else:
             score, start = self._sign * self.metrics[self.metric][:, :, -1], self._sign * self.start_metric
-            start_error = np.zeros(seeds)
+            start_error = self.start_error
         lost = self.diverged | ~np.isfinite(score)
         unsafe = self.diverged.any(axis=1)
         return Scores(np.where(lost, np.inf, score), start, start_error, np.where(lost, 0.0, error), unsafe)
@@ -195,6 +196,10 @@ class SweepResult:
         means, start = self.scores.mean[self._by_rate()[1]], self._sign * self.start
         return float(np.mean(np.fmin(means, start) - means.min()))
 
+    def __repr__(self) -> str:
+        count, seeds, steps = self.losses.shape
+        return f"SweepResult({count} settings, {seeds} seeds, {steps} steps: {self.verdict})"
+
     def rows(self) -> list[dict[str, Any]]:
         """A dict for each setting, for `pandas.DataFrame` and loggers; an infinite number means diverged."""
         varied = {name: x for name, x in self.settings.items() if x.ndim == 1 and name != "learning_rate"}
@@ -254,4 +259,4 @@ class SweepResult:
         return as_html(self.rows(), self.recommended, self.verdict, self.notes)
 
 
-_ARRAYS = ("learning_rates", "losses", "evaluated_at", "diverged", "control", "start_metric")
+_ARRAYS = ("learning_rates", "losses", "evaluated_at", "diverged", "control", "start_metric", "start_error")

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lrjax.search.outcome import control_of, failure_of, limits, lost, scores, start_metric
+from lrjax.search.outcome import control_of, failure_of, limits, lost, scores, start_error, start_metric
 from lrjax.search.result import SweepResult
 from lrjax.search.settings import Settings, settings_of
 from lrjax.training.batches import distinct_seeds
@@ -158,6 +158,7 @@ def _result(engine: Engine, kept: Kept, settings: Settings, above: float, notes:
         lost(engine, whole, above).reshape(shape),
         control_of(engine).losses,
         start_metric(engine),
+        start_error(engine, score),
         failure,
         notes,
         best,

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from lrjax.search.halving import GRID, Halving
 from lrjax.search.judge import Scores, standard_error
-from lrjax.search.outcome import control_of, failure_of, limits, start_metric
+from lrjax.search.outcome import control_of, failure_of, limits, start_error, start_metric
 from lrjax.search.settings import at_rate
 from lrjax.search.sweep import SAME_SEEDS, positive_number
 from lrjax.search.verdict import Verdict, verdict
@@ -25,7 +25,7 @@ from lrjax.training.train import Run, check_task, interval, made_run, run_length
 from lrjax.value import bad_argument
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TuneResult:
     """What `tune` found. A rate that was given up early has nan as its `final`; one that diverged inf, or −inf where
     higher is better.
@@ -53,6 +53,9 @@ class TuneResult:
     grid_steps: int  # of all rates and seeds to the end
     notes: tuple[str, ...]
     run: Run | None  # the run at the best rate, with what it trained; None where no rate can be recommended
+
+    def __repr__(self) -> str:
+        return f"TuneResult({self.losses.shape[2]} steps: {self.verdict})"
 
     def rows(self) -> list[dict[str, Any]]:
         """A dict for each rate: how far it went, and what decides, None where it didn't go to the end."""
@@ -248,7 +251,7 @@ class _Search:
         control, error = control_of(engine), np.zeros((GRID, seeds))
         if engine.task.metrics:
             start = engine.task.score(start_metric(engine))
-            return Scores(final, start[:seeds], np.zeros(seeds), error, halving.unsafe)
+            return Scores(final, start[:seeds], start_error(engine, final), error, halving.unsafe)
         tail = max(1, round(TAIL * engine.steps))
         for seed in range(seeds):
             error[whole, seed] = standard_error(halving.losses[whole, seed, -tail:])

@@ -30,7 +30,7 @@ from lrjax.value import NotInDomain, bad_argument
 Callback = Callable[[dict[str, Any]], None]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """What a run did, as NumPy arrays, and what it trained.
 
@@ -78,6 +78,10 @@ class Run:
         with np.errstate(invalid="ignore"):
             reached = np.flatnonzero(values <= value if mode == "min" else values >= value)
         return int(at[reached[0]]) if len(reached) else None
+
+    def __repr__(self) -> str:
+        steps = len(self.losses)
+        return f"Run({self.task}, {self.optimizer}, seed {self.seed}, {steps} steps: ends at {self.final:.4g})"
 
     def rows(self) -> list[dict[str, Any]]:
         """A dict for each step, for `pandas.DataFrame` and loggers: its loss, its rate, what else was recorded, and the

@@ -50,7 +50,18 @@ def sweep_result(final=(2.0, 1.0, 0.1, 0.8, NAN), start=2.5, seeds=3, metric=Non
     rates = RATES[:settings]
     control = start * np.ones((seeds, 20)) * (1 + 0.01 * np.sin(np.arange(20)))
     return SweepResult(
-        rates, {"learning_rate": rates}, losses, metrics, at, modes, lost, control, start_metric, None, ("A note.",)
+        rates,
+        {"learning_rate": rates},
+        losses,
+        metrics,
+        at,
+        modes,
+        lost,
+        control,
+        start_metric,
+        0 * start_metric,
+        None,
+        ("A note.",),
     )
 
 

@@ -121,6 +121,27 @@ def test_random_labels_teach_nothing():
     assert found.verdict.startswith("Nothing was learned") and np.isnan(found.learning_rate) and found.run is None
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_random_labels_are_no_accuracy_either(seed):
+    """The training loss falls, as the network learns the labels by heart; on other examples nothing is better."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(400, 8)).astype(np.float32), rng.integers(0, 10, 400).astype(np.int32)
+    logits = lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"]
+    loss = lambda p, b: -jnp.mean(jnp.sum(jax.nn.one_hot(b[1], 10) * jax.nn.log_softmax(logits(p, b[0])), axis=1))
+    accuracy = lambda p, b: jnp.mean((logits(p, b[0]).argmax(axis=1) == b[1]).astype(jnp.float32))
+
+    def start(key):
+        a, b = jax.random.split(key)
+        return {"w": jax.random.normal(a, (8, 16)) / 3, "v": jax.random.normal(b, (16, 10)) / 4}
+
+    fields = {"batch_size": 32, "metrics": {"accuracy": (accuracy, "max")}, "validation": (x[300:], y[300:])}
+    found = tune(L.Task(loss, start, (x[:300], y[:300]), **fields), steps=200)
+    assert found.verdict.startswith(("Nothing was learned", "Cannot tell")) and np.isnan(found.learning_rate)
+    teacher = np.argmax(x @ rng.normal(size=(8, 10)), axis=1).astype(np.int32)
+    fields["validation"] = x[300:], teacher[300:]
+    assert tune(L.Task(loss, start, (x[:300], teacher[:300]), **fields), steps=200).verdict.startswith("Found")
+
+
 def test_an_ascent_is_not_an_edge():
     found = tune(noisy(32), lambda rate: L.chain(L.adam(rate), L.scale(-1.0)))
     assert found.verdict.startswith("Nothing was learned")

@@ -240,7 +240,7 @@ def test_sensitivity_and_band():
     rates = np.logspace(-4, 0, 5)
     control = np.full((1, 10), 5.0)
     result = L.SweepResult(
-        rates, {"learning_rate": rates}, losses, {}, np.array([]), {}, dead, control, np.array([np.nan])
+        rates, {"learning_rate": rates}, losses, {}, np.array([]), {}, dead, control, np.array([np.nan]), np.zeros(1)
     )
     assert result.sensitivity == pytest.approx(np.mean([3, 0, 0.1, 2, 4]))
     assert result.band() == pytest.approx((1e-3, 1e-2)) and result.stable_range == pytest.approx(1.0)

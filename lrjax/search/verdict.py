@@ -43,7 +43,7 @@ def verdict(
             return nothing(failure)
         if metric is not None and not diverged.all():
             return nothing(_metric_words(metric, scores))
-        return nothing(f"Everything diverged: try rates below {rates[0]:.2g}.")
+        return nothing(f"Everything diverged: try rates below {rates[0]:.3g}.")
     best = scores.careful_best() if careful else int(np.nanargmin(mean))
     tried = np.flatnonzero(~np.isnan(mean))
     if len(tried) > 1 and is_tied(mean[tried]):
@@ -52,20 +52,20 @@ def verdict(
         ends, start = _number(abs(mean[best])), _number(abs(np.nanmean(scores.start)))
         what = metric or "loss"
         return nothing(
-            f"Nothing was learned: the {what} ends at {ends} at the best rate, {rates[best]:.2g}, and is {start} "
+            f"Nothing was learned: the {what} ends at {ends} at the best rate, {rates[best]:.3g}, and is {start} "
             "without training."
         )
     first, last = scores.band(best)
     words = _answer(rates, best, first, last, tried, edges)
     own = scores.disagree(best)
     if own is not None:
-        listed = ", ".join(f"{rates[i]:.2g}" for i in own)
-        words = f"The seeds disagree: the best rates of each are {listed}. Over all of them it is {rates[best]:.2g}."
+        listed = ", ".join(f"{rates[i]:.3g}" for i in own)
+        words = f"The seeds disagree: the best rates of each are {listed}. Over all of them it is {rates[best]:.3g}."
     return Verdict(words if failure is None else f"{words} But: {failure}", best, (first, last))
 
 
 def _answer(rates: np.ndarray, best: int, first: int, last: int, tried: np.ndarray, edges: tuple[int, int]) -> str:
-    at = f"{rates[best]:.2g}"
+    at = f"{rates[best]:.3g}"
     if len(rates) == 1:
         return f"One rate, {at}, and nothing to compare it with."
     if (first, last) == edges:
@@ -74,7 +74,7 @@ def _answer(rates: np.ndarray, best: int, first: int, last: int, tried: np.ndarr
         return f"The best rate, {at}, is at the edge of the range: widen it."
     if first == last:
         return f"Found: {at}; none of the others does as well."
-    return f"Found: {at}; from {rates[first]:.2g} to {rates[last]:.2g} does as well."
+    return f"Found: {at}; from {rates[first]:.3g} to {rates[last]:.3g} does as well."
 
 
 def _metric_words(metric: str, scores: Scores) -> str:

@@ -72,8 +72,7 @@ def swept(optimizer, data=STEPPED, fields=None, **options):
 
 
 @pytest.mark.promotes  # Optax does
-@pytest.mark.parametrize("together", [1, 2, 6])
-@pytest.mark.parametrize("name", ["adam", "sgd"])
+@pytest.mark.parametrize(("name", "together"), [("adam", 1), ("adam", 6), ("sgd", 2)])
 def test_agrees_with_the_loop(name, together):
     expected = looped(getattr(optax, name), RATES, 2, LIST)
     options = {"seeds": 2, "runs_per_device": together, "progress": False}

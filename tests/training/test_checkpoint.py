@@ -23,7 +23,9 @@ FIELDS = {"batch_size": 16, "metrics": {"all": (loss_fn, "min")}, "validation": 
 LONG = {"steps": 20_000, "seeds": 2, "eval_every": 5000}
 KILLED = """
 import sys
+import jax
 import lrjax.training.checkpoint
+jax.config.update("jax_disable_most_optimizations", True)  # as here
 from tests.training.test_checkpoint import *
 lrjax.training.checkpoint.MOST_OF_TIME = 1.0  # it is saved after every chunk
 long(sys.argv[1])

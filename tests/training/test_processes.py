@@ -13,6 +13,7 @@ from tests.search.test_sweep import RATES, X, Y, loss_fn, swept, task_of
 JOINED = """
 import sys, jax
 process, port, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+jax.config.update("jax_disable_most_optimizations", True)  # as here
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
 import lrjax.training.engine as engine
 from tests.training.test_processes import *

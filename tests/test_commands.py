@@ -1,4 +1,4 @@
-"""`lrjax find`, `sweep`, `tune`, `train` and `new`, and task files, as a user meets them."""
+"""`lrjax find`, `sweep`, `tune` and `train`, and task files, as a user meets them."""
 
 import csv
 import io
@@ -337,35 +337,6 @@ def test_the_optimizer_in_few_words():
     assert described(lrjax.adam(0.1)) == "adam" and described(lrjax.adam) == "adam"
     assert described(lrjax.adam(lrjax.rex_schedule(1.0, 9))).startswith("adam(learning_rate=rex_schedule(")
     assert "chain" in described(lrjax.chain(lrjax.scale_by_adam(), lrjax.scale_by_learning_rate(0.1)))
-
-
-def test_new_writes_a_task_that_runs(place, capsys):
-    assert main(["new", "mine.py"]) == 0
-    assert capsys.readouterr().err == "wrote mine.py\ntry: lrjax tune mine.py\n"
-    text = (place / "mine.py").read_text()
-    assert "lrjax tune mine.py" in text and len(text.splitlines()) < 70
-    assert main(["sweep", "mine.py", "--learning-rates", "0.01", "--steps", "60", "--seeds", "1"]) == 0
-    assert "accuracy" in capsys.readouterr().out
-    # what it only mentions is true too
-    (commented,) = [line for line in text.splitlines() if line.startswith("# optimizer")]
-    (place / "mine.py").write_text(text + commented.removeprefix("# "))
-    assert main(["train", "mine.py", "--steps", "60"]) == 0
-    assert "adamw(learning_rate=cosine_decay_schedule" in (place / "lrjax-train.html").read_text()
-
-
-def test_a_template_does_not_name_a_strange_file(place):
-    assert main(["new", "a b$(c).py"]) == 0
-    assert "lrjax tune FILE" in (place / "a b$(c).py").read_text()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["find", "tune", "compare"])
-def test_the_template_runs_with_every_command(place, command):
-    assert main(["new", "mine.py"]) == 0
-    named = ["--optimizer", "adam(0.01)"] if command == "compare" else []
-    assert main([command, "mine.py", "--steps", "40", "--seeds", "1", *named]) == 0
-    numbers = clean((place / f"lrjax-{command}.json").read_text())
-    assert numbers["task"] == "mine.py" and numbers["rows"]
 
 
 def test_devices_are_asked_for_before_jax_begins(monkeypatch):

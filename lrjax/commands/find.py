@@ -5,9 +5,8 @@ import shlex
 from typing import Any
 
 from lrjax.commands.arguments import add_many, add_optimizer, add_outputs, add_range, add_steps, add_task, finish
-from lrjax.commands.shared import check_outputs, described, load, optimizer_of, publish, refusals, use_devices
+from lrjax.commands.shared import check_outputs, load, optimizer_of, publish, refusals, setup_of, use_devices
 from lrjax.report.find_page import find_findings, find_page
-from lrjax.report.findings import Setup
 from lrjax.search.range_test import range_test
 
 
@@ -40,9 +39,7 @@ def _run(arguments: argparse.Namespace) -> int:
             steps=arguments.steps,
             seeds=arguments.seeds,
         )
-    words = arguments.optimizer or described(optimizer)
-    seeds, steps = result.losses.shape
-    setup = Setup(found.task.name, words, steps, seeds, "the smoothed training loss", arguments.typed)
+    setup = setup_of(arguments, found.task, optimizer, result.losses, "the smoothed training loss")
     again = [arguments.task, *(["--optimizer", arguments.optimizer] if arguments.optimizer else [])]
     findings = find_findings(setup, result, f"lrjax tune {shlex.join(again)}")
     return publish(arguments, findings, find_page(findings, result))

@@ -16,11 +16,12 @@ from typing import Any
 import jax
 
 from lrjax.parse import parse_optimizer
-from lrjax.report.findings import Findings
+from lrjax.report.findings import Findings, Setup
 from lrjax.report.terminal import findings_text
 from lrjax.schedules.base import Schedule
 from lrjax.tasks.file import BUILT_IN, TaskError, TaskFile, in_file, load_task, said
 from lrjax.training.batches import known_steps
+from lrjax.training.divergence import ABOVE
 from lrjax.training.task import Task
 from lrjax.training.train import Run
 from lrjax.value import Value
@@ -91,6 +92,15 @@ def described(optimizer: Any) -> str:
         if name in vars(optimizer) and not is_searched and repr(value) != repr(parameter.default):
             words.append(f"{name}={value!r}")
     return type(optimizer).__name__ + (f"({', '.join(words)})" if words else "")
+
+
+def setup_of(
+    arguments: argparse.Namespace, task: Task, optimizer: Any, losses: Any, decides: str | None = None
+) -> Setup:
+    """What was searched; the losses are [..., seeds, steps]."""
+    words, (seeds, steps) = arguments.optimizer or described(optimizer), losses.shape[-2:]
+    above = getattr(arguments, "diverged_above", ABOVE)
+    return Setup(task.name, words, steps, seeds, decides or task.decides, arguments.typed, above)
 
 
 def use_devices(count: int | None) -> None:

@@ -17,15 +17,14 @@ from lrjax.commands.arguments import (
 )
 from lrjax.commands.shared import (
     check_outputs,
-    described,
     load,
     optimizer_of,
     publish,
     refusals,
+    setup_of,
     steps_of,
     use_devices,
 )
-from lrjax.report.findings import Setup
 from lrjax.report.sweep_page import sweep_findings, sweep_page
 from lrjax.search.sweep import sweep
 
@@ -67,8 +66,5 @@ def _run(arguments: argparse.Namespace) -> int:
             diverged_above=arguments.diverged_above,
             checkpoint=arguments.checkpoint,
         )
-    words = arguments.optimizer or described(optimizer)
-    task, seeds, above = found.task, result.losses.shape[1], arguments.diverged_above
-    setup = Setup(task.name, words, steps, seeds, task.decides, arguments.typed, above)
-    findings = sweep_findings(setup, result)
+    findings = sweep_findings(setup_of(arguments, found.task, optimizer, result.losses), result)
     return publish(arguments, findings, sweep_page(findings, result), result.run)

@@ -16,15 +16,14 @@ from lrjax.commands.arguments import (
 )
 from lrjax.commands.shared import (
     check_outputs,
-    described,
     load,
     optimizer_of,
     publish,
     refusals,
+    setup_of,
     steps_of,
     use_devices,
 )
-from lrjax.report.findings import Setup
 from lrjax.report.tune_page import tune_findings, tune_page
 from lrjax.search.tune import tune
 
@@ -64,8 +63,5 @@ def _run(arguments: argparse.Namespace) -> int:
             eval_every=arguments.eval_every,
             diverged_above=arguments.diverged_above,
         )
-    words = arguments.optimizer or described(optimizer)
-    task, seeds, above = found.task, result.losses.shape[1], arguments.diverged_above
-    setup = Setup(task.name, words, steps, seeds, task.decides, arguments.typed, above)
-    findings = tune_findings(setup, result, arguments.budget)
+    findings = tune_findings(setup_of(arguments, found.task, optimizer, result.losses), result, arguments.budget)
     return publish(arguments, findings, tune_page(findings, result), result.run)

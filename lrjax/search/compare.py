@@ -18,7 +18,7 @@ from lrjax.search.sweep import SAME_SEEDS
 from lrjax.search.techniques import FAMILIES, NEAR, RATES, REFERENCE, STEP, techniques
 from lrjax.training.batches import distinct_seeds
 from lrjax.training.divergence import Control
-from lrjax.training.engine import Engine, Runs, Show, check_mesh
+from lrjax.training.engine import Engine, Show, check_mesh, with_controls
 from lrjax.training.kept import Kept
 from lrjax.training.loop import train_to_end
 from lrjax.training.progress import bar
@@ -151,20 +151,6 @@ class _Trained:
     kept: Kept
 
 
-def _runs_of(values: Sequence[Any], seeds: tuple[int, ...], seed_index: np.ndarray) -> Runs:
-    """[values, seed_index], then a control of each seed."""
-    if jax.tree.leaves(values[0]):
-        stacked = jax.tree.map(lambda *xs: np.concatenate([as_number(x) for x in xs]), *values)
-        make: Callable[[Any], Any] = itself
-    else:
-        stacked, make = np.zeros(len(values), np.float32), Always(values[0])
-    controls = len(seeds)
-    each = len(seed_index)
-    numbers = jax.tree.map(lambda x: np.concatenate([x.repeat(each, axis=0), x[:1].repeat(controls, axis=0)]), stacked)
-    index = np.append(np.tile(seed_index, len(values)), np.arange(controls)).astype(np.int32)
-    return Runs(make, numbers, seeds, index, np.arange(len(index)) >= each * len(values))
-
-
 @dataclasses.dataclass
 class _Setup:
     """What all runs of a comparison share."""
@@ -177,17 +163,23 @@ class _Setup:
     show: Show
     words: str = ""  # what the bar says
 
-    def engine(self, values: Sequence[Any], seed_index: np.ndarray, steps: int, eval_every: int | None) -> Engine:
-        runs = _runs_of(values, self.seeds, seed_index)
-        return Engine("compare", self.task, runs, steps, eval_every=eval_every, mesh=self.mesh)
+    def engine(
+        self, values: Sequence[Any], seed_index: np.ndarray, steps: int, eval_every: int | None
+    ) -> tuple[Engine, np.ndarray]:
+        """(what trains the optimizers of one program with some seeds, the optimizer of each run, −1 for a control)."""
+        make: Callable[[Any], Any] = itself if jax.tree.leaves(values[0]) else Always(values[0])
+        numbers = jax.tree.map(lambda *xs: np.concatenate([as_number(x) for x in xs]), *values)
+        if make is not itself:
+            numbers = np.zeros(len(values), np.float32)
+        runs, setting_of = with_controls(make, numbers, self.seeds, seed_index)
+        return Engine("compare", self.task, runs, steps, eval_every=eval_every, mesh=self.mesh), setting_of
 
 
 def _train(setup: _Setup, members: Sequence[tuple[int, Any]], keep: Any) -> _Trained:
     """The optimizers of one program, with all seeds."""
     setup.words = f"training with {type(members[0][1]).__name__}"
-    each = len(setup.seeds)
-    engine = setup.engine([value for _, value in members], np.arange(each), setup.steps, setup.eval_every)
-    setting_of = np.append(np.arange(len(members)).repeat(each), np.full(each, -1))
+    values, all_seeds = [value for _, value in members], np.arange(len(setup.seeds))
+    engine, setting_of = setup.engine(values, all_seeds, setup.steps, setup.eval_every)
     kept = Kept(engine, keep, setting_of, lambda run_indices: scores(engine, run_indices))
     train_to_end(engine, kept, setup.show)
     return _Trained(engine, [i for i, _ in members], kept)
@@ -235,9 +227,8 @@ def _score_all(setup: _Setup, values: Sequence[GradientTransformation], steps: i
     each = min(seeds, len(setup.seeds))
     found = np.full((len(values), each), np.inf)
     for members in _programs([Entry("", "", value) for value in values], setup.steps):
-        engine = setup.engine([value for _, value in members], np.arange(each), steps, None)
-        setting_of = np.append(np.arange(len(members)).repeat(each), np.full(len(setup.seeds), -1))
-        train_to_end(engine, Kept(engine, None, setting_of, lambda run_indices: run_indices), setup.show)
+        engine, setting_of = setup.engine([value for _, value in members], np.arange(each), steps, None)
+        train_to_end(engine, Kept(engine, None, setting_of), setup.show)
         found[[i for i, _ in members]] = scores(engine, np.flatnonzero(setting_of >= 0)).reshape(-1, each)
     return found
 

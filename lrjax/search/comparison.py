@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from lrjax.training.divergence import Control, final_loss
+from lrjax.training.record import Decided, first_reached
 from lrjax.training.train import Run
 
 
@@ -19,7 +20,7 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Comparison:
+class Comparison(Decided):
     """What the runs did, as NumPy arrays; the first axis is the optimizer, the second the seed.
 
     >>> import jax.numpy as jnp, lrjax
@@ -45,15 +46,6 @@ class Comparison:
     notes: tuple[str, ...]
     run: Run | None  # the best run, with what it trained
     runs: dict[str, list[Run]] | None  # by name, of each seed, with keep="all"
-
-    @property
-    def metric(self) -> str | None:
-        """The name of the metric that decides; None where the training loss does."""
-        return next(iter(self.metrics), None)
-
-    @property
-    def mode(self) -> str:
-        return "min" if self.metric is None else self.modes[self.metric]
 
     @property
     def train_loss(self) -> np.ndarray:
@@ -87,9 +79,7 @@ class Comparison:
             values, at = smooth, np.arange(smooth.shape[2]) + width
         else:
             values, at = self.metrics[self.metric], self.evaluated_at
-        with np.errstate(invalid="ignore"):
-            reached = values >= self.target if self.mode == "max" else values <= self.target
-        return np.where(reached.any(axis=2), at[reached.argmax(axis=2)], np.inf)
+        return first_reached(values, at, self.target, self.mode)
 
     def __repr__(self) -> str:
         count, seeds, steps = self.losses.shape

@@ -174,7 +174,7 @@ def range_test(
     runs = Runs(ramp, np.zeros(count, np.float32), seed_numbers, np.arange(count), np.zeros(count, bool))
     engine = Engine("range_test", dataclasses.replace(task, metrics=None, validation=None), runs, steps, mesh=mesh)
     with bar(count * steps, TrainWords(engine), progress) as show:
-        train_to_end(engine, Kept(engine, None, np.arange(count), lambda run_indices: run_indices), show)
+        train_to_end(engine, Kept(engine, None, np.arange(count)), show)
     rates, losses = np.asarray(ramp.schedule(np.arange(steps)), np.float64), engine.record.losses
     curves, read = zip(*(_read(rates, _debiased(one, smoothing), stop_at) for one in losses), strict=True)
     return RangeTest(rates, losses, np.stack(curves), {rule: np.array([r[rule] for r in read]) for rule in RULES})

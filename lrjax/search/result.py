@@ -11,13 +11,13 @@ import numpy as np
 from lrjax.search.judge import Scores, standard_error
 from lrjax.search.verdict import Verdict, verdict
 from lrjax.training.divergence import Control, final_loss
-from lrjax.training.record import TAIL
+from lrjax.training.record import Decided, first_reached, tail_steps
 from lrjax.training.train import Run
 from lrjax.value import bad_argument
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class SweepResult:
+class SweepResult(Decided):
     """The runs of a sweep: settings × seeds.
 
     What decides is the task's first metric after the last step, or the mean loss over the last tenth of the steps.
@@ -43,15 +43,6 @@ class SweepResult:
     notes: tuple[str, ...] = ()
     run: Run | None = None  # the best run, with what it trained; None where `keep` is None, or nothing trained
     runs: list[list[Run]] | None = None  # [settings][seeds], with keep="all"
-
-    @property
-    def metric(self) -> str | None:
-        """The name of the metric that decides; None where the training loss does."""
-        return next(iter(self.metrics), None)
-
-    @property
-    def mode(self) -> str:
-        return "min" if self.metric is None else self.modes[self.metric]
 
     @cached_property
     def final(self) -> np.ndarray:
@@ -82,18 +73,13 @@ class SweepResult:
         error = np.zeros((settings, seeds))
         if self.metric is None:
             score, start, start_error = final_loss(flat).reshape(settings, seeds), control.mean, control.error
-            tail = flat[:, -max(1, round(TAIL * flat.shape[1])) :]
-            error = standard_error(tail).reshape(settings, seeds)
+            error = standard_error(flat[:, -tail_steps(flat.shape[1]) :]).reshape(settings, seeds)
         else:
             score, start = self._sign * self.metrics[self.metric][:, :, -1], self._sign * self.start_metric
             start_error = self.start_error
         lost = self.diverged | ~np.isfinite(score)
         unsafe = self.diverged.any(axis=1)
         return Scores(np.where(lost, np.inf, score), start, start_error, np.where(lost, 0.0, error), unsafe)
-
-    @cached_property
-    def _order(self) -> np.ndarray:
-        return np.argsort(self.learning_rates, kind="stable")
 
     @cached_property
     def _verdict(self) -> Verdict:
@@ -152,9 +138,8 @@ class SweepResult:
         is_loss = metric == "loss"
         values = self.losses if is_loss else self.metrics[metric]
         at = np.arange(values.shape[2]) if is_loss else self.evaluated_at
-        with np.errstate(invalid="ignore"):
-            reached = values >= value if self.modes.get(metric) == "max" else values <= value
-        return np.where(reached.any(axis=2), at[reached.argmax(axis=2)], np.nan)
+        reached = first_reached(values, at, value, self.modes.get(metric, "min"))
+        return np.where(np.isinf(reached), np.nan, reached)
 
     def band(self, tolerance: float = 0.05) -> tuple[float, float]:
         """(lowest, highest) of the rates around the best that do as well, each of them: above it by no more than

@@ -15,7 +15,7 @@ from lrjax.search.settings import Settings, settings_of
 from lrjax.training.batches import distinct_seeds
 from lrjax.training.checkpoint import Checkpoint, identity
 from lrjax.training.divergence import ABOVE
-from lrjax.training.engine import Engine, Runs, check_mesh
+from lrjax.training.engine import Engine, check_mesh, with_controls
 from lrjax.training.kept import Keep, Kept
 from lrjax.training.loop import train_to_end
 from lrjax.training.progress import SweepWords, bar
@@ -94,7 +94,7 @@ def sweep(
     given = seed_list("sweep", seeds)
     seed_numbers = distinct_seeds(task, given)
     settings = settings_of(optimizer, learning_rates, steps)
-    runs, setting_of = _runs(settings, seed_numbers)
+    runs, setting_of = with_controls(settings.make, settings.tree, seed_numbers, np.arange(len(seed_numbers)))
     engine = Engine(
         "sweep",
         task,
@@ -124,16 +124,6 @@ def positive_number(caller: str, name: str, x: Any) -> float:
     if x > float(np.finfo(np.float32).max):
         raise bad_argument(caller, name, "a number that float32 can hold", x)
     return float(x)
-
-
-def _runs(settings: Settings, seeds: tuple[int, ...]) -> tuple[Runs, np.ndarray]:
-    """(every setting with every seed, then the control of each seed; the setting of each, −1 for a control)."""
-    count, controls = len(settings.learning_rates), len(seeds)
-    numbers = jax.tree.map(lambda x: np.concatenate([x.repeat(controls, axis=0), x[:1].repeat(controls, axis=0)]),
-                           settings.tree)  # fmt: skip
-    setting_of = np.append(np.arange(count).repeat(controls), np.full(controls, -1))
-    seed_index = np.tile(np.arange(controls, dtype=np.int32), count + 1)
-    return Runs(settings.make, numbers, seeds, seed_index, setting_of < 0), setting_of
 
 
 def _result(engine: Engine, kept: Kept, settings: Settings, above: float, notes: tuple[str, ...]) -> SweepResult:

@@ -19,7 +19,7 @@ from lrjax.training.divergence import ABOVE, control_windows
 from lrjax.training.engine import Engine, Runs, check_mesh
 from lrjax.training.loop import show_controls
 from lrjax.training.progress import SweepWords, bar
-from lrjax.training.record import TAIL
+from lrjax.training.record import tail_steps
 from lrjax.training.task import Task
 from lrjax.training.train import Run, check_task, interval, made_run, run_length, seed_list
 from lrjax.value import bad_argument
@@ -252,7 +252,7 @@ class _Search:
         if engine.task.metrics:
             start = engine.task.score(start_metric(engine))
             return Scores(final, start[:seeds], start_error(engine, final), error, halving.unsafe)
-        tail = max(1, round(TAIL * engine.steps))
+        tail = tail_steps(engine.steps)
         for seed in range(seeds):
             error[whole, seed] = standard_error(halving.losses[whole, seed, -tail:])
         return Scores(final, control.mean[:seeds], control.error[:seeds], error, halving.unsafe)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lrjax.training.engine import Engine
 from lrjax.training.kept import Kept
+from lrjax.training.parameters import is_key
 from lrjax.training.program import Carry
 from lrjax.value import bad_argument
 
@@ -27,8 +27,7 @@ def digest(*trees: Any) -> str:
         leaves, structure = jax.tree.flatten(tree)
         hashed.update(str(structure).encode())
         for leaf in leaves:
-            is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+            array = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
             hashed.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
     return hashed.hexdigest()
 
@@ -208,10 +207,6 @@ def _is_foreign(item: Path) -> bool:
     return item.name not in _IGNORED and not (item.is_dir() and item.name.split(".")[0].isdecimal())
 
 
-def _is_key(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
 def _as_saved(carry: Carry) -> Any:
     """As a list of arrays, keys by their data: orbax knows neither the classes of the states nor keys."""
 
@@ -221,13 +216,13 @@ def _as_saved(carry: Carry) -> Any:
         found = jax.eval_shape(jax.random.key_data, x)
         return jax.ShapeDtypeStruct(found.shape, found.dtype, sharding=x.sharding)
 
-    return [data(x) if _is_key(x) else x for x in jax.tree.leaves(carry)]
+    return [data(x) if is_key(x) else x for x in jax.tree.leaves(carry)]
 
 
 def _as_carried(saved: list[Any], like: Carry) -> Carry:
     leaves, structure = jax.tree.flatten(like)
     wrap = lambda x, key: jax.random.wrap_key_data(x, impl=jax.random.key_impl(jax.random.key(0)))
-    return structure.unflatten([wrap(x, one) if _is_key(one) else x for x, one in zip(saved, leaves, strict=True)])
+    return structure.unflatten([wrap(x, one) if is_key(one) else x for x, one in zip(saved, leaves, strict=True)])
 
 
 def _difference(name: str, there: Any, here: Any) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from lrjax.training.record import TAIL
+from lrjax.training.record import TAIL, tail_steps
 
 ABOVE = 10.0
 WINDOW = 48  # steps of a control that are looked at, at the start and at the end
@@ -14,7 +14,7 @@ _OWN = 10  # first losses of a run that has no control
 def control_windows(steps: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """The steps of a run, (from, to), in which a control is looked at: its first ones, and the last ones, on whose
     batches the result of a run is measured."""
-    tail = max(1, round(TAIL * steps))
+    tail = tail_steps(steps)
     return (0, min(steps, WINDOW)), (steps - min(tail, WINDOW), steps)
 
 
@@ -79,14 +79,14 @@ def diverged(losses: np.ndarray, finite: np.ndarray, limit: np.ndarray) -> np.nd
       finite: bool [runs], of the parameters.
       limit: [runs], of the control of the seed; nan for none.
     """
-    end = losses[:, -max(1, round(TAIL * losses.shape[1])) :]
+    end = losses[:, -tail_steps(losses.shape[1]) :]
     with np.errstate(invalid="ignore"):
         return ~finite | (_median(end) > limit) | ~np.isfinite(end).any(axis=1)
 
 
 def final_loss(losses: np.ndarray, part: float = TAIL) -> np.ndarray:
     """[runs]: the mean over the last part of the steps, without those whose loss is not finite."""
-    return _mean(losses[:, -max(1, round(part * losses.shape[1])) :])
+    return _mean(losses[:, -tail_steps(losses.shape[1], part) :])
 
 
 def _median(losses: np.ndarray) -> np.ndarray:

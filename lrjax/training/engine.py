@@ -10,12 +10,12 @@ from functools import cached_property, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 
 from lrjax.training.batches import Batches, as_batches
+from lrjax.training.parameters import is_key
 from lrjax.training.program import Carry, Identity, Interval, Program, advance, parts_of, place, start
 from lrjax.training.record import Record
 from lrjax.training.task import Task
@@ -41,6 +41,16 @@ class Runs:
     is_control: np.ndarray  # bool: whether it never updates
 
 
+def with_controls(make: Callable[[Any], Any], numbers: Any, seeds: Sequence[int], seed_index: np.ndarray) -> Any:
+    """(every setting of `numbers` with the seeds at `seed_index`, then a control of each seed; the setting of each run,
+    −1 for a control)."""
+    settings, each, controls = len(jax.tree.leaves(numbers)[0]), len(seed_index), len(seeds)
+    repeat = lambda x: np.concatenate([x.repeat(each, axis=0), x[:1].repeat(controls, axis=0)])
+    setting_of = np.append(np.arange(settings).repeat(each), np.full(controls, -1))
+    index = np.append(np.tile(seed_index, settings), np.arange(controls)).astype(np.int32)
+    return Runs(make, jax.tree.map(repeat, numbers), seeds, index, setting_of < 0), setting_of
+
+
 class Engine:
     """Trains runs of a task. A wave are those that the devices train at the same time; what it carries stays on the
     devices from its first step until `release`.
@@ -55,7 +65,6 @@ class Engine:
       vectorized: runs that a device trains at the same time; None for what suits it.
       stop: whether a run whose parameters aren't finite costs no more time.
       hashed: whether loaded batches are hashed, for a checkpoint.
-      show: the progress.
     """
 
     def __init__(
@@ -169,8 +178,7 @@ class Engine:
 
     def resume(self, waves: Sequence[int], carried: Sequence[Carry]) -> None:
         """Goes on from what was saved."""
-        for wave, carry in zip(waves, carried, strict=True):
-            self._carried[wave] = carry
+        self._carried.update(zip(waves, carried, strict=True))
 
     def carry_shapes(self) -> Carry:
         """Shapes, dtypes and shardings of what a wave carries."""
@@ -239,7 +247,6 @@ class Engine:
         if self.program.init:
             return None
         tx = self.program.optimizer(jax.tree.map(lambda x: x[0], self.runs.numbers))
-        is_key = lambda x: isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
         init = jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), self.task.init)
         return place(parts_of(self.program, tx, init), self.program.replicated)
 
@@ -313,7 +320,7 @@ def _free_bytes(mesh: Mesh) -> int | None:
 
 def fetch(x: jax.Array) -> Any:
     """All of it, in every process."""
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if is_key(x):
         return x
     return np.asarray(x if x.is_fully_addressable else process_allgather(x, tiled=True))
 

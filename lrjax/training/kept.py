@@ -18,10 +18,16 @@ class Kept:
       engine: what trains the runs.
       keep: "best", "all" or None.
       setting_of: [runs]: the setting that each belongs to; −1 for a control.
-      score: the scores of some runs that are at their end; lower is better.
+      score: the scores of some runs that are at their end; lower is better. Needed to keep the best.
     """
 
-    def __init__(self, engine: Engine, keep: Keep, setting_of: np.ndarray, score: Callable[[np.ndarray], np.ndarray]):
+    def __init__(
+        self,
+        engine: Engine,
+        keep: Keep,
+        setting_of: np.ndarray,
+        score: Callable[[np.ndarray], np.ndarray] = np.zeros_like,
+    ):
         self._engine, self.keep, self._setting_of, self._score = engine, keep, setting_of, score
         self.carried: dict[int, Carry] = {}  # by run
         self.finished = np.zeros(engine.count, bool)

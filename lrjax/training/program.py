@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lrjax.training.parameters import arrange, merge, split
+from lrjax.training.parameters import arrange, is_key, merge, split
 from lrjax.training.task import Metric, Objective
 from lrjax.transforms.apply import apply_updates
 from lrjax.transforms.base import Transformation, as_transformation
@@ -88,7 +88,6 @@ class Program:
 
 def place(tree: Any, sharding: NamedSharding) -> Any:
     """On the devices; every process gives the same tree and keeps its part."""
-    is_key = lambda x: isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
     make = lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
     is_placed = lambda x: isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim)
     one = lambda x: x if is_placed(x) else jax.device_put(x, sharding) if is_key(x) else make(np.asarray(x))
@@ -140,15 +139,10 @@ def parts_of(program: Program, tx: Transformation, found: Any) -> tuple[Any, Any
     return arrange(tx, trained), others, model_state
 
 
-def _is_extended(x: Any) -> bool:
-    """Whether it is a key."""
-    return jnp.issubdtype(x.dtype, jax.dtypes.extended)
-
-
 def _strong(x: Any) -> Any:
     """Never a weak dtype."""
     x = jnp.asarray(x)
-    return x if _is_extended(x) else jax.lax.convert_element_type(x, x.dtype)
+    return x if is_key(x) else jax.lax.convert_element_type(x, x.dtype)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -244,7 +238,7 @@ def _same_state(old: Any, new: Any) -> Any:
     if jax.tree.structure(old) != jax.tree.structure(new) or shapes(old) != shapes(new):
         words = f"a function whose new model state is a tree as the old one, {shapes(old)}"
         raise bad_argument("Task", "loss_fn", words, shapes(new))
-    return jax.tree.map(lambda a, b: b if _is_extended(a) else jnp.asarray(b, a.dtype), old, new)
+    return jax.tree.map(lambda a, b: b if is_key(a) else jnp.asarray(b, a.dtype), old, new)
 
 
 def _rate_of(opt_state: Any) -> Any:

@@ -38,3 +38,31 @@ class Record:
             for name, array in arrays.items():
                 array[run_indices, begin:end] = recorded[kind][name][:, : end - begin]
         self.finite[run_indices], self.made[run_indices] = recorded["finite"], begin + recorded["made"]
+
+
+def tail_steps(steps: int, part: float = TAIL) -> int:
+    """How many steps are the last part of a run; at least one."""
+    return max(1, round(part * steps))
+
+
+def first_reached(values: np.ndarray, at: np.ndarray, value: float, mode: str) -> np.ndarray:
+    """Where, in `at`, the values [..., steps] first are as good as `value`; inf where they never are."""
+    with np.errstate(invalid="ignore"):
+        reached = values >= value if mode == "max" else values <= value
+    return np.where(reached.any(axis=-1), at[reached.argmax(axis=-1)], np.inf)
+
+
+class Decided:
+    """What decides among runs: the first metric, or the training loss."""
+
+    metrics: dict[str, np.ndarray]
+    modes: dict[str, str]
+
+    @property
+    def metric(self) -> str | None:
+        """The name of the metric that decides; None where the training loss does."""
+        return next(iter(self.metrics), None)
+
+    @property
+    def mode(self) -> str:
+        return "min" if self.metric is None else self.modes[self.metric]

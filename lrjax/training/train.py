@@ -19,10 +19,10 @@ from lrjax.training.divergence import diverged, final_loss, own_control
 from lrjax.training.engine import Engine, Runs, check_mesh
 from lrjax.training.kept import Kept
 from lrjax.training.loop import train_to_end
-from lrjax.training.parameters import Joined
+from lrjax.training.parameters import Joined, is_key
 from lrjax.training.program import Carry
 from lrjax.training.progress import TrainWords, bar
-from lrjax.training.record import Record
+from lrjax.training.record import Record, first_reached
 from lrjax.training.task import Task
 from lrjax.transforms.base import GradientTransformation, as_transformation
 from lrjax.value import NotInDomain, bad_argument
@@ -75,9 +75,8 @@ class Run:
             values, at, mode = self.metrics[metric], self.evaluated_at, self.modes[metric]
         else:
             raise bad_argument("Run.steps_to", "metric", f"one of {['loss', *self.metrics]}", metric)
-        with np.errstate(invalid="ignore"):
-            reached = np.flatnonzero(values <= value if mode == "min" else values >= value)
-        return int(at[reached[0]]) if len(reached) else None
+        reached = first_reached(values, at, value, mode)
+        return int(reached) if np.isfinite(reached) else None
 
     def __repr__(self) -> str:
         steps = len(self.losses)
@@ -128,16 +127,12 @@ class _SavedKey:
 
 def _as_saved(x: Any) -> Any:
     if isinstance(x, jax.Array):
-        return _SavedKey(np.asarray(jax.random.key_data(x))) if _is_key(x) else np.asarray(x)
+        return _SavedKey(np.asarray(jax.random.key_data(x))) if is_key(x) else np.asarray(x)
     return x
 
 
 def _as_loaded(x: Any) -> Any:
     return jax.random.wrap_key_data(x.data) if isinstance(x, _SavedKey) else x
-
-
-def _is_key(x: jax.Array) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _rates_by_name(rates: Any) -> dict[str, np.ndarray]:
@@ -194,7 +189,7 @@ def train(
     on_device = Mesh(np.array(jax.devices()[:1]), ("runs",)) if mesh is None and jax.process_count() == 1 else mesh
     hashed = checkpoint is not None
     engine = Engine("train", task, runs, steps, eval_every=interval("train", eval_every), mesh=on_device, hashed=hashed)
-    kept = Kept(engine, "all", np.zeros(1, int), lambda run_indices: np.zeros(1))
+    kept = Kept(engine, "all", np.zeros(1, int))
     with ExitStack() as stack:
         saved = None
         if checkpoint is not None:

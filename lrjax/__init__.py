@@ -9,7 +9,7 @@ from lrjax.config import from_config as from_config
 from lrjax.config import to_config as to_config
 from lrjax.hyperparameters import batched as batched
 from lrjax.hyperparameters import with_hyperparams as with_hyperparams
-from lrjax.interop import to_optax as to_optax
+from lrjax.interop.optax import to_optax as to_optax
 from lrjax.numerics import safe_increment as safe_increment
 from lrjax.optimizers.adam import adam as adam
 from lrjax.optimizers.adam import adamax as adamax
@@ -98,7 +98,7 @@ from lrjax.search.settings import grid as grid
 from lrjax.search.sweep import sweep as sweep
 from lrjax.search.tune import TuneResult as TuneResult
 from lrjax.search.tune import tune as tune
-from lrjax.training.task import Metric as Metric
+from lrjax.training.objective import Metric as Metric
 from lrjax.training.task import Task as Task
 from lrjax.training.train import Run as Run
 from lrjax.training.train import train as train

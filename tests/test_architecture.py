@@ -25,10 +25,11 @@ LAYERS = [
     ("optimizers",),
     ("report.scale",),
     ("report.plots",),  # reads arrays, whatever the class, so that results can show themselves
+    ("interop",),  # knows models and classes of others, not tasks
     ("training",),
     ("search",),
     ("tasks",),
-    ("config", "interop", "parse"),
+    ("config", "parse"),
     ("report",),
     ("commands",),
     ("__main__",),

@@ -22,6 +22,16 @@ def test_new_writes_a_task_that_runs(place, capsys):
     assert "adamw(learning_rate=cosine_decay_schedule" in (place / "lrjax-train.html").read_text()
 
 
+@pytest.mark.promotes
+@pytest.mark.parametrize("framework", ["flax", "nnx", "equinox"])
+def test_new_writes_a_model_of_a_framework_that_runs(place, framework, capsys):
+    assert main(["new", "mine.py", "--for", framework]) == 0
+    assert main(["train", "mine.py", "--optimizer", "adam(0.01)", "--steps", "120"]) == 0
+    metrics = clean((place / "lrjax-train.json").read_text())["metrics"]
+    assert metrics["accuracy"] > 0.8
+    assert len((place / "mine.py").read_text().splitlines()) < 90
+
+
 def test_a_template_does_not_name_a_strange_file(place):
     assert main(["new", "a b$(c).py"]) == 0
     assert "lrjax tune FILE" in (place / "a b$(c).py").read_text()

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lrjax.domains import is_function
 from lrjax.search.judge import data_words, first_not_finite
 from lrjax.training.divergence import ABOVE, Control, diverged, final_loss
 from lrjax.training.engine import Engine
@@ -75,10 +76,10 @@ def start_error(engine: Engine, final: np.ndarray) -> np.ndarray:
 
     @jax.jit
     def measure(given: Any, split: Any) -> jax.Array:
-        found = task.init(jax.random.key(given)) if callable(task.init) else given
+        found = task.init(jax.random.key(given)) if is_function(task.init) else given
         return jax.lax.map(lambda batch: metric(*(found if task.has_state else (found,)), batch), split)
 
-    given = engine.runs.seeds[:seeds] if callable(task.init) else [task.init] * seeds
+    given = engine.runs.seeds[:seeds] if is_function(task.init) else [task.init] * seeds
     values = np.stack([np.asarray(measure(one, split), float) for one in given])
     return np.sqrt(2 * seeds) * values.std(axis=1, ddof=1) / np.sqrt(parts)
 

@@ -19,6 +19,7 @@ from lrjax.training.task import Task
 from lrjax.transforms.base import GradientTransformation
 
 BUILT_IN: dict[str, Callable[[], Task]] = {"digits": digits, "diabetes": diabetes, "text": text}
+FRAMEWORKS = ("jax", "flax", "nnx", "equinox")
 _MODULE = "_lrjax_task"  # the name of the file as a module: it hides nothing
 _PARTS = ("loss_fn", "batches", "eval_fn", "eval_batch", "has_aux")  # of a task, where they are left lying about
 _TASK = "`task = lrjax.Task(loss_fn, init, data, …)`"
@@ -56,10 +57,17 @@ def load_task(path: Path) -> TaskFile:
     return TaskFile(task if has_name else dataclasses.replace(task, name=path.name), optimizer)
 
 
-def template(name: str) -> str:
-    """A short task that runs as it is, with comments that say what to change; for a file of this name."""
-    words = resources.files("lrjax.tasks").joinpath("template.py.txt").read_text(encoding="utf-8")
-    return words.replace("{name}", name if re.fullmatch(r"[\w.-]+", name) else "FILE")
+def template(name: str, framework: str = "jax") -> str:
+    """A short task that runs as it is, with comments that say what to change; for a file of this name.
+
+    Args:
+      name: of the file.
+      framework: of `FRAMEWORKS`, in which the model is written.
+    """
+    part = lambda name: resources.files("lrjax.tasks").joinpath(f"templates/{name}.py.txt").read_text(encoding="utf-8")
+    imports, model = part(framework).split("---\n")
+    head = part("head").replace("{imports}", imports)
+    return (head + model + part("tail")).replace("{name}", name if re.fullmatch(r"[\w.-]+", name) else "FILE")
 
 
 def _imported(path: Path) -> ModuleType:

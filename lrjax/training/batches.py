@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lrjax.domains import is_function
 from lrjax.training.task import Task
 from lrjax.value import bad_argument
 
@@ -79,7 +80,7 @@ def distinct_seeds(task: Task, seeds: tuple[int, ...]) -> tuple[int, ...]:
     if len(seeds) == 1 or task.takes_key:
         return seeds
     is_shuffled = not task.stacked and task.batch_size is not None and task.batch_size < _length(task.data)
-    return seeds if is_shuffled or (callable(task.init) and _uses_its_key(task.init)) else seeds[:1]
+    return seeds if is_shuffled or (is_function(task.init) and _uses_its_key(task.init)) else seeds[:1]
 
 
 def _uses_its_key(init: Callable[[Any], Any]) -> bool:

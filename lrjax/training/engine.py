@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 
+from lrjax.domains import is_function
 from lrjax.training.batches import Batches, as_batches
 from lrjax.training.parameters import is_key
 from lrjax.training.program import Carry, Identity, Interval, Program, advance, parts_of, place, start
@@ -295,7 +296,7 @@ def build_program(
         objective=task.objective,
         make=runs.make,
         batch_at=source.batch_at,
-        init=task.init if callable(task.init) else None,
+        init=task.init if is_function(task.init) else None,
         metrics=tuple(task.metrics.items()),
         chunk=source.size,
         vectorized=min(vectorized or _suitable(mesh) or each, each),

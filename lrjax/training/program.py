@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lrjax.training.objective import Metric, Objective
 from lrjax.training.parameters import arrange, is_key, merge, split
-from lrjax.training.task import Metric, Objective
 from lrjax.transforms.apply import apply_updates
 from lrjax.transforms.base import Transformation, as_transformation
 from lrjax.transforms.read_rate import get_learning_rate
@@ -136,7 +136,9 @@ def parts_of(program: Program, tx: Transformation, found: Any) -> tuple[Any, Any
             raise bad_argument("Task", "init", "a function that returns (params, model_state), with `has_state`", found)
         found, model_state = found
     trained, others = split(found)
-    return arrange(tx, trained), others, model_state
+    if program.objective.value_and_grad_fn is None:
+        trained = arrange(tx, trained)  # own gradients are a tree, perhaps one for each example
+    return trained, others, model_state
 
 
 def _strong(x: Any) -> Any:
@@ -171,7 +173,9 @@ def advance(
                 new = active & carry.finite & ~jnp.isfinite(found["loss"][""])
                 return i + 1, ~jnp.any(new), after, jax.tree.map(set_at, record, found)
 
-            end = jnp.minimum(_next_evaluation(interval, interval.begin + first) - interval.begin, interval.count)
+            end = interval.count
+            if program.metrics:
+                end = jnp.minimum(_next_evaluation(interval, interval.begin + first) - interval.begin, end)
             more = lambda loop: (loop[0] < end) & loop[1]
             i, _, carry, record = jax.lax.while_loop(more, body, (first, jnp.array(True), carry, record))
             carry = check((carry,))
@@ -203,7 +207,7 @@ def advance(
 
 def _next_evaluation(interval: Interval, step: Any) -> jax.Array:
     """The first step after this one at whose end the metrics are evaluated."""
-    every = (step // interval.eval_every + 1) * interval.eval_every
+    every = (jax.lax.div(step, interval.eval_every) + 1) * interval.eval_every  # without signs: less to compile
     return jnp.where(step < interval.eval_at, jnp.minimum(every, interval.eval_at), every)
 
 
@@ -213,15 +217,35 @@ def _step(program: Program, run: tuple[Carry, Identity], chunk: Any, i: Any, ste
     key = jax.random.fold_in(jax.random.key(identity.seed), step) if program.objective.takes_key else None
     batch = program.batch_at(chunk, i, identity.seed_index)
     loss_of = lambda trained: program.objective(merge(trained, carry.others), carry.model_state, batch, key)
-    (loss, (model_state, aux)), grads = jax.value_and_grad(loss_of, has_aux=True)(carry.trained)
-    tx, loss_alone = program.optimizer(identity.numbers), lambda trained: loss_of(trained)[0]
-    extra = {"value": loss, "grad": grads, "value_fn": loss_alone, "obj_fn": loss_alone}
+    if program.objective.value_and_grad_fn is None:
+        (loss, (model_state, aux)), grads = jax.value_and_grad(loss_of, has_aux=True)(carry.trained)
+    else:
+        (loss, (model_state, aux)), grads = _own_gradients(program.objective, carry, batch, key)
+    extra = {"value": loss, "grad": grads}
+    if program.objective.loss_fn is not None:
+        loss_alone = lambda trained: loss_of(trained)[0]
+        extra |= {"value_fn": loss_alone, "obj_fn": loss_alone}
+    tx = program.optimizer(identity.numbers)
     updates, opt_state = tx.update(grads, carry.opt_state, carry.trained, **extra)
     trained = apply_updates(carry.trained, updates)
     trained = jax.tree.map(partial(_where, identity.is_control), carry.trained, trained)
     model_state = _same_state(carry.model_state, model_state)
     recorded = {"loss": loss, "learning_rate": _rate_of(opt_state), "aux": aux}
     return carry._replace(trained=trained, model_state=model_state, opt_state=opt_state), _named_scalars(recorded)
+
+
+def _own_gradients(objective: Objective, carry: Carry, batch: Any, key: Any) -> Any:
+    """The user's, of the parameters that are trained."""
+    found, grads = objective.own_gradients(carry.params, carry.model_state, batch, key)
+    try:
+        return found, jax.tree.map(lambda p, g: None if p is None else g, carry.trained, grads, is_leaf=_is_none)
+    except ValueError:
+        words = f"a function whose gradients are a tree as the parameters, {jax.tree.structure(carry.params)}"
+        raise bad_argument("Task", "value_and_grad_fn", words, jax.tree.structure(grads)) from None
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
 
 
 def _where(condition: Any, x: Any, y: Any) -> jax.Array:
@@ -234,10 +258,11 @@ def _is_finite(trained: Any) -> jax.Array:
 
 def _same_state(old: Any, new: Any) -> Any:
     """The new model state, in the dtypes of the old one."""
-    shapes = lambda tree: jax.tree.map(jnp.shape, tree)
-    if jax.tree.structure(old) != jax.tree.structure(new) or shapes(old) != shapes(new):
-        words = f"a function whose new model state is a tree as the old one, {shapes(old)}"
-        raise bad_argument("Task", "loss_fn", words, shapes(new))
+    shapes = lambda tree: (jax.tree.structure(tree), [jnp.shape(x) for x in jax.tree.leaves(tree)])
+    if shapes(old) != shapes(new):
+        described = lambda tree: jax.tree.map(jnp.shape, tree)
+        words = f"a function whose new model state is a tree as the old one, {described(old)}"
+        raise bad_argument("Task", "loss_fn", words, described(new))
     return jax.tree.map(lambda a, b: b if is_key(a) else jnp.asarray(b, a.dtype), old, new)
 
 

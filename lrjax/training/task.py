@@ -1,74 +1,27 @@
 """What is trained: a model, its loss, its data and its evaluation, as one value."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
+from lrjax.domains import is_function
+from lrjax.interop.equinox import EquinoxModel
+from lrjax.interop.linen import LinenModel
+from lrjax.interop.model import Model
+from lrjax.interop.nnx import NnxModel
+from lrjax.training.objective import Metric, Objective, named_metrics
 from lrjax.value import bad_argument
 
-Mode = Literal["min", "max"]
+
+def _is_start(x: Any) -> bool:
+    return is_function(x) or (bool(jax.tree.leaves(x)) and all(map(_is_numbers, jax.tree.leaves(x))))
 
 
-class Metric(NamedTuple):
-    """What an evaluation measures. `Task` takes `(function, mode)` as well.
-
-    Args:
-      function: (params, batch) -> a scalar, the mean over the batch; (params, model_state, batch) where the task has a
-        model state; without the batch where the task has no `validation`. It is called in evaluation: without a key,
-        and the model state that it gets is that of training.
-      mode: "min" where lower is better, "max" where higher is better.
-
-    >>> import jax.numpy as jnp, lrjax
-    >>> lrjax.Metric(lambda params, batch: jnp.mean(batch * params), "max").mode
-    'max'
-    """
-
-    function: Callable[..., Any]
-    mode: Mode
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """The loss in one form, whatever it takes and gives: (params, model_state, batch, key) -> (loss, (model_state,
-    auxiliary numbers)). Compares by value, as part of what a program is compiled for."""
-
-    loss_fn: Callable[..., Any]
-    takes_key: bool
-    has_state: bool
-    has_aux: bool
-
-    def __call__(self, params: Any, model_state: Any, batch: Any, key: Any) -> tuple[Any, tuple[Any, Any]]:
-        arguments = [params, *([model_state] if self.has_state else []), batch, *([key] if self.takes_key else [])]
-        found = self.loss_fn(*arguments)
-        aux = None
-        if self.has_state and self.has_aux:
-            found, (model_state, aux) = self._parts(found, "(loss, (new_state, aux))", 2)
-        elif self.has_state:
-            found, model_state = self._parts(found, "(loss, new_state)", None)
-        elif self.has_aux:
-            found, aux = self._parts(found, "(loss, aux)", None)
-        if not hasattr(found, "shape") and not isinstance(found, (int, float)) or np.shape(found) != ():
-            flags = "" if self.has_state or self.has_aux else "; with more than the loss say `has_aux` or `has_state`"
-            raise bad_argument("Task", "loss_fn", f"a function that returns a scalar loss{flags}", _described(found))
-        return found, (model_state, aux)
-
-    def _parts(self, found: Any, words: str, second: int | None) -> Any:
-        pair = isinstance(found, tuple) and len(found) == 2
-        if not pair or (second is not None and not (isinstance(found[1], tuple) and len(found[1]) == second)):
-            flags = ", ".join(name for name in ("has_state", "has_aux") if getattr(self, name))
-            raise bad_argument("Task", "loss_fn", f"a function that returns {words}, with {flags}", _described(found))
-        return found
-
-
-def _described(x: Any) -> Any:
-    return jax.tree.map(lambda leaf: f"{jax.numpy.result_type(leaf)}{list(np.shape(leaf))}", x)
-
-
-def _is_tree(x: Any) -> bool:
-    return callable(x) or bool(jax.tree.leaves(x))
+def _is_numbers(x: Any) -> bool:
+    return isinstance(x, (np.ndarray, np.generic, jax.Array, int, float, complex))
 
 
 def _is_count(x: Any) -> bool:
@@ -76,8 +29,13 @@ def _is_count(x: Any) -> bool:
 
 
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "loss_fn": (callable, "a function (params, batch) -> loss"),
-    "init": (_is_tree, "a function from a key to parameters, or a tree of parameters"),
+    "loss_fn": (lambda x: x is None or callable(x), "a function (params, batch) -> loss"),
+    "init": (
+        _is_start,
+        "a function from a key to parameters, or a tree of arrays (of a model with functions in it: Task.from_equinox)",
+    ),
+    "value_and_grad_fn": (lambda x: x is None or callable(x), "a function as jax.value_and_grad makes it"),
+    "as_model": (lambda x: x is None or callable(x), "a function (params, model_state) -> model"),
     "batch_size": (_is_count, "a whole number >= 1"),
     "steps": (_is_count, "a whole number >= 1"),
     "validation_batch_size": (_is_count, "a whole number >= 1"),
@@ -106,6 +64,8 @@ class Task:
     Parameters that are not floating (whole numbers, keys) are carried as they are: the loss gets them, no optimizer
     does, it sees None in their place.
 
+    Models of flax and Equinox: `Task.from_linen`, `Task.from_nnx`, `Task.from_equinox`.
+
     Args:
       loss_fn: the loss of a batch, a function without side effects.
       init: key -> params, so that each seed has a start of its own; or a tree of parameters.
@@ -121,6 +81,10 @@ class Task:
       validation_batch_size: examples that are evaluated at once; a metric is the mean over the batches, weighted with
         their sizes. Default: all of them.
       takes_key, has_state, has_aux: see above.
+      value_and_grad_fn: what gives the gradients in place of `jax.value_and_grad(loss_fn)`: it takes what the loss
+        takes, and returns (what the loss returns, gradients). For loss scaling, gradients of single examples, or two
+        losses of two parts of the parameters. With it `loss_fn` may be None.
+      as_model: (params, model_state) -> what `Run.model` is.
       steps: of a run, where a call doesn't say. Default: as many as there are batches, where that is known.
       name: what a page calls it.
       description: a sentence about model and data, for a page.
@@ -135,7 +99,7 @@ class Task:
     Array([1., 1.], dtype=float32)
     """
 
-    loss_fn: Callable[..., Any]
+    loss_fn: Callable[..., Any] | None
     init: Any
     data: Any
     batch_size: int | None = None
@@ -147,6 +111,8 @@ class Task:
     takes_key: bool = False
     has_state: bool = False
     has_aux: bool = False
+    value_and_grad_fn: Callable[..., Any] | None = None
+    as_model: Callable[[Any, Any], Any] | None = None
     steps: int | None = None
     name: str = "task"
     description: str = ""
@@ -155,17 +121,170 @@ class Task:
         for name, (fits, words) in _FIELDS.items():
             if not fits(getattr(self, name)):
                 raise bad_argument("Task", name, words, getattr(self, name))
+        if self.loss_fn is None and self.value_and_grad_fn is None:
+            raise bad_argument("Task", "loss_fn", "a function (params, batch) -> loss", None)
         if self.data is None:
             raise bad_argument("Task", "data", "arrays of examples, a function, or an iterable of batches", None)
-        if self.has_state and not callable(self.init) and not (isinstance(self.init, tuple) and len(self.init) == 2):
+        if self.has_state and not is_function(self.init) and not (isinstance(self.init, tuple) and len(self.init) == 2):
             raise bad_argument("Task", "init", "a pair (params, model_state), with `has_state`", self.init)
         object.__setattr__(self, "metrics", self._named_metrics())
         if self.validation is not None:
             object.__setattr__(self, "_validation", tuple(self._validation_batches()))
 
+    @classmethod
+    def from_linen(
+        cls,
+        module: Any,
+        loss_fn: Callable[..., Any],
+        data: Any,
+        batch_size: int | None = None,
+        *,
+        variables: Any = None,
+        rngs: Sequence[str] = (),
+        train_arguments: Mapping[str, Any] | None = None,
+        eval_arguments: Mapping[str, Any] | None = None,
+        metrics: Any = None,
+        **fields: Any,
+    ) -> "Task":
+        """A task of a flax.linen module. Needs flax.
+
+        The loss is `loss_fn(model, batch)`, where `model` is called as the module: `model(x)`. Metrics are functions of
+        the same arguments, evaluated without random numbers, and the default metric is the loss. All collections but
+        "params" are carried as model state. `Run.model` is the module, bound to what was trained.
+
+        Args:
+          module: the module.
+          loss_fn: (model, batch) -> loss; with `takes_key` (model, batch, key); with `has_aux` it returns (loss, aux).
+          data, batch_size: as of `Task`.
+          variables: where training starts, {"params": ..., ...}. Default: `module.init(key)`, called as the loss calls
+            the module, with `eval_arguments`.
+          rngs: streams of random numbers, such as ("dropout",). In a step with the key k stream i is
+            `jax.random.fold_in(k, i)`, for the first call of the model; for call n after it, n is folded in too.
+          train_arguments, eval_arguments: keyword arguments of every call, such as {"train": True} and
+            {"train": False}.
+          metrics: as of `Task`.
+          fields: further ones of `Task`: validation, takes_key, has_aux, steps, name, ...
+
+        Raises:
+          ValueError: an argument is not of these.
+          ImportError: flax isn't there.
+
+        >>> import flax.linen as nn, jax.numpy as jnp, lrjax
+        >>> loss_fn = lambda model, x: jnp.mean((model(x) - 1.0) ** 2)
+        >>> task = lrjax.Task.from_linen(nn.Dense(1), loss_fn, jnp.eye(2), batch_size=2)
+        >>> lrjax.train(task, lrjax.sgd(0.5), steps=40).model(jnp.eye(2)).round(2)
+        Array([[1.],
+               [1.]], dtype=float32)
+        """
+        given = {"takes_key": False, "has_aux": False, "stacked": False, **fields}
+        model = LinenModel(
+            module,
+            loss_fn,
+            lambda: _example(data, batch_size, given["stacked"]),
+            variables=variables,
+            rngs=tuple(rngs),
+            train_arguments=dict(train_arguments or {}),
+            eval_arguments=dict(eval_arguments or {}),
+            takes_key=given["takes_key"],
+            has_aux=given["has_aux"],
+        )
+        return cls._of_model(model, data, batch_size, metrics, fields)
+
+    @classmethod
+    def from_nnx(
+        cls,
+        make_model: Any,
+        loss_fn: Callable[..., Any],
+        data: Any,
+        batch_size: int | None = None,
+        *,
+        wrt: Any = None,
+        metrics: Any = None,
+        **fields: Any,
+    ) -> "Task":
+        """A task of a flax.nnx model. Needs flax.
+
+        The loss is `loss_fn(model, batch)`, of a model in training mode (`model.train()`); metrics are functions of the
+        same arguments in evaluation mode (`model.eval()`), and the default metric is the loss. All variables that are
+        not trained are carried as model state: statistics, the counts and keys of `nnx.Rngs`. `Run.model` is a model.
+
+        Args:
+          make_model: nnx.Rngs -> model, called with `nnx.Rngs(jax.random.key(seed))`; or a model, which stays as it is:
+            its random numbers are then set anew in each step by the key of the step.
+          loss_fn: (model, batch) -> loss; with `takes_key` (model, batch, key); with `has_aux` it returns (loss, aux).
+          data, batch_size: as of `Task`.
+          wrt: a filter of nnx, what is trained. Default: `nnx.Param`.
+          metrics: as of `Task`.
+          fields: further ones of `Task`: validation, takes_key, has_aux, steps, name, ...
+
+        Raises:
+          ValueError: an argument is not of these.
+          ImportError: flax isn't there.
+
+        >>> from flax import nnx
+        >>> import jax.numpy as jnp, lrjax
+        >>> loss_fn = lambda model, x: jnp.mean((model(x) - 1.0) ** 2)
+        >>> task = lrjax.Task.from_nnx(lambda rngs: nnx.Linear(2, 1, rngs=rngs), loss_fn, jnp.eye(2), batch_size=2)
+        >>> lrjax.train(task, lrjax.sgd(0.5), steps=40).model(jnp.eye(2)).round(2)
+        Array([[1.],
+               [1.]], dtype=float32)
+        """
+        flags = {"takes_key": fields.get("takes_key", False), "has_aux": fields.get("has_aux", False)}
+        return cls._of_model(NnxModel(make_model, loss_fn, wrt=wrt, **flags), data, batch_size, metrics, fields)
+
+    @classmethod
+    def from_equinox(
+        cls,
+        make_model: Any,
+        loss_fn: Callable[..., Any],
+        data: Any,
+        batch_size: int | None = None,
+        *,
+        metrics: Any = None,
+        **fields: Any,
+    ) -> "Task":
+        """A task of an Equinox model. Needs equinox.
+
+        The loss is as that of `Task`, of a model in place of parameters, which is not in inference mode:
+        `loss_fn(model, batch)`, with `has_state` `loss_fn(model, state, batch)`, which returns `(loss, state)`, with
+        `takes_key` a key last. Metrics are functions of (model, batch), or (model, state, batch), in inference mode,
+        and the default metric is the loss. Floating arrays are trained. `Run.model` is the model, or (model, state).
+
+        Args:
+          make_model: key -> model, or, with `has_state`, key -> (model, state) as of `eqx.nn.make_with_state`; or the
+            model, or the pair, itself.
+          loss_fn: see above.
+          data, batch_size: as of `Task`.
+          metrics: as of `Task`.
+          fields: further ones of `Task`: validation, takes_key, has_state, has_aux, steps, name, ...
+
+        Raises:
+          ValueError: an argument is not of these.
+          ImportError: equinox isn't there.
+
+        >>> import equinox as eqx, jax, jax.numpy as jnp, lrjax
+        >>> loss_fn = lambda model, x: jnp.mean((jax.vmap(model)(x) - 1.0) ** 2)
+        >>> task = lrjax.Task.from_equinox(lambda key: eqx.nn.Linear(2, 1, key=key), loss_fn, jnp.eye(2), batch_size=2)
+        >>> jax.vmap(lrjax.train(task, lrjax.sgd(0.5), steps=40).model)(jnp.eye(2)).round(2)
+        Array([[1.],
+               [1.]], dtype=float32)
+        """
+        flags = {name: fields.get(name, False) for name in ("takes_key", "has_state", "has_aux")}
+        return cls._of_model(EquinoxModel(make_model, loss_fn, **flags), data, batch_size, metrics, fields)
+
+    @classmethod
+    def _of_model(cls, model: Model, data: Any, batch_size: int | None, metrics: Any, fields: dict[str, Any]) -> "Task":
+        named = {} if metrics is None else named_metrics(metrics)
+        if metrics is None and fields.get("validation") is not None:
+            named = {"validation loss": Metric(model.evaluated_loss, "min")}
+        else:
+            named = {name: Metric(model.evaluated(metric.function), metric.mode) for name, metric in named.items()}
+        flags = {"takes_key": model.takes_key, "has_state": model.has_state, "as_model": model.rebuild}
+        return cls(model.loss, model.init, data, batch_size, metrics=named or None, **{**fields, **flags})
+
     @property
     def objective(self) -> Objective:
-        return Objective(self.loss_fn, self.takes_key, self.has_state, self.has_aux)
+        return Objective(self.loss_fn, self.takes_key, self.has_state, self.has_aux, self.value_and_grad_fn)
 
     @property
     def validation_batches(self) -> tuple[Any, ...]:
@@ -185,23 +304,14 @@ class Task:
         return -metric if next(iter(self.metrics.values())).mode == "max" else metric
 
     def _named_metrics(self) -> dict[str, Metric]:
-        given, words = self.metrics, '(function, "min" or "max"), or a dict of these by name'
-        if given is None:
-            if self.validation is None:
-                return {}
-            if self.takes_key or self.has_state:
-                raise bad_argument("Task", "metrics", f"{words}: the loss is that of training", None)
-            plain = self.loss_fn if not self.has_aux else _WithoutAux(self.loss_fn)
-            return {"validation loss": Metric(plain, "min")}
-        if isinstance(given, tuple) and len(given) == 2:
-            given = {getattr(given[0], "__name__", "metric").strip("_<>"): given}
-        if not isinstance(given, Mapping):
-            raise bad_argument("Task", "metrics", words, given)
-        for name, metric in given.items():
-            fits = isinstance(metric, tuple) and len(metric) == 2 and callable(metric[0])
-            if not isinstance(name, str) or not fits or metric[1] not in get_args(Mode):
-                raise bad_argument("Task", "metrics", words, {name: metric})
-        return {name: Metric(*metric) for name, metric in given.items()}
+        if self.metrics is not None:
+            return named_metrics(self.metrics)
+        if self.validation is None:
+            return {}
+        if self.takes_key or self.has_state or self.loss_fn is None:
+            raise bad_argument("Task", "metrics", "given: the loss is that of training", None)
+        plain = self.loss_fn if not self.has_aux else _WithoutAux(self.loss_fn)
+        return {"validation loss": Metric(plain, "min")}
 
     def _validation_batches(self) -> Iterator[Any]:
         if isinstance(self.validation, list):
@@ -224,6 +334,18 @@ class _WithoutAux:
 
     def __call__(self, params: Any, batch: Any) -> Any:
         return self.loss_fn(params, batch)[0]
+
+
+def _example(data: Any, batch_size: int | None, stacked: bool) -> Any:
+    """Shapes and dtypes of a batch; None where it isn't known before there is one."""
+    if stacked or batch_size is not None:
+        shape = lambda x: (batch_size, *x.shape[1:]) if batch_size is not None else x.shape[1:]
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(shape(x), x.dtype), data)
+    if is_function(data):
+        return jax.eval_shape(data, jax.ShapeDtypeStruct((), np.int32))
+    if isinstance(data, Iterable) and not isinstance(data, (Iterator, dict, tuple)):
+        return jax.eval_shape(lambda: jax.tree.map(np.asarray, next(iter(data))))
+    return None
 
 
 def _length(tree: Any, name: str) -> int:

@@ -54,6 +54,19 @@ class Run:
     modes: dict[str, str]  # of the metrics: "min" or "max"
     task: str  # its name
     optimizer: str  # as Python
+    as_model: Callable[[Any, Any], Any] | None = None  # of the task
+
+    @property
+    def model(self) -> Any:
+        """The trained model, of its framework's own class.
+
+        Raises:
+          ValueError: the task says nothing of a model, or the run was loaded without its task.
+        """
+        if self.as_model is None:
+            raise ValueError("Run.model: no model is known, use `params`; `Task.from_nnx` and its like know one. A run "
+                             "that was saved gets it of its task: Run.load(path, task).")  # fmt: skip
+        return self.as_model(self.params, self.model_state)
 
     @property
     def final(self) -> float:
@@ -97,15 +110,17 @@ class Run:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes a file, by pickle: parameters and states of any classes are in it."""
+        fields = {name: x for name, x in vars(self).items() if name != "as_model"}  # a function may not pickle
         with open(path, "wb") as file:
-            pickle.dump(jax.tree.map(_as_saved, vars(self)), file)
+            pickle.dump(jax.tree.map(_as_saved, fields), file)
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> "Run":
-        """Reads what `save` wrote. A pickle can run code: read only files that you trust."""
+    def load(cls, path: str | PathLike[str], task: Task | None = None) -> "Run":
+        """Reads what `save` wrote; `model` needs the task. A pickle can run code: read only files that you trust."""
         with open(path, "rb") as file:
             fields = pickle.load(file)
-        return cls(**jax.tree.map(_as_loaded, fields, is_leaf=lambda x: isinstance(x, _SavedKey)))
+        as_model = None if task is None else task.as_model
+        return cls(**jax.tree.map(_as_loaded, fields, is_leaf=lambda x: isinstance(x, _SavedKey)), as_model=as_model)
 
     def plot(self, ax: Any = None) -> Any:
         """The loss over the steps, smoothed, with the metrics and the rate, in matplotlib (extra: plot). Returns the
@@ -246,6 +261,7 @@ def made_run(engine: Engine, carry: Carry, run: int, optimizer: str, limit: floa
         modes={name: metric.mode for name, metric in engine.program.metrics},
         task=engine.task.name,
         optimizer=optimizer,
+        as_model=engine.task.as_model,
     )
 
 

@@ -76,8 +76,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.finding", description=__doc__)
     parser.add_argument("--task", action="append", help="only this one, README unchanged; may be given several times")
     parser.add_argument("--every", type=int, default=1, help="only every so manieth setting, and no spread")
+    parser.add_argument("--first", type=int, default=0, help="with --every: which one to begin with; README unchanged")
     chosen = parser.parse_args()
-    wanted, every = chosen.task, chosen.every
+    wanted, every, first = chosen.task, chosen.every, chosen.first
     jax.config.update("jax_num_cpu_devices", CORES)
     begin, costs, everything = time.perf_counter(), [], []
     holds, worst, total = [], [], 0
@@ -91,7 +92,7 @@ def main() -> None:
         for optimizer, make in OPTIMIZERS.items():
             for shape_name, shape in SHAPES.items():
                 total += 1
-                if total % every:
+                if total % every != first % every:
                     continue
                 # the interval, which needs more seeds, with every schedule
                 is_measured = every > 1 or (total + total // 3) % 3 == 0
@@ -118,7 +119,7 @@ def main() -> None:
     )
     report = "\n".join([*lines, "", f"{spent} {interval}"])
     print(f"\n{report}\n\n{time.perf_counter() - begin:.0f} s")
-    if not wanted:
+    if not wanted and not first:
         write("finding", report)
 
 

@@ -1,0 +1,1 @@
+"""Other libraries' models and classes, from theirs to ours and back."""

@@ -1,0 +1,65 @@
+"""Models of flax.nnx."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from lrjax.interop.model import framework, with_state
+from lrjax.value import bad_argument
+
+
+class NnxModel:
+    """See `Task.from_nnx`. All that isn't trained is model state: statistics, the counts and keys of rngs."""
+
+    has_state = True
+
+    def __init__(self, model: Any, loss_fn: Callable[..., Any], *, wrt: Any, takes_key: bool, has_aux: bool):
+        nnx = framework("Task.from_nnx", "flax.nnx")
+        self._nnx, self._make, self._loss_fn = nnx, model, loss_fn
+        self._wrt = nnx.Param if wrt is None else wrt
+        self._loss_takes_key, self._has_aux = takes_key, has_aux
+        is_given = isinstance(model, nnx.Module)
+        if not is_given and not callable(model):
+            raise bad_argument("Task.from_nnx", "make_model", "a function from nnx.Rngs to a model, or a model", model)
+        made = model if is_given else nnx.eval_shape(lambda: model(nnx.Rngs(jax.random.key(0))))
+        if not isinstance(made, nnx.Module):
+            raise bad_argument("Task.from_nnx", "make_model", "a function that returns an nnx.Module", made)
+        self._graphdef, params, model_state = nnx.split(made, self._wrt, ...)
+        # a model that was made has the same streams of random numbers for every seed: a step's key sets them anew
+        self._reseeds = is_given and any(True for _ in self._streams(made))
+        self.takes_key = takes_key or self._reseeds
+        self.init = (params, model_state) if is_given else self._initialize
+
+    def _initialize(self, key: Any) -> tuple[Any, Any]:
+        _, params, model_state = self._nnx.split(self._make(self._nnx.Rngs(key)), self._wrt, ...)
+        return params, model_state
+
+    def loss(self, params: Any, model_state: Any, batch: Any, key: Any = None) -> Any:
+        model = self.rebuild(params, model_state)
+        model.train()
+        if self._reseeds:
+            for i, stream in enumerate(self._streams(model)):
+                stream.key.set_value(jax.random.fold_in(key, i))
+        found = self._loss_fn(model, batch, *([key] if self._loss_takes_key else []))
+        _, _, new_state = self._nnx.split(model, self._wrt, ...)
+        return with_state(found, new_state, self._has_aux)
+
+    def evaluated(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def metric(params: Any, model_state: Any, *batch: Any) -> Any:
+            model = self.rebuild(params, model_state)
+            model.eval()
+            return function(model, *batch)
+
+        return metric
+
+    def evaluated_loss(self, params: Any, model_state: Any, *batch: Any) -> Any:
+        key = [jax.random.key(0)] if self._loss_takes_key else []
+        found = self.evaluated(self._loss_fn)(params, model_state, *batch, *key)
+        return found[0] if self._has_aux else found
+
+    def rebuild(self, params: Any, model_state: Any) -> Any:
+        return self._nnx.merge(self._graphdef, params, model_state, copy=True)  # a Variable belongs to one trace
+
+    def _streams(self, model: Any) -> Any:
+        return (node for _, node in self._nnx.iter_graph(model) if isinstance(node, self._nnx.RngStream))

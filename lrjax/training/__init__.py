@@ -1,1 +1,1 @@
-"""Finding the rate: many runs as one compiled program."""
+"""What a task is, and the one engine that trains it."""

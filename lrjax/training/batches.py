@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import inspect
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
@@ -15,7 +17,7 @@ from lrjax.value import bad_argument
 
 KINDS = (
     "arrays of examples with `batch_size`, arrays with a leading step axis with `stacked=True`, a function from the "
-    "step to a batch, or an iterable of batches"
+    "step to a batch, an iterable of batches, or a generator function of them"
 )
 CHUNK = 512  # steps of one call of the program, at most
 LOADED, LOADED_BYTES = 128, 2**26  # batches that are loaded for one call, at most
@@ -112,6 +114,8 @@ def as_batches(caller: str, task: Task, steps: int, seeds: Sequence[int], hashed
         return Batches(lambda start, count: np.int32(start), _of_step, length, given=data)
     if task.batch_size is not None:
         return _examples(data, task.batch_size, seeds)
+    if inspect.isgeneratorfunction(data):
+        return _Loader(caller, _Calls(data), hashed).batches
     if callable(data):
         return Batches(lambda start, count: np.int32(start), _Called(data))
     if isinstance(data, Iterator | list) or (isinstance(data, Iterable) and not _is_tree_of_arrays(data)):
@@ -170,7 +174,8 @@ class _Loader:
         self.caller, self.data, self.again = caller, data, not isinstance(data, Iterator)
         self._hashed = hashlib.blake2b(digest_size=8) if hashed else None
         self._digests = {0: ""}  # by the number of batches
-        self._source, self._taken = iter(_endless(data) if self.again else data), 0
+        self._noted = False
+        self._source, self._taken = self._endless() if self.again else self._pass(iter(data)), 0
         first = next(self._source, None)
         if first is None:
             raise bad_argument("Task", "data", "at least 1 batch", data)
@@ -187,7 +192,7 @@ class _Loader:
             if not self.again:
                 words = f"something that {self.caller} can go through again, such as a list"
                 raise bad_argument("Task", "data", words, self.data)
-            self._source, self._taken = _endless(self.data), 0
+            self._source, self._taken = self._endless(), 0
         list(islice(self._source, start - self._taken))
         got = list(islice(self._source, count))
         if len(got) < count:
@@ -202,7 +207,7 @@ class _Loader:
             return jax.tree.map(lambda *xs: np.stack(xs), *got, *got[-1:] * (self.size - count))
         except ValueError:
             shapes = sorted({str(jax.tree.map(np.shape, batch)) for batch in got})
-            words = "batches all of one shape (drop a last one that is shorter)"
+            words = "batches all of one shape (a last one that is shorter is left out)"
             raise bad_argument("Task", "data", words, shapes) from None
 
     def digest(self, steps: int) -> str:
@@ -211,12 +216,49 @@ class _Loader:
             self.chunk(self._taken, min(self.size, steps - self._taken))
         return self._digests.get(steps, "")
 
+    def _endless(self) -> Iterator[Any]:
+        while True:
+            empty = True
+            for batch in self._pass(iter(self.data)):
+                empty = False
+                yield batch
+            if empty:
+                return
 
-def _endless(batches: Iterable[Any]) -> Iterator[Any]:
-    while True:
-        empty = True
+    def _pass(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Those of one pass, without a last one that has fewer examples."""
+        count = None
         for batch in batches:
-            empty = False
-            yield batch
-        if empty:
-            return
+            examples = _examples_in(batch)
+            count = count or examples
+            if None not in (examples, count) and examples < count:
+                following = next(batches, None)
+                if following is None:
+                    self._note_dropped(examples, count)
+                    return
+                yield batch  # in the midst: an error
+                yield following
+            else:
+                yield batch
+
+    def _note_dropped(self, examples: int, count: int) -> None:
+        if not self._noted:
+            words = f"Task: the last batch of a pass through the data has {examples} examples, the others {count}"
+            warnings.warn(f"{words}; it is left out.", stacklevel=2)
+        self._noted = True
+
+
+def _examples_in(batch: Any) -> int | None:
+    """The one length of the first axis; None where there is none."""
+    lengths = {len(x) if np.ndim(x) else None for x in jax.tree.leaves(batch)}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Calls:
+    """What a generator function gives, anew at each pass."""
+
+    function: Callable[[], Iterator[Any]]
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.function()

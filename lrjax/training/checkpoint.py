@@ -54,13 +54,15 @@ def identity(engine: Engine) -> dict[str, Any]:
 
     params = jax.eval_shape(lambda carry: carry.params, carry)
     state = (carry.model_state,) if task.has_state else ()
+    objective = program.objective
+    trained_by = objective if objective.value_and_grad_fn is None else objective.own_gradients
     some = tuple(jax.tree.map(lambda x: x[0], batches) for batches in task.validation_batches[:1])
     return {
         "steps": engine.steps,
         "seeds": list(map(int, runs.seeds)),
         "hyperparameters": digest(runs.numbers),
         "optimizer": digest_of_function(update, number, carry),
-        "loss_fn": digest_of_function(program.objective, params, carry.model_state, batch, key),
+        "loss_fn": digest_of_function(trained_by, params, carry.model_state, batch, key),
         "init": digest_of_function(program.init, jax.random.key(0)) if program.init else digest(task.init),
         "data": digest(source.given) + source.digest(first) + digest_of_function(program.batch_at, chunk, 0, 0),
         "batch_size": task.batch_size,

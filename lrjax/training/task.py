@@ -1,6 +1,7 @@
 """What is trained: a model, its loss, its data and its evaluation, as one value."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -71,7 +72,8 @@ class Task:
       init: key -> params, so that each seed has a start of its own; or a tree of parameters.
       data: arrays of examples, with `batch_size`: shuffled, each epoch and each seed in another order; or with
         `stacked` arrays with one batch a step in front; or a function from the step to a batch, which is compiled; or
-        an iterable of batches, each of which is loaded once; what can be gone through again is, at its end.
+        an iterable of batches, or a generator function of them, each of which is loaded once; what can be gone through
+        again is, at its end. A last batch with fewer examples is left out, with a warning.
       batch_size: of the data that are examples.
       stacked: whether the first axis of the data are steps.
       metrics: what an evaluation measures: `(function, "min" or "max")`, or a dict of these by name; the first decides
@@ -341,6 +343,8 @@ def _example(data: Any, batch_size: int | None, stacked: bool) -> Any:
     if stacked or batch_size is not None:
         shape = lambda x: (batch_size, *x.shape[1:]) if batch_size is not None else x.shape[1:]
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(shape(x), x.dtype), data)
+    if inspect.isgeneratorfunction(data):
+        data = [next(data())]
     if is_function(data):
         return jax.eval_shape(data, jax.ShapeDtypeStruct((), np.int32))
     if isinstance(data, Iterable) and not isinstance(data, (Iterator, dict, tuple)):

@@ -208,6 +208,15 @@ def test_is_searched_and_compared_like_any_task(name):
 
 
 @each
+def test_goes_on_from_a_checkpoint(name, tmp_path):
+    task = CASES[name][0](validation=VALIDATION)
+    run = L.train(task, L.adam(RATE), checkpoint=tmp_path / "run", progress=False)
+    again = L.train(task, L.adam(RATE), checkpoint=tmp_path / "run", progress=False)
+    jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
+    np.testing.assert_array_equal(CASES[name][2](again.model), CASES[name][2](run.model))
+
+
+@each
 def test_evaluation_has_no_dropout_and_running_statistics(name):
     make, _, predict, metric = CASES[name]
     task = make(metrics={"accuracy": (metric, "max")}, validation=VALIDATION)

@@ -251,7 +251,7 @@ def test_other_bad_input():
     with pytest.raises(ValueError, match="`optimizer` must be an lrjax optimizer"):
         swept(optax.adam(0.1))
     with pytest.raises(ValueError, match="`data` must be batches all of one shape"):
-        swept(L.adam(RATES), [LIST[0], jax.tree.map(lambda x: x[:5], LIST[1])])
+        swept(L.adam(RATES), [jax.tree.map(lambda x: x[:5], LIST[0]), LIST[1]])
     with pytest.raises(ValueError, match="`seeds` must be how many, or different whole numbers"):
         swept(L.adam(RATES), seeds=[1, 1])
     with pytest.raises(ValueError, match="one length"):

@@ -81,7 +81,7 @@ def test_gradients_of_single_examples():
     agrees(run, *loop(optax.chain(clip, optax.sgd(0.1)), clipped))
 
 
-def test_two_optimizers_of_a_game():
+def test_two_optimizers_of_a_game(tmp_path):
     """A generator's scale and a discriminator's threshold, each with its own loss."""
 
     def generator(g, d, x):
@@ -98,7 +98,9 @@ def test_two_optimizers_of_a_game():
 
     start, data = {"g": jnp.array(0.1), "d": jnp.array(0.5)}, X[..., 0]
     task = L.Task(None, start, data, stacked=True, takes_key=True, has_aux=True, value_and_grad_fn=value_and_grad)
-    run = L.train(task, L.partition({"g": L.adam(0.05), "d": L.sgd(0.1)}, {"g": "g", "d": "d"}), progress=False)
+    ours = L.partition({"g": L.adam(0.05), "d": L.sgd(0.1)}, {"g": "g", "d": "d"})
+    run = L.train(task, ours, checkpoint=tmp_path, progress=False)
+    assert L.train(task, ours, checkpoint=tmp_path, progress=False).params == run.params
     tx = optax.partition({"g": optax.adam(0.05), "d": optax.sgd(0.1)}, {"g": "g", "d": "d"})
     params, state = start, tx.init(start)
     for i, x in enumerate(data):

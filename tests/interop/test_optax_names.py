@@ -16,7 +16,7 @@ from tests.interop.optax_cases import GRADS, MATRICES, PARAMS, THEIRS, VALUES, l
 from tests.interop.optax_names import BETTER, MARK, NOT_ABOUT_THE_RATE, ROWS, attribute, table
 
 # √(1 − 0.999ᵗ) in float32 has an error of 1e-5 at the first updates, and Optax's is another one than lrjax's
-RTOL = 2e-5
+RTOL = 3e-5
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SAME_VALUES = [name for name, row in ROWS.items() if row.verdict == "same" and not row.note.startswith("types")]
 SHARED = [name for name, row in ROWS.items() if row.verdict in ("same", "better")]

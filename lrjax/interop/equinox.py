@@ -5,16 +5,17 @@ from typing import Any
 
 import jax
 
-from lrjax.interop.model import framework
+from lrjax.interop.model import Model, framework
 from lrjax.value import bad_argument
 
 
-class EquinoxModel:
+class EquinoxModel(Model):
     """See `Task.from_equinox`. The arrays of a model are carried, all else is static: functions, numbers of Python."""
 
     def __init__(self, model: Any, loss_fn: Callable[..., Any], *, takes_key: bool, has_state: bool, has_aux: bool):
         eqx = framework("Task.from_equinox", "equinox")
-        self._eqx, self._make, self._loss_fn, self._has_aux = eqx, model, loss_fn, has_aux
+        super().__init__(loss_fn, takes_key, has_state or has_aux)
+        self._eqx, self._make = eqx, model
         self.takes_key, self.has_state = takes_key, has_state
         given = model[0] if has_state and isinstance(model, tuple) and len(model) == 2 else model
         is_given = isinstance(given, eqx.Module) or not callable(model)
@@ -51,11 +52,6 @@ class EquinoxModel:
             return function(self._eqx.nn.inference_mode(self._eqx.combine(params, self._static)), *others)
 
         return metric
-
-    def evaluated_loss(self, params: Any, *others: Any) -> Any:
-        key = [jax.random.key(0)] if self.takes_key else []
-        found = self.evaluated(self._loss_fn)(params, *others, *key)
-        return found[0] if self.has_state or self._has_aux else found
 
     def rebuild(self, params: Any, model_state: Any) -> Any:
         model = self._eqx.combine(params, self._static)

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from lrjax.interop.model import framework, with_state, zeros_of
+from lrjax.interop.model import Model, framework, with_state, zeros_of
 from lrjax.value import bad_argument
 
 
@@ -40,18 +40,17 @@ class _Initialized(Applied):
 
     def __init__(self, module: Any, key: Any, arguments: Any):
         super().__init__(module, {}, arguments, {"params": key}, [])
-        self._key = key
         self.initial: Any = None  # as they were made
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.initial is not None:
             return super().__call__(*args, **kwargs)
-        found, self.initial = self.module.init_with_output(self._key, *args, **{**self._arguments, **kwargs})
+        found, self.initial = self.module.init_with_output(self._rngs["params"], *args, **{**self._arguments, **kwargs})
         self.variables, self._mutable = self.initial, [name for name in self.initial if name != "params"]
         return found
 
 
-class LinenModel:
+class LinenModel(Model):
     """See `Task.from_linen`. `example` has the shapes of a batch: the first call of the loss shows how the module is
     called."""
 
@@ -73,9 +72,9 @@ class LinenModel:
         nn = framework("Task.from_linen", "flax.linen")
         if not isinstance(module, nn.Module):
             raise bad_argument("Task.from_linen", "module", "a flax.linen.Module", module)
-        self._module, self._loss_fn, self._rngs = module, loss_fn, rngs
+        super().__init__(loss_fn, takes_key, has_aux)
+        self._module, self._rngs = module, rngs
         self._train_arguments, self._eval_arguments = train_arguments, eval_arguments
-        self._loss_takes_key, self._has_aux = takes_key, has_aux
         self.takes_key = takes_key or bool(rngs)
         if variables is not None and not (isinstance(variables, Mapping) and "params" in variables):
             raise bad_argument("Task.from_linen", "variables", 'collections with "params", as of init', variables)
@@ -100,7 +99,7 @@ class LinenModel:
         model = Applied(self._module, variables, self._train_arguments, rngs, list(model_state))
         found = self._loss_fn(model, batch, *([key] if self._loss_takes_key else []))
         new_state = {name: model.variables[name] for name in model_state}
-        return with_state(found, new_state, self._has_aux)
+        return with_state(found, new_state, self._returns_pair)
 
     def evaluated(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def metric(params: Any, model_state: Any, *batch: Any) -> Any:
@@ -108,11 +107,6 @@ class LinenModel:
             return function(Applied(self._module, variables, self._eval_arguments, {}, []), *batch)
 
         return metric
-
-    def evaluated_loss(self, params: Any, model_state: Any, *batch: Any) -> Any:
-        key = [jax.random.key(0)] if self._loss_takes_key else []
-        found = self.evaluated(self._loss_fn)(params, model_state, *batch, *key)
-        return found[0] if self._has_aux else found
 
     def rebuild(self, params: Any, model_state: Any) -> Any:
         return self._module.bind({"params": params, **model_state})

@@ -5,20 +5,20 @@ from typing import Any
 
 import jax
 
-from lrjax.interop.model import framework, with_state
+from lrjax.interop.model import Model, framework, with_state
 from lrjax.value import bad_argument
 
 
-class NnxModel:
+class NnxModel(Model):
     """See `Task.from_nnx`. All that isn't trained is model state: statistics, the counts and keys of rngs."""
 
     has_state = True
 
     def __init__(self, model: Any, loss_fn: Callable[..., Any], *, wrt: Any, takes_key: bool, has_aux: bool):
         nnx = framework("Task.from_nnx", "flax.nnx")
-        self._nnx, self._make, self._loss_fn = nnx, model, loss_fn
+        super().__init__(loss_fn, takes_key, has_aux)
+        self._nnx, self._make = nnx, model
         self._wrt = nnx.Param if wrt is None else wrt
-        self._loss_takes_key, self._has_aux = takes_key, has_aux
         is_given = isinstance(model, nnx.Module)
         if not is_given and not callable(model):
             raise bad_argument("Task.from_nnx", "make_model", "a function from nnx.Rngs to a model, or a model", model)
@@ -43,7 +43,7 @@ class NnxModel:
                 stream.key.set_value(jax.random.fold_in(key, i))
         found = self._loss_fn(model, batch, *([key] if self._loss_takes_key else []))
         _, _, new_state = self._nnx.split(model, self._wrt, ...)
-        return with_state(found, new_state, self._has_aux)
+        return with_state(found, new_state, self._returns_pair)
 
     def evaluated(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def metric(params: Any, model_state: Any, *batch: Any) -> Any:
@@ -52,11 +52,6 @@ class NnxModel:
             return function(model, *batch)
 
         return metric
-
-    def evaluated_loss(self, params: Any, model_state: Any, *batch: Any) -> Any:
-        key = [jax.random.key(0)] if self._loss_takes_key else []
-        found = self.evaluated(self._loss_fn)(params, model_state, *batch, *key)
-        return found[0] if self._has_aux else found
 
     def rebuild(self, params: Any, model_state: Any) -> Any:
         return self._nnx.merge(self._graphdef, params, model_state, copy=True)  # a Variable belongs to one trace

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from lrjax.domains import is_function
-from lrjax.training.task import Task
+from lrjax.training.task import Task, examples_in, is_tree_of_arrays
 from lrjax.value import bad_argument
 
 KINDS = (
@@ -118,25 +118,19 @@ def as_batches(caller: str, task: Task, steps: int, seeds: Sequence[int], hashed
         return _Loader(caller, _Calls(data), hashed).batches
     if callable(data):
         return Batches(lambda start, count: np.int32(start), _Called(data))
-    if isinstance(data, Iterator | list) or (isinstance(data, Iterable) and not _is_tree_of_arrays(data)):
+    if isinstance(data, Iterator | list) or (isinstance(data, Iterable) and not is_tree_of_arrays(data)):
         return _Loader(caller, data, hashed).batches
-    if _is_tree_of_arrays(data):
+    if is_tree_of_arrays(data):
         words = "given, since the data are arrays: examples in a batch; or `stacked=True`, where a batch is one step"
         raise bad_argument("Task", "batch_size", words, None)
     raise bad_argument("Task", "data", KINDS, data)
 
 
-def _is_tree_of_arrays(x: Any) -> bool:
-    leaves = jax.tree.leaves(x)
-    return bool(leaves) and all(isinstance(leaf, (np.ndarray, jax.Array)) for leaf in leaves)
-
-
 def _length(tree: Any) -> int:
-    """The one length of the first axis."""
-    lengths = {len(x) if np.ndim(x) else 0 for x in jax.tree.leaves(tree)}
-    if not _is_tree_of_arrays(tree) or len(lengths) != 1 or lengths == {0}:
+    count = examples_in(tree)
+    if not is_tree_of_arrays(tree) or not count:
         raise bad_argument("Task", "data", f"{KINDS}; arrays have one length", tree)
-    return lengths.pop()
+    return count
 
 
 def _fitting(most: int, size: int) -> int:
@@ -229,7 +223,7 @@ class _Loader:
         """Those of one pass, without a last one that has fewer examples."""
         count = None
         for batch in batches:
-            examples = _examples_in(batch)
+            examples = examples_in(batch)
             count = count or examples
             if None not in (examples, count) and examples < count:
                 following = next(batches, None)
@@ -246,12 +240,6 @@ class _Loader:
             words = f"Task: the last batch of a pass through the data has {examples} examples, the others {count}"
             warnings.warn(f"{words}; it is left out.", stacklevel=2)
         self._noted = True
-
-
-def _examples_in(batch: Any) -> int | None:
-    """The one length of the first axis; None where there is none."""
-    lengths = {len(x) if np.ndim(x) else None for x in jax.tree.leaves(batch)}
-    return lengths.pop() if len(lengths) == 1 else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

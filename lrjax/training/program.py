@@ -237,15 +237,12 @@ def _step(program: Program, run: tuple[Carry, Identity], chunk: Any, i: Any, ste
 def _own_gradients(objective: Objective, carry: Carry, batch: Any, key: Any) -> Any:
     """The user's, of the parameters that are trained."""
     found, grads = objective.own_gradients(carry.params, carry.model_state, batch, key)
+    is_none = lambda x: x is None
     try:
-        return found, jax.tree.map(lambda p, g: None if p is None else g, carry.trained, grads, is_leaf=_is_none)
+        return found, jax.tree.map(lambda p, g: None if p is None else g, carry.trained, grads, is_leaf=is_none)
     except ValueError:
         words = f"a function whose gradients are a tree as the parameters, {jax.tree.structure(carry.params)}"
         raise bad_argument("Task", "value_and_grad_fn", words, jax.tree.structure(grads)) from None
-
-
-def _is_none(x: Any) -> bool:
-    return x is None
 
 
 def _where(condition: Any, x: Any, y: Any) -> jax.Array:

@@ -178,17 +178,16 @@ class Task:
         Array([[1.],
                [1.]], dtype=float32)
         """
-        given = {"takes_key": False, "has_aux": False, "stacked": False, **fields}
+        flags = {name: fields.get(name, False) for name in ("takes_key", "has_aux")}
         model = LinenModel(
             module,
             loss_fn,
-            lambda: _example(data, batch_size, given["stacked"]),
+            lambda: _example(data, batch_size, fields.get("stacked", False)),
             variables=variables,
             rngs=tuple(rngs),
             train_arguments=dict(train_arguments or {}),
             eval_arguments=dict(eval_arguments or {}),
-            takes_key=given["takes_key"],
-            has_aux=given["has_aux"],
+            **flags,
         )
         return cls._of_model(model, data, batch_size, metrics, fields)
 
@@ -231,7 +230,7 @@ class Task:
         Array([[1.],
                [1.]], dtype=float32)
         """
-        flags = {"takes_key": fields.get("takes_key", False), "has_aux": fields.get("has_aux", False)}
+        flags = {name: fields.get(name, False) for name in ("takes_key", "has_aux")}
         return cls._of_model(NnxModel(make_model, loss_fn, wrt=wrt, **flags), data, batch_size, metrics, fields)
 
     @classmethod
@@ -276,13 +275,13 @@ class Task:
 
     @classmethod
     def _of_model(cls, model: Model, data: Any, batch_size: int | None, metrics: Any, fields: dict[str, Any]) -> "Task":
-        named = {} if metrics is None else named_metrics(metrics)
-        if metrics is None and fields.get("validation") is not None:
-            named = {"validation loss": Metric(model.evaluated_loss, "min")}
-        else:
-            named = {name: Metric(model.evaluated(metric.function), metric.mode) for name, metric in named.items()}
+        if metrics is not None:
+            given = named_metrics(metrics).items()
+            metrics = {name: Metric(model.evaluated(metric.function), metric.mode) for name, metric in given}
+        elif fields.get("validation") is not None:
+            metrics = {"validation loss": Metric(model.evaluated_loss, "min")}
         flags = {"takes_key": model.takes_key, "has_state": model.has_state, "as_model": model.rebuild}
-        return cls(model.loss, model.init, data, batch_size, metrics=named or None, **{**fields, **flags})
+        return cls(model.loss, model.init, data, batch_size, metrics=metrics or None, **{**fields, **flags})
 
     @property
     def objective(self) -> Objective:
@@ -353,9 +352,18 @@ def _example(data: Any, batch_size: int | None, stacked: bool) -> Any:
 
 
 def _length(tree: Any, name: str) -> int:
-    """The one length of the first axis of all arrays."""
-    leaves = jax.tree.leaves(tree)
-    lengths = {len(x) if np.ndim(x) else 0 for x in leaves}
-    if not all(isinstance(x, (np.ndarray, jax.Array)) for x in leaves) or len(lengths) != 1 or lengths == {0}:
+    count = examples_in(tree)
+    if not is_tree_of_arrays(tree) or not count:
         raise bad_argument("Task", name, "arrays of examples of one length, or a list of such batches", tree)
-    return lengths.pop()
+    return count
+
+
+def is_tree_of_arrays(x: Any) -> bool:
+    leaves = jax.tree.leaves(x)
+    return bool(leaves) and all(isinstance(leaf, (np.ndarray, jax.Array)) for leaf in leaves)
+
+
+def examples_in(tree: Any) -> int | None:
+    """The one length of the first axis of all arrays; None where there is none."""
+    lengths = {len(x) if np.ndim(x) else None for x in jax.tree.leaves(tree)}
+    return lengths.pop() if len(lengths) == 1 else None

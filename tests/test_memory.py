@@ -113,3 +113,38 @@ def test_compiled_updates_go_with_the_caches():
     assert live == 0
     assert full - before > 1  # otherwise this measures nothing
     assert after - before < 4
+
+
+SEARCHES = """
+class Data:
+    pass
+
+X = jnp.ones((64, 4))
+OPTIONS = {"steps": 8, "progress": False}
+RUN = [
+    lambda task, i: L.sweep(task, L.adam(jnp.array([0.1, 0.2, 0.3])), **OPTIONS),
+    lambda task, i: L.sweep(task, lambda rate: L.sgd(rate * (1 + i)), learning_rates=[0.1, 0.2], **OPTIONS),
+    lambda task, i: L.train(task, optax.adam(0.1 + i), **OPTIONS),
+    lambda task, i: L.tune(task, L.sgd(0.1), seeds=1, **OPTIONS),
+]
+
+def search(i):
+    data = Data()  # closed over by all that a task is made of
+    loss_fn = lambda params, batch: (data, jnp.mean((batch @ params["w"] - 1.0 - i) ** 2))[1]
+    init = lambda key: (data, {"w": jax.random.normal(key, (4,))})[1]
+    metrics = {"error": (lambda params, batch: (data, loss_fn(params, batch))[1], "min")}
+    RUN[i % len(RUN)](L.Task(loss_fn, init, X, batch_size=16, metrics=metrics, validation=X), i)
+    return weakref.ref(data)
+
+references = [search(i) for i in range(12)]
+before, some = megabytes(), live(references)
+references += [search(i) for i in range(60)]
+print(json.dumps([before, megabytes(), live(references)]))
+"""
+
+
+@pytest.mark.slow
+def test_what_a_search_compiles_goes_with_its_task():
+    before, after, live = json.loads(python(LOOP + SEARCHES))
+    assert live == 0
+    assert after - before < 60  # 4 to 8 MB for each would be 240 and more

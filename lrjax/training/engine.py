@@ -16,8 +16,9 @@ from jax.sharding import Mesh
 
 from lrjax.domains import is_function
 from lrjax.training.batches import Batches, as_batches
+from lrjax.training.compiled import compiled
 from lrjax.training.parameters import is_key
-from lrjax.training.program import Carry, Identity, Interval, Program, advance, parts_of, place, start
+from lrjax.training.program import Carry, Identity, Interval, Program, parts_of, place
 from lrjax.training.record import Record
 from lrjax.training.task import Task
 from lrjax.value import bad_argument
@@ -183,7 +184,7 @@ class Engine:
 
     def carry_shapes(self) -> Carry:
         """Shapes, dtypes and shardings of what a wave carries."""
-        carry = start.eval_shape(self.program, self._identity(0), self._given)
+        carry = self._compiled.start.eval_shape(self._identity(0), self._given)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.program.by_run), carry)
 
     @cached_property
@@ -196,9 +197,9 @@ class Engine:
             self._identities[wave] = self._identity(wave)
         identity = self._identities[wave]
         carry = self._carried.pop(wave, None)
-        carry = start(self.program, identity, self._given) if carry is None else carry
+        carry = self._compiled.start(identity, self._given) if carry is None else carry
         mask = place(active[self.run_indices(wave)], self.program.by_run)
-        self._carried[wave], record = advance(self.program, carry, identity, mask, chunk, interval, self.validation)
+        self._carried[wave], record = self._compiled.advance(carry, identity, mask, chunk, interval, self.validation)
         return record
 
     def _read(self, wave: int, active: np.ndarray, begin: int, end: int, found: Any, show: Show) -> None:
@@ -265,18 +266,19 @@ class Engine:
         """Compiles both programs at the same time, for the calls that follow: (the bytes that a device needs, the names
         of what is recorded)."""
         program, identity = self.program, self._identity(0)
+        self._compiled = compiled(program)
         with ThreadPoolExecutor(1) as pool:
-            starting = pool.submit(start.lower(program, identity, self._given).compile)
+            starting = pool.submit(self._compiled.start.lower(identity, self._given).compile)
             end = min(program.chunk, self.steps)
             mask = place(np.ones(program.wave_size, bool), program.by_run)
             interval = Interval(*map(np.int32, (0, end, self.eval_every, self.steps)))
-            traced = advance.trace(
-                program, self.carry_shapes(), identity, mask, self.batches(0, end), interval, self.validation
+            traced = self._compiled.advance.trace(
+                self.carry_shapes(), identity, mask, self.batches(0, end), interval, self.validation
             )
-            compiled = traced.lower().compile()
+            made = traced.lower().compile()
             starting.result()
         recorded = jax.tree.map(lambda x: None, traced.out_info[1])
-        memory = compiled.memory_analysis()
+        memory = made.memory_analysis()
         if memory is None:
             return 0.0, recorded
         others = len(self.groups[0]) - 1 if self.source.once else min(len(self.groups) - 1, 1)  # waves that carry too

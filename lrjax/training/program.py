@@ -115,7 +115,6 @@ def _over_runs(program: Program, one: Callable[..., Any]) -> Callable[..., Any]:
     return lambda runs, *shared: jax.vmap(lambda run: one(run, *shared))(runs)
 
 
-@partial(jax.jit, static_argnums=0)
 def start(program: Program, identity: Identity, given: Any) -> Carry:
     """Every run of a wave before its first step. `given` are the parts of the start, where `init` is a tree."""
 
@@ -147,7 +146,6 @@ def _strong(x: Any) -> Any:
     return x if is_key(x) else jax.lax.convert_element_type(x, x.dtype)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
 def advance(
     program: Program, carry: Carry, identity: Identity, active: Any, chunk: Any, interval: Interval, validation: Any
 ) -> tuple[Carry, Any]:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import lrjax as L
-from lrjax.training import engine as engine_module
 from lrjax.training.checkpoint import digest_of_function
+from lrjax.training.engine import Engine
 from tests.search.test_sweep import LIST, RATES, STEPPED, STEPS, X, Y, init, loss_fn, swept, task_of
 
 pytest.importorskip("orbax.checkpoint")
@@ -50,14 +50,13 @@ def same(ours, theirs):
 @pytest.fixture
 def calls(monkeypatch):
     """The steps of each call of the program."""
-    seen, advance = [], engine_module.advance
+    seen, dispatch = [], Engine._dispatch
 
-    def noted(program, carry, identity, mask, chunk, interval, validation):
+    def noted(engine, wave, active, chunk, interval):
         seen.append(int(interval.count))
-        return advance(program, carry, identity, mask, chunk, interval, validation)
+        return dispatch(engine, wave, active, chunk, interval)
 
-    noted.trace = advance.trace
-    monkeypatch.setattr(engine_module, "advance", noted)
+    monkeypatch.setattr(Engine, "_dispatch", noted)
     return seen
 
 

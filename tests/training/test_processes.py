@@ -15,16 +15,16 @@ import sys, jax
 process, port, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 jax.config.update("jax_disable_most_optimizations", True)  # as here
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
-import lrjax.training.engine as engine
+from lrjax.training.engine import Engine
 from tests.training.test_processes import *
 
-advance = engine.advance
-def watched(program, carried, *rest):
-    for x in jax.tree.leaves(carried):
+dispatch = Engine._dispatch
+def watched(engine, wave, *rest):
+    recorded = dispatch(engine, wave, *rest)
+    for x in jax.tree.leaves(engine._carried[wave]):
         assert x.shape[0] == 2 and sum(s.data.shape[0] for s in x.addressable_shards) == 1
-    return advance(program, carried, *rest)
-engine.advance = watched
-watched.trace = advance.trace
+    return recorded
+Engine._dispatch = watched
 
 assert jax.process_count() == 2
 many(f"{out}/checkpoint").save(f"{out}/{process}.npz")

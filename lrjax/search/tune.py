@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -20,6 +19,7 @@ from lrjax.training.engine import Engine, Runs, check_mesh
 from lrjax.training.loop import show_controls
 from lrjax.training.progress import SweepWords, bar
 from lrjax.training.record import tail_steps
+from lrjax.training.sharding import RUNS, runs_mesh
 from lrjax.training.task import Task
 from lrjax.training.train import Run, check_task, interval, made_run, run_length, seed_list
 from lrjax.value import bad_argument
@@ -161,7 +161,7 @@ class _Search:
     ):
         self.rates, self.seeds, count = rates, seeds, len(seeds)
         # a wave are every other rates, since these are what goes to the end
-        wave = jax.device_count() if mesh is None else mesh.size
+        wave = runs_mesh("tune", mesh, task.run_sharding is not None, GRID).shape[RUNS]
         self.order = sorted(range(GRID), key=lambda rate: (rate // (2 * wave), rate % 2, rate))
         self.place_of = np.argsort(self.order)
         ordered = rates[self.order].astype(np.float32)

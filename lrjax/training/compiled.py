@@ -33,8 +33,8 @@ _compiled: dict[Any, Compiled] = {}
 def compiled(program: Program) -> Compiled:
     """That of this program; the caller keeps the program alive while it is used."""
     key: Any = None
-    forget = lambda ref: _compiled.pop(key, None)
-    key = _weak(program, forget)
+    pop = _compiled.pop  # at the end of the process the module's names go first
+    key = _weak(program, lambda ref: pop(key, None))
     found = _compiled.setdefault(key, Compiled())
     found.add_user(program)
     return found

@@ -12,14 +12,15 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lrjax.domains import is_function
 from lrjax.training.batches import Batches, as_batches
 from lrjax.training.compiled import compiled
-from lrjax.training.parameters import is_key
+from lrjax.training.parameters import is_joined, is_key, merge
 from lrjax.training.program import Carry, Identity, Interval, Program, parts_of, place
 from lrjax.training.record import Record
+from lrjax.training.sharding import RUNS, as_named, runs_mesh
 from lrjax.training.task import Task
 from lrjax.value import bad_argument
 
@@ -84,7 +85,7 @@ class Engine:
     ):
         self.task, self.runs, self.steps, self.eval_every = task, runs, steps, eval_every or NEVER
         self.source = as_batches(caller, task, steps, runs.seeds, hashed)
-        self.program = build_program(task, runs, self.source, mesh, vectorized, stop)
+        self.program = build_program(caller, task, runs, self.source, mesh, vectorized, stop)
         self._carried: dict[int, Carry] = {}
         self._identities: dict[int, Identity] = {}
         self._loaded: dict[tuple[int, int], Any] = {}
@@ -161,19 +162,35 @@ class Engine:
     def of_run(self, carry: Carry, run: int) -> Carry:
         """Of what a wave carries the part of one run, on the host."""
         index, vectorized = run % self.program.wave_size, self.program.vectorized
+        begin = index // vectorized * vectorized  # of the runs that are on the same devices
 
         def take(x: jax.Array) -> Any:
             if not x.is_fully_addressable:
                 return fetch(x[index])
-            shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-            part = shards[index // vectorized].data  # without compiling anything where it is one run
-            return fetch(part)[0] if vectorized == 1 else fetch(part[index % vectorized])
+            shards = [s for s in x.addressable_shards if s.replica_id == 0 and (s.index[0].start or 0) == begin]
+            one = lambda part: fetch(part)[0] if vectorized == 1 else fetch(part[index % vectorized])
+            if len(shards) == 1:  # without compiling anything where it is one run
+                return one(shards[0].data)
+            whole = np.empty(x.shape[1:], x.dtype)
+            for shard in shards:
+                whole[shard.index[1:]] = one(shard.data)
+            return whole
 
         return jax.tree.map(take, carry)
 
     def carried(self, run: int) -> Carry:
         """What a run carries, on the host."""
         return self.of_run(self._carried[run // self.program.wave_size], run)
+
+    def on_devices(self, carry: Carry) -> Carry:
+        """What a run carried, with trees in place of joined vectors: on the first device, or sharded as it was."""
+        carry = jax.tree.map(lambda x: x.tree if is_joined(x) else x, carry, is_leaf=is_joined)
+        sharding, mesh = self.program.run_sharding, self.program.mesh
+        if sharding is None:
+            return jax.device_put(carry)
+        is_here = lambda devices: any(device.process_index == jax.process_index() for device in devices.flat)
+        own = Mesh(next(filter(is_here, mesh.devices)), mesh.axis_names[1:])
+        return place(carry, jax.tree.map(lambda spec: NamedSharding(own, spec), sharding.of_carry(carry, mesh)))
 
     def waves_carried(self, waves: Sequence[int]) -> list[Carry]:
         return [self._carried[wave] for wave in waves if wave in self._carried]
@@ -184,8 +201,15 @@ class Engine:
 
     def carry_shapes(self) -> Carry:
         """Shapes, dtypes and shardings of what a wave carries."""
-        carry = self._compiled.start.eval_shape(self._identity(0), self._given)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.program.by_run), carry)
+        carry, by_run = self._compiled.start.eval_shape(self._identity(0), self._given), self.program.by_run
+        describe = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+        if self.program.run_sharding is None:
+            return jax.tree.map(lambda x: describe(x, by_run), carry)
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), carry)
+        mesh = self.program.mesh
+        named = lambda spec: NamedSharding(mesh, as_named(PartitionSpec(RUNS, *spec), mesh))
+        specs = self.program.run_sharding.of_carry(one, mesh)
+        return jax.tree.map(lambda x, spec: describe(x, named(spec)), carry, specs)
 
     @cached_property
     def validation(self) -> Any:
@@ -250,7 +274,13 @@ class Engine:
             return None
         tx = self.program.optimizer(jax.tree.map(lambda x: x[0], self.runs.numbers))
         init = jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), self.task.init)
-        return place(parts_of(self.program, tx, init), self.program.replicated)
+        trained, others, model_state = parts_of(self.program, tx, init)
+        replicated = self.program.replicated
+        if self.program.run_sharding is None:
+            return place((trained, others, model_state), replicated)
+        specs = self.program.run_sharding.of_params(merge(trained, others), trained, self.program.mesh)
+        shardings = jax.tree.map(lambda spec: NamedSharding(self.program.mesh, spec), specs)
+        return place(trained, shardings), place(others, replicated), place(model_state, replicated)
 
     def _fit_memory(self, may_shrink: bool) -> Record:
         """Compiles the program, for fewer runs at the same time where the memory holds no more; an empty record."""
@@ -286,14 +316,12 @@ class Engine:
 
 
 def build_program(
-    task: Task, runs: Runs, source: Batches, mesh: Mesh | None, vectorized: int | None, stop: bool
+    caller: str, task: Task, runs: Runs, source: Batches, mesh: Mesh | None, vectorized: int | None, stop: bool
 ) -> Program:
     """The program for so many runs: on all devices, and as many at once as suit them."""
-    count, devices = len(runs.seed_index), np.array(jax.devices()) if mesh is None else mesh.devices.ravel()
-    if mesh is None and jax.process_count() == 1:
-        devices = devices[:count]
-    mesh = Mesh(devices, ("runs",))  # whatever the axes of the given one
-    each = -(-count // mesh.size)
+    count = len(runs.seed_index)
+    mesh = runs_mesh(caller, mesh, task.run_sharding is not None, count)
+    each = -(-count // mesh.shape[RUNS])
     return Program(
         objective=task.objective,
         make=runs.make,
@@ -304,6 +332,7 @@ def build_program(
         vectorized=min(vectorized or _suitable(mesh) or each, each),
         stop=stop,
         mesh=mesh,
+        run_sharding=task.run_sharding,
     )
 
 

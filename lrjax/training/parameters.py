@@ -32,6 +32,10 @@ class Joined:
         return self.structure.unflatten([x.reshape(shape) for x, shape in zip(parts, self.shapes, strict=True)])
 
 
+def is_joined(x: Any) -> bool:
+    return isinstance(x, Joined)
+
+
 def is_key(x: Any) -> bool:
     """Whether an array, or what describes one, is a typed key, which has no numbers of its own."""
     return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lrjax.training.objective import Metric, Objective
 from lrjax.training.parameters import arrange, is_key, merge, split
+from lrjax.training.sharding import RUNS, RunSharding, as_named
 from lrjax.transforms.apply import apply_updates
 from lrjax.transforms.base import Transformation, as_transformation
 from lrjax.transforms.read_rate import get_learning_rate
@@ -66,32 +67,44 @@ class Program:
     chunk: int  # the most steps of one call
     vectorized: int  # runs that a device trains at the same time
     stop: bool  # whether runs are left when the parameters of all those that are vectorized aren't finite
-    mesh: Mesh
+    mesh: Mesh  # "runs", and the axes over which a run is sharded
+    run_sharding: RunSharding | None
 
     def optimizer(self, numbers: Any) -> Transformation:
         """That of one run."""
         return as_transformation(self.make(numbers))
 
+    def sharded(self, carry: Carry) -> Carry:
+        """What a run carries, inside of the program."""
+        return carry if self.run_sharding is None else self.run_sharding.shard_carry(carry)
+
     @property
     def wave_size(self) -> int:
-        return self.mesh.size * self.vectorized
+        return self.mesh.shape[RUNS] * self.vectorized
 
     @property
     def by_run(self) -> NamedSharding:
-        # one device: JAX calls results there replicated, and other names would be another program
-        return NamedSharding(self.mesh, PartitionSpec("runs") if self.mesh.size > 1 else PartitionSpec())
+        return NamedSharding(self.mesh, as_named(PartitionSpec(RUNS), self.mesh))
 
     @property
     def replicated(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())
 
 
-def place(tree: Any, sharding: NamedSharding) -> Any:
-    """On the devices; every process gives the same tree and keeps its part."""
-    make = lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
-    is_placed = lambda x: isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim)
-    one = lambda x: x if is_placed(x) else jax.device_put(x, sharding) if is_key(x) else make(np.asarray(x))
-    return jax.tree.map(one, tree)
+def place(tree: Any, shardings: Any) -> Any:
+    """On the devices, by one sharding or a tree of them; every process gives the same tree and keeps its part."""
+
+    def one(x: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
+            return x
+        if is_key(x):
+            return jax.device_put(x, sharding)
+        array = np.asarray(x)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    if isinstance(shardings, NamedSharding):
+        return jax.tree.map(lambda x: one(x, shardings), tree)
+    return jax.tree.map(one, tree, shardings)
 
 
 def _on_devices(program: Program, group: Callable[..., Any], runs: Any, *shared: Any) -> Any:
@@ -104,7 +117,8 @@ def _on_devices(program: Program, group: Callable[..., Any], runs: Any, *shared:
 
     by_run, replicated = program.by_run.spec, PartitionSpec()
     specs = (by_run, *(replicated for _ in shared))
-    mapped = jax.shard_map(on_device, mesh=program.mesh, in_specs=specs, out_specs=by_run, check_vma=False)
+    options = {"mesh": program.mesh, "axis_names": {RUNS}, "check_vma": False}
+    mapped = jax.shard_map(on_device, in_specs=specs, out_specs=by_run, **options)
     return mapped(runs, *shared)
 
 
@@ -122,7 +136,8 @@ def start(program: Program, identity: Identity, given: Any) -> Carry:
         tx = program.optimizer(identity.numbers)
         parts = given if program.init is None else parts_of(program, tx, program.init(jax.random.key(identity.seed)))
         trained, others, model_state = jax.tree.map(_strong, parts)
-        return Carry(trained, others, model_state, jax.tree.map(_strong, tx.init(trained)), jnp.array(True))
+        opt_state = jax.tree.map(_strong, tx.init(trained))
+        return program.sharded(Carry(trained, others, model_state, opt_state, jnp.array(True)))
 
     return _on_devices(program, _over_runs(program, one), identity, given)
 
@@ -135,7 +150,7 @@ def parts_of(program: Program, tx: Transformation, found: Any) -> tuple[Any, Any
             raise bad_argument("Task", "init", "a function that returns (params, model_state), with `has_state`", found)
         found, model_state = found
     trained, others = split(found)
-    if program.objective.value_and_grad_fn is None:
+    if program.objective.value_and_grad_fn is None and program.run_sharding is None:
         trained = arrange(tx, trained)  # own gradients are a tree, perhaps one for each example
     return trained, others, model_state
 
@@ -214,6 +229,8 @@ def _step(program: Program, run: tuple[Carry, Identity], chunk: Any, i: Any, ste
     carry, identity = run
     key = jax.random.fold_in(jax.random.key(identity.seed), step) if program.objective.takes_key else None
     batch = program.batch_at(chunk, i, identity.seed_index)
+    if program.run_sharding is not None:
+        batch = program.run_sharding.shard_batch(batch)
     loss_of = lambda trained: program.objective(merge(trained, carry.others), carry.model_state, batch, key)
     if program.objective.value_and_grad_fn is None:
         (loss, (model_state, aux)), grads = jax.value_and_grad(loss_of, has_aux=True)(carry.trained)
@@ -229,7 +246,8 @@ def _step(program: Program, run: tuple[Carry, Identity], chunk: Any, i: Any, ste
     trained = jax.tree.map(partial(_where, identity.is_control), carry.trained, trained)
     model_state = _same_state(carry.model_state, model_state)
     recorded = {"loss": loss, "learning_rate": _rate_of(opt_state), "aux": aux}
-    return carry._replace(trained=trained, model_state=model_state, opt_state=opt_state), _named_scalars(recorded)
+    carry = carry._replace(trained=trained, model_state=model_state, opt_state=opt_state)
+    return program.sharded(carry), _named_scalars(recorded)
 
 
 def _own_gradients(objective: Objective, carry: Carry, batch: Any, key: Any) -> Any:
@@ -290,6 +308,8 @@ def _evaluate(program: Program, run: tuple[Carry], validation: Any) -> dict[str,
     params, dtype = carry.params, jnp.result_type(float)
 
     def measure(*batch: Any) -> dict[str, jax.Array]:
+        if program.run_sharding is not None:
+            batch = tuple(program.run_sharding.shard_batch(x, strict=False) for x in batch)
         found = {name: metric.function(params, *state, *batch) for name, metric in program.metrics}
         for name, x in found.items():
             if jnp.ndim(x):

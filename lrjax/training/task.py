@@ -14,6 +14,7 @@ from lrjax.interop.linen import LinenModel
 from lrjax.interop.model import Model
 from lrjax.interop.nnx import NnxModel
 from lrjax.training.objective import Metric, Objective, named_metrics
+from lrjax.training.sharding import RunSharding, are_specs
 from lrjax.value import bad_argument
 
 
@@ -37,6 +38,10 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "value_and_grad_fn": (lambda x: x is None or callable(x), "a function as jax.value_and_grad makes it"),
     "as_model": (lambda x: x is None or callable(x), "a function (params, model_state) -> model"),
+    **{
+        name: (are_specs, "PartitionSpecs in a tree, or a function that returns them")
+        for name in ("param_specs", "batch_specs")
+    },
     "batch_size": (_is_count, "a whole number >= 1"),
     "steps": (_is_count, "a whole number >= 1"),
     "validation_batch_size": (_is_count, "a whole number >= 1"),
@@ -87,6 +92,9 @@ class Task:
         takes, and returns (what the loss returns, gradients). For loss scaling, gradients of single examples, or two
         losses of two parts of the parameters. With it `loss_fn` may be None.
       as_model: (params, model_state) -> what `Run.model` is.
+      param_specs, batch_specs: `PartitionSpec`s, which shard parameters (the optimizer's state with them) and batches
+        over the axes of a `mesh` that the call is given, all but "runs": in a prefix tree of parameters or batch, or a
+        function from these to one. Default: a run is on one device.
       steps: of a run, where a call doesn't say. Default: as many as there are batches, where that is known.
       name: what a page calls it.
       description: a sentence about model and data, for a page.
@@ -115,6 +123,8 @@ class Task:
     has_aux: bool = False
     value_and_grad_fn: Callable[..., Any] | None = None
     as_model: Callable[[Any, Any], Any] | None = None
+    param_specs: Any = None
+    batch_specs: Any = None
     steps: int | None = None
     name: str = "task"
     description: str = ""
@@ -286,6 +296,10 @@ class Task:
     @property
     def objective(self) -> Objective:
         return Objective(self.loss_fn, self.takes_key, self.has_state, self.has_aux, self.value_and_grad_fn)
+
+    @property
+    def run_sharding(self) -> RunSharding | None:
+        return RunSharding.of(self.param_specs, self.batch_specs)
 
     @property
     def validation_batches(self) -> tuple[Any, ...]:

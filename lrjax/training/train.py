@@ -19,7 +19,7 @@ from lrjax.training.divergence import diverged, final_loss, own_control
 from lrjax.training.engine import Engine, Runs, check_mesh
 from lrjax.training.kept import Kept
 from lrjax.training.loop import train_to_end
-from lrjax.training.parameters import Joined, is_key
+from lrjax.training.parameters import is_key
 from lrjax.training.program import Carry
 from lrjax.training.progress import TrainWords, bar
 from lrjax.training.record import Record, first_reached
@@ -179,7 +179,7 @@ def train(
       steps: updates. Default: those of the task, or as many as there are batches, where that is known.
       seed: of the start, `init(jax.random.key(seed))`, the order of the examples and the keys of the loss.
       eval_every: steps between two evaluations of the task's metrics; they are evaluated after the last step always.
-      mesh: the device; default: the first.
+      mesh: the device; default: the first. With the task's specs: the devices over which the run is sharded.
       checkpoint: a folder (extra: checkpoint), as for `sweep`: the same call goes on where another was killed.
       on_step: called with a dict for each step, in order: "step", "loss", "learning_rate" and auxiliary numbers. A
         compiled program makes many steps, so calls come some time after the step, many at once.
@@ -201,9 +201,8 @@ def train(
     steps = run_length("train", task, steps)
     seed = seed_list("train", [seed])[0]
     runs = single_run("train", optimizer, seed)
-    on_device = Mesh(np.array(jax.devices()[:1]), ("runs",)) if mesh is None and jax.process_count() == 1 else mesh
     hashed = checkpoint is not None
-    engine = Engine("train", task, runs, steps, eval_every=interval("train", eval_every), mesh=on_device, hashed=hashed)
+    engine = Engine("train", task, runs, steps, eval_every=interval("train", eval_every), mesh=mesh, hashed=hashed)
     kept = Kept(engine, "all", np.zeros(1, int))
     with ExitStack() as stack:
         saved = None
@@ -245,12 +244,11 @@ def made_run(engine: Engine, carry: Carry, run: int, optimizer: str, limit: floa
     """What a run of an engine did, at its end."""
     record = engine.record
     at = engine.evaluated_at
-    tree = lambda x: jax.tree.map(lambda n: n.tree if isinstance(n, Joined) else n, x, is_leaf=_is_joined)
-    array = lambda x: jax.device_put(tree(x))
+    carry = engine.on_devices(carry)
     return Run(
-        params=array(carry.params),
-        model_state=array(carry.model_state),
-        opt_state=array(carry.opt_state),
+        params=carry.params,
+        model_state=carry.model_state,
+        opt_state=carry.opt_state,
         losses=record.losses[run].copy(),
         learning_rates=_only_rates(record, run),
         metrics={name: x[run, at - 1] for name, x in record.metrics.items()},
@@ -263,10 +261,6 @@ def made_run(engine: Engine, carry: Carry, run: int, optimizer: str, limit: floa
         optimizer=optimizer,
         as_model=engine.task.as_model,
     )
-
-
-def _is_joined(x: Any) -> bool:
-    return isinstance(x, Joined)
 
 
 def _only_rates(record: Record, run: int) -> Any:

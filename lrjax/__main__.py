@@ -4,6 +4,7 @@ import argparse
 import io
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -17,6 +18,7 @@ import lrjax.commands.sweep
 import lrjax.commands.train
 import lrjax.commands.tune
 from lrjax.commands.shared import Refused
+from lrjax.training.interrupt import received
 
 _COMMANDS = (
     lrjax.commands.compare,
@@ -41,13 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        return arguments.run(arguments)
+        status = arguments.run(arguments)
+        return 128 + number if (number := received()) else status
     except Refused as error:
         arguments.parser.error(" ".join(str(error).split()))
     except BrokenPipeError:  # the reader has seen enough; nothing is left to flush to it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        return 130
+        return 128 + (received() or signal.SIGINT)
     return 0
 
 

@@ -19,6 +19,7 @@ from lrjax.search.techniques import FAMILIES, NEAR, RATES, REFERENCE, STEP, tech
 from lrjax.training.batches import distinct_seeds
 from lrjax.training.divergence import Control
 from lrjax.training.engine import Engine, Show, check_mesh, with_controls
+from lrjax.training.interrupt import Interrupted, handling_signals, note_interrupted
 from lrjax.training.kept import Kept
 from lrjax.training.loop import train_to_end
 from lrjax.training.progress import bar
@@ -97,10 +98,22 @@ def compare(
         each = min(SEARCH_SEEDS, len(seed_numbers))
         total += len(FAMILIES) * len(RATES) * max(1, steps // 4) + (len(listed) - 2) * len(NEAR) * each * steps
     setup = _Setup(task, steps, seed_numbers, every, mesh, lambda run_indices, begin, end: None)
-    with bar(total, lambda run_indices, begin, end: setup.words, progress) as setup.show:
+    words, groups = lambda run_indices, begin, end: setup.words, []
+    with handling_signals(), bar(total, words, progress) as setup.show:
         entries, how = (own, "The optimizers, and their rates, are those that were given.") if own else _searched(setup)
-        groups = [_train(setup, members, keep) for members in _programs(entries, steps)]
+        try:
+            for members in _programs(entries, steps):
+                groups.append(_train(setup, members, keep))
+        except Interrupted:
+            if not groups:
+                raise
     notes = () if seed_numbers == given else (SAME_SEEDS,)
+    trained = sorted(i for group in groups for i in group.indices)
+    if len(trained) < len(entries):
+        said = f"{len(trained)} of {len(entries)} optimizers were trained to the end, and are here."
+        notes = (*notes, note_interrupted("compare", said))
+        entries = [entries[i] for i in trained]
+        groups = [dataclasses.replace(group, indices=[trained.index(i) for i in group.indices]) for group in groups]
     return _comparison(setup, entries, groups, target, keep, how, notes)
 
 

@@ -43,6 +43,12 @@ class Settings:
     settings: dict[str, np.ndarray]
     learning_rates: np.ndarray
 
+    def of(self, some: np.ndarray) -> "Settings":
+        """Those of some of them."""
+        take = lambda x: x[some]
+        varied = {name: x[some] for name, x in self.settings.items()}
+        return Settings(jax.tree.map(take, self.tree), self.make, varied, self.learning_rates[some])
+
     def words(self, i: int) -> str:
         """The optimizer of a setting, as Python where it is a value."""
         made = self.make(jax.tree.map(lambda x: x[i] if np.ndim(x[i]) else _as_written(x[[i]])[0].item(), self.tree))

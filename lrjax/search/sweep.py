@@ -16,11 +16,12 @@ from lrjax.training.batches import distinct_seeds
 from lrjax.training.checkpoint import Checkpoint, identity
 from lrjax.training.divergence import ABOVE
 from lrjax.training.engine import Engine, check_mesh, with_controls
+from lrjax.training.interrupt import Interrupted, handling_signals, note_interrupted
 from lrjax.training.kept import Keep, Kept
 from lrjax.training.loop import train_to_end
 from lrjax.training.progress import SweepWords, bar
 from lrjax.training.task import Task
-from lrjax.training.train import check_task, interval, made_run, run_length, seed_list, whole_number
+from lrjax.training.train import Run, check_task, interval, made_run, run_length, seed_list, whole_number
 from lrjax.value import bad_argument
 
 SAME_SEEDS = "Neither the start nor the data depend on the seed, so one run was made of each setting."
@@ -108,14 +109,20 @@ def sweep(
     )
     kept = Kept(engine, keep, setting_of, lambda run_indices: scores(engine, run_indices, above))
     with ExitStack() as stack:
+        stack.enter_context(handling_signals())
         saved = None
         if checkpoint is not None:
             names = {"learning_rates": settings.learning_rates.tolist(), **identity(engine)}
             saved = stack.enter_context(closing(Checkpoint("sweep", checkpoint, names)))
         words = SweepWords(engine, settings.learning_rates[setting_of])
         show = stack.enter_context(bar(int((setting_of >= 0).sum()) * steps, words, progress))
-        train_to_end(engine, kept, show, saved)
-    return _result(engine, kept, settings, above, () if seed_numbers == given else (SAME_SEEDS,))
+        try:
+            train_to_end(engine, kept, show, saved)
+        except Interrupted:
+            if not kept.settings_finished.any():
+                raise
+    notes = () if seed_numbers == given else (SAME_SEEDS,)
+    return _result(engine, kept, settings, above, notes)
 
 
 def positive_number(caller: str, name: str, x: Any) -> float:
@@ -127,17 +134,24 @@ def positive_number(caller: str, name: str, x: Any) -> float:
 
 
 def _result(engine: Engine, kept: Kept, settings: Settings, above: float, notes: tuple[str, ...]) -> SweepResult:
-    record, seeds, count = engine.record, len(engine.runs.seeds), len(settings.learning_rates)
-    shape, whole = (count, seeds), np.arange(count * seeds)
+    record, seeds, finished = engine.record, len(engine.runs.seeds), kept.settings_finished
+    if not finished.all():
+        words = f"{finished.sum()} of {len(finished)} settings were trained to the end, and are here."
+        notes, settings = (*notes, note_interrupted("sweep", words)), settings.of(finished)
+    runs = np.flatnonzero(finished)[:, None] * seeds + np.arange(seeds)
+    shape, whole = runs.shape, runs.ravel()
     ascending = np.argsort(settings.learning_rates, kind="stable")
-    failure = failure_of(engine, (ascending[:, None] * seeds + np.arange(seeds)).ravel())
-    limit, at = limits(engine, whole, above), engine.evaluated_at
+    failure = failure_of(engine, runs[ascending].ravel())
+    limit, at = limits(engine, whole, above).reshape(shape), engine.evaluated_at
     metrics = {name: x[whole][:, at - 1].reshape(*shape, -1) for name, x in record.metrics.items()}
-    made = lambda run: made_run(engine, kept.carried[run], run, settings.words(run // seeds), float(limit[run]))
+
+    def made(i: int, j: int) -> Run:
+        return made_run(engine, kept.carried[int(runs[i, j])], int(runs[i, j]), settings.words(i), float(limit[i, j]))
+
     score, best = scores(engine, whole, above).reshape(shape), None
     if kept.carried and np.isfinite(score.mean(axis=1)).any():
         setting = int(np.argmin(score.mean(axis=1)))
-        best = made(setting * seeds + int(np.argmin(score[setting])))
+        best = made(setting, int(np.argmin(score[setting])))
     return SweepResult(
         settings.learning_rates,
         settings.settings,
@@ -152,5 +166,5 @@ def _result(engine: Engine, kept: Kept, settings: Settings, above: float, notes:
         failure,
         notes,
         best,
-        [[made(i * seeds + j) for j in range(seeds)] for i in range(count)] if kept.keep == "all" else None,
+        [[made(i, j) for j in range(seeds)] for i in range(len(runs))] if kept.keep == "all" else None,
     )

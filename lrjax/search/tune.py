@@ -16,6 +16,7 @@ from lrjax.search.verdict import Verdict, verdict
 from lrjax.training.batches import distinct_seeds
 from lrjax.training.divergence import ABOVE, control_windows
 from lrjax.training.engine import Engine, Runs, check_mesh
+from lrjax.training.interrupt import Interrupted, handling_signals, note_interrupted
 from lrjax.training.loop import show_controls
 from lrjax.training.progress import SweepWords, bar
 from lrjax.training.record import tail_steps
@@ -171,12 +172,13 @@ class _Search:
             make, np.append(np.tile(ordered, count), np.zeros(count, np.float32)), seeds, seed_index, is_control
         )
         self.engine = Engine("tune", task, runs, steps, eval_every=eval_every, mesh=mesh)
+        self.interrupted = False
 
     def run(self, budget: float, above: float, progress: bool) -> None:
         engine, count = self.engine, len(self.seeds)
         total = budget * GRID * count * engine.steps
         rates = np.append(np.tile(self.rates[self.order], count), np.zeros(count))
-        with bar(int(total), SweepWords(engine, rates), progress) as show:
+        with handling_signals(), bar(int(total), SweepWords(engine, rates), progress) as show:
             windows = control_windows(engine.steps)
             for window in windows:
                 show_controls(engine, *window)
@@ -195,10 +197,16 @@ class _Search:
 
             limit = control_of(engine).limit(above)
             self.halving = Halving(advance, engine.steps, count, total - spent, limit)
-            self.halving.search()
+            try:
+                self.halving.search()
+            except Interrupted:
+                self.interrupted = True
 
     def result(self, optimizer: Any, above: float, notes: tuple[str, ...]) -> TuneResult:
         engine, halving, task = self.engine, self.halving, self.engine.task
+        if self.interrupted:
+            words = f"{(halving.done == engine.steps).any(axis=1).sum()} rates were trained to the end so far."
+            notes = (*notes, note_interrupted("tune", words))
         by_rate = np.arange(len(self.seeds))[:, None] * GRID + self.place_of
         failure = failure_of(engine, by_rate.ravel())
         scores = self._scores()
@@ -207,8 +215,12 @@ class _Search:
         if halving.tied:
             words = f"Cannot tell: {int(halving.done[:, 0].max()):,} steps left the losses of all rates the same."
             found = Verdict(words, None, None)
+        elif self.interrupted and not (halving.done == engine.steps).any():
+            found = Verdict("Interrupted before a rate was trained to the end: nothing can be said.", None, None)
         else:
             found = verdict(self.rates, scores, halving.diverged[:, :seeds], failure, metric, (0, GRID - 1), True)
+        if self.interrupted and found.best is not None:
+            found = dataclasses.replace(found, words=f"Interrupted, so this is not settled. {found.words}")
         first, last = found.band or (None, None)
         rate = lambda i: float("nan") if i is None else float(self.rates[i])
         sign, final = (-1 if metric and task.metrics[metric].mode == "max" else 1), np.full(halving.score.shape, np.nan)

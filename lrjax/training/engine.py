@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lrjax.domains import is_function
 from lrjax.training.batches import Batches, as_batches
 from lrjax.training.compiled import compiled
+from lrjax.training.interrupt import Interrupted, is_interrupted
 from lrjax.training.parameters import is_joined, is_key, merge
 from lrjax.training.program import Carry, Identity, Interval, Program, parts_of, place
 from lrjax.training.record import Record
@@ -83,7 +84,7 @@ class Engine:
         stop: bool = True,
         hashed: bool = False,
     ):
-        self.task, self.runs, self.steps, self.eval_every = task, runs, steps, eval_every or NEVER
+        self.caller, self.task, self.runs, self.steps, self.eval_every = caller, task, runs, steps, eval_every or NEVER
         self.source = as_batches(caller, task, steps, runs.seeds, hashed)
         self.program = build_program(caller, task, runs, self.source, mesh, vectorized, stop)
         self._carried: dict[int, Carry] = {}
@@ -136,9 +137,16 @@ class Engine:
     ) -> None:
         """Trains the runs of some waves that are active (bool [runs]) from one step to another, and puts down what they
         did in `record`. `pause(step)` is called after each call of the program. Results are read later: see
-        `settle`."""
+        `settle`.
+
+        Raises:
+          Interrupted: a signal came; the results of all calls are read.
+        """
         eval_at = end if evaluate_at_end else NEVER
         while begin < end:
+            if is_interrupted():
+                self.settle()
+                raise Interrupted(f"{self.caller}: stopped by a signal.")
             chunk_end = self._chunk_end(begin, end)
             for wave in waves:
                 interval = Interval(*map(np.int32, (begin, chunk_end - begin, self.eval_every, eval_at)))

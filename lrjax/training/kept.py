@@ -33,6 +33,12 @@ class Kept:
         self.finished = np.zeros(engine.count, bool)
         self._best: tuple[float, int] | None = None  # (mean score of its setting, run), of the settings that are whole
 
+    @property
+    def settings_finished(self) -> np.ndarray:
+        """bool [settings]: those of which all runs are at their end."""
+        settings = range(int(self._setting_of.max(initial=-1)) + 1)
+        return np.array([self.finished[self._setting_of == setting].all() for setting in settings])
+
     def finish(self, wave: int, carry: Carry) -> None:
         """A wave is at its end: takes what is wanted of it, and drops what no longer is."""
         indices = np.unique(self._engine.run_indices(wave))

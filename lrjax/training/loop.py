@@ -8,6 +8,7 @@ import numpy as np
 from lrjax.training.checkpoint import Checkpoint
 from lrjax.training.divergence import control_windows
 from lrjax.training.engine import Engine, Show
+from lrjax.training.interrupt import is_interrupted
 from lrjax.training.kept import Kept
 
 
@@ -26,7 +27,7 @@ def train_to_end(engine: Engine, kept: Kept, show: Show, checkpoint: Checkpoint 
         def save(step: int, last: bool = False, group: int = group, waves: Sequence[int] = waves) -> None:
             at_end = step == engine.steps
             engine.record.position[:] = (group + 1, 0) if at_end else (group, step)
-            if checkpoint is not None and checkpoint.is_due(last):
+            if checkpoint is not None and checkpoint.is_due(last or is_interrupted()):
                 engine.settle()
                 checkpoint.save(engine, kept, [] if at_end else waves)
 

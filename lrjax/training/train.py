@@ -17,6 +17,7 @@ from lrjax.training.batches import known_steps
 from lrjax.training.checkpoint import Checkpoint, identity
 from lrjax.training.divergence import diverged, final_loss, own_control
 from lrjax.training.engine import Engine, Runs, check_mesh
+from lrjax.training.interrupt import Interrupted, handling_signals, note_interrupted
 from lrjax.training.kept import Kept
 from lrjax.training.loop import train_to_end
 from lrjax.training.parameters import is_key
@@ -46,7 +47,7 @@ class Run:
     opt_state: Any
     losses: np.ndarray  # [steps]: before each update; nan after the parameters were not finite
     learning_rates: Any  # [steps]: that each update applied; by group of parameters a dict of these; None where unknown
-    metrics: dict[str, np.ndarray]  # by name: [evaluations]
+    metrics: dict[str, np.ndarray]  # by name: [evaluations]; none where it was interrupted before the first
     evaluated_at: np.ndarray  # [evaluations]: updates made before each
     aux: dict[str, np.ndarray]  # by name: [steps]
     seed: int
@@ -54,6 +55,7 @@ class Run:
     modes: dict[str, str]  # of the metrics: "min" or "max"
     task: str  # its name
     optimizer: str  # as Python
+    interrupted: bool = False  # whether a signal ended it before its last step: this is as far as it came
     as_model: Callable[[Any, Any], Any] | None = None  # of the task
 
     @property
@@ -92,8 +94,8 @@ class Run:
         return int(reached) if np.isfinite(reached) else None
 
     def __repr__(self) -> str:
-        steps = len(self.losses)
-        return f"Run({self.task}, {self.optimizer}, seed {self.seed}, {steps} steps: ends at {self.final:.4g})"
+        steps = f"{len(self.losses)} steps{', interrupted' if self.interrupted else ''}"
+        return f"Run({self.task}, {self.optimizer}, seed {self.seed}, {steps}: ends at {self.final:.4g})"
 
     def rows(self) -> list[dict[str, Any]]:
         """A dict for each step, for `pandas.DataFrame` and loggers: its loss, its rate, what else was recorded, and the
@@ -203,22 +205,29 @@ def train(
     runs = single_run("train", optimizer, seed)
     hashed = checkpoint is not None
     engine = Engine("train", task, runs, steps, eval_every=interval("train", eval_every), mesh=mesh, hashed=hashed)
-    kept = Kept(engine, "all", np.zeros(1, int))
+    kept, made = Kept(engine, "all", np.zeros(1, int)), steps
     with ExitStack() as stack:
+        stack.enter_context(handling_signals())
         saved = None
         if checkpoint is not None:
             saved = stack.enter_context(closing(Checkpoint("train", checkpoint, identity(engine))))
-        show, report = (
-            stack.enter_context(bar(steps, TrainWords(engine), progress)),
-            _Reporter(engine, on_step, on_eval),
-        )
+        show = stack.enter_context(bar(steps, TrainWords(engine), progress))
+        report = _Reporter(engine, on_step, on_eval)
 
         def note(run_indices: np.ndarray, begin: int, end: int) -> None:
             show(run_indices, begin, end)
             report(begin, end)
 
-        train_to_end(engine, kept, note, saved)
-    return made_run(engine, kept.carried[0], 0, repr(optimizer), own_control(engine.record.losses[:1]).limit()[0])
+        try:
+            train_to_end(engine, kept, note, saved)
+        except Interrupted:
+            if not (made := int(engine.record.position[1])):
+                raise
+    if made < steps:
+        note_interrupted("train", f"{made:,} of {steps:,} steps were made.")
+    carry = kept.carried[0] if made == steps else engine.carried(0)
+    limit = own_control(engine.record.losses[:1]).limit()[0]
+    return made_run(engine, carry, 0, repr(optimizer), limit, made)
 
 
 class _Reporter:
@@ -240,31 +249,32 @@ class _Reporter:
                 self._on_eval({"step": step + 1, **metrics})
 
 
-def made_run(engine: Engine, carry: Carry, run: int, optimizer: str, limit: float) -> Run:
-    """What a run of an engine did, at its end."""
-    record = engine.record
-    at = engine.evaluated_at
+def made_run(engine: Engine, carry: Carry, run: int, optimizer: str, limit: float, made: int | None = None) -> Run:
+    """What a run of an engine did, at its end, or after the steps that were made."""
+    record, steps = engine.record, engine.steps if made is None else made
+    at = engine.evaluated_at[engine.evaluated_at <= steps]
     carry = engine.on_devices(carry)
     return Run(
         params=carry.params,
         model_state=carry.model_state,
         opt_state=carry.opt_state,
-        losses=record.losses[run].copy(),
-        learning_rates=_only_rates(record, run),
-        metrics={name: x[run, at - 1] for name, x in record.metrics.items()},
+        losses=record.losses[run, :steps].copy(),
+        learning_rates=_only_rates(record, run, steps),
+        metrics={name: x[run, at - 1] for name, x in record.metrics.items() if len(at)},
         evaluated_at=at if record.metrics else at[:0],
-        aux={name: x[run].copy() for name, x in record.aux.items()},
+        aux={name: x[run, :steps].copy() for name, x in record.aux.items()},
         seed=int(engine.runs.seeds[engine.runs.seed_index[run]]),
-        diverged=bool(diverged(record.losses[[run]], record.finite[[run]], np.array([limit]))[0]),
+        diverged=bool(diverged(record.losses[[run], :steps], record.finite[[run]], np.array([limit]))[0]),
         modes={name: metric.mode for name, metric in engine.program.metrics},
         task=engine.task.name,
         optimizer=optimizer,
+        interrupted=steps < engine.steps,
         as_model=engine.task.as_model,
     )
 
 
-def _only_rates(record: Record, run: int) -> Any:
-    rates = {name: x[run].copy() for name, x in record.learning_rates.items()}
+def _only_rates(record: Record, run: int, steps: int | None = None) -> Any:
+    rates = {name: x[run, :steps].copy() for name, x in record.learning_rates.items()}
     if not rates:
         return None
     return rates[""] if set(rates) == {""} else rates

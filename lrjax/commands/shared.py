@@ -22,6 +22,7 @@ from lrjax.schedules.base import Schedule
 from lrjax.tasks.file import BUILT_IN, TaskError, TaskFile, in_file, load_task, said
 from lrjax.training.batches import known_steps
 from lrjax.training.divergence import ABOVE
+from lrjax.training.files import write_file
 from lrjax.training.task import Task
 from lrjax.training.train import Run
 from lrjax.value import Value
@@ -145,15 +146,22 @@ def check_writable(path: Path, option: str) -> None:
 
 
 def write(path: Path, content: str) -> None:
+    with _writing(path):
+        write_file(path, content.encode())
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
     try:
-        path.write_text(content, encoding="utf-8")
+        yield
     except OSError as error:
         raise Refused(f"could not write {str(path)!r}: {error.strerror}.") from None
     print(f"wrote {path}", file=sys.stderr)
 
 
 def publish(arguments: argparse.Namespace, findings: Findings, page: str, run: Run | None = None) -> int:
-    """Prints and writes what was found; 1 where there is no model for --save."""
+    """Prints and writes what was found; 1 where there is no model for --save. One file that cannot be written keeps no
+    other from being written."""
     match arguments.format:
         case "json":
             print(findings.to_json())
@@ -161,18 +169,23 @@ def publish(arguments: argparse.Namespace, findings: Findings, page: str, run: R
             print(findings.to_csv(), end="")
         case _:
             print(findings_text(findings, columns(), _has_colours(), ascii_only()))
-    write(arguments.out, page)
-    write(arguments.json, findings.to_json() + "\n")
-    if (path := getattr(arguments, "save", None)) is None:
-        return 0
-    if run is None:
-        print(f"did not write {path}: no run is worth keeping", file=sys.stderr)
+    save = getattr(arguments, "save", None)
+    refused = []
+    for path, content in (
+        (arguments.out, page.encode()),
+        (arguments.json, findings.to_json().encode() + b"\n"),
+        *([(save, run.to_bytes())] if save is not None and run is not None else []),
+    ):
+        try:
+            with _writing(path):
+                write_file(path, content)
+        except Refused as error:
+            refused.append(str(error))
+    if refused:
+        raise Refused(" ".join(refused))
+    if save is not None and run is None:
+        print(f"did not write {save}: no run is worth keeping", file=sys.stderr)
         return 1
-    try:
-        run.save(path)
-    except OSError as error:
-        raise Refused(f"could not write {str(path)!r}: {error.strerror}.") from None
-    print(f"wrote {path}", file=sys.stderr)
     return 0
 
 

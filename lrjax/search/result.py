@@ -1,6 +1,7 @@
 """What a sweep found, as NumPy arrays."""
 
 import dataclasses
+import io
 import json
 from functools import cached_property
 from os import PathLike
@@ -11,6 +12,7 @@ import numpy as np
 from lrjax.search.judge import Scores, standard_error
 from lrjax.search.verdict import Verdict, verdict
 from lrjax.training.divergence import Control, final_loss
+from lrjax.training.files import write_file
 from lrjax.training.record import Decided, first_reached, tail_steps
 from lrjax.training.train import Run
 from lrjax.value import bad_argument
@@ -208,8 +210,9 @@ class SweepResult(Decided):
         arrays = {f"settings/{name}": x for name, x in self.settings.items()}
         arrays |= {f"metrics/{name}": x for name, x in self.metrics.items()}
         arrays |= {name: getattr(self, name) for name in _ARRAYS}
-        with open(path, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, words=json.dumps(words), **arrays)
+        file = io.BytesIO()
+        np.savez_compressed(file, allow_pickle=False, words=json.dumps(words), **arrays)
+        write_file(path, file.getvalue())
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "SweepResult":

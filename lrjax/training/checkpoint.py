@@ -1,7 +1,9 @@
 """Runs on disk, chunk by chunk, so that what was killed goes on where it was."""
 
 import hashlib
+import shutil
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -17,6 +19,8 @@ from lrjax.training.program import Carry
 from lrjax.value import bad_argument
 
 MOST_OF_TIME = 0.1  # the part of the time that may go into saving, in one process
+_UNFINISHED = ".orbax-checkpoint-tmp"  # what orbax writes a folder as, until it is whole
+_FULL = "No space left on device"
 _IGNORED = (".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave
 
 
@@ -92,11 +96,13 @@ class Checkpoint:
             raise bad_argument(caller, "checkpoint", "the path of a folder", path)
         self.caller, self.path, self.names, self._orbax = caller, Path(path).absolute(), names, orbax
         self._check_folder()
-        # not in the background: what a wave carries is overwritten by its next step
-        options = orbax.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-        self._manager = orbax.CheckpointManager(self.path, options=options)
-        self._next_save = 0.0
+        self._manager, self._next_save, self._failed = self._open(), 0.0, False
         self._refuse_others()
+
+    def _open(self) -> Any:
+        # not in the background: what a wave carries is overwritten by its next step
+        options = self._orbax.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+        return self._orbax.CheckpointManager(self.path, options=options)
 
     def _check_folder(self) -> None:
         try:
@@ -197,9 +203,28 @@ class Checkpoint:
         if kept.carried:
             items["kept"] = orbax.StandardSave([_as_saved(carry) for carry in kept.carried.values()])
         latest = self._manager.latest_step()
-        self._manager.save(0 if latest is None else latest + 1, args=orbax.Composite(**items))
+        size = sum(x.nbytes for x in jax.tree.leaves([record, *kept.carried.values(), *engine.waves_carried(waves)]))
+        try:
+            if size > shutil.disk_usage(self.path).free:  # orbax would say so in a hundred lines
+                raise OSError(_FULL)
+            self._manager.save(0 if latest is None else latest + 1, args=orbax.Composite(**items))
+        except Exception as error:  # of a full disk orbax raises a ValueError
+            self._note_failed(error)
         end = time.monotonic()
         self._next_save = end + (end - begin) * (1 / MOST_OF_TIME - 1)
+
+    def _note_failed(self, error: Exception) -> None:
+        """Goes on without: what was trained is worth more than what was saved of it. What was saved before stays."""
+        for left in self.path.glob(f"*{_UNFINISHED}"):
+            shutil.rmtree(left, ignore_errors=True)
+        if not self._failed:
+            reason = _FULL if _FULL in str(error) else f"{type(error).__name__}: {str(error)[:200]}"
+            there = "nothing is saved" if self._manager.latest_step() is None else "what was saved before stays"
+            words = f"{self.caller}: `checkpoint` {str(self.path)!r} cannot be written: {reason}; {there}"
+            warnings.warn(f"{words}, and the training goes on.", stacklevel=2)
+        self._failed = True
+        self._manager.close()
+        self._manager = self._open()
 
     def close(self) -> None:
         self._manager.close()

@@ -17,6 +17,7 @@ from lrjax.training.batches import known_steps
 from lrjax.training.checkpoint import Checkpoint, identity
 from lrjax.training.divergence import diverged, final_loss, own_control
 from lrjax.training.engine import Engine, Runs, check_mesh
+from lrjax.training.files import write_file
 from lrjax.training.interrupt import Interrupted, handling_signals, note_interrupted
 from lrjax.training.kept import Kept
 from lrjax.training.loop import train_to_end
@@ -112,9 +113,12 @@ class Run:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes a file, by pickle: parameters and states of any classes are in it."""
+        write_file(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
         fields = {name: x for name, x in vars(self).items() if name != "as_model"}  # a function may not pickle
-        with open(path, "wb") as file:
-            pickle.dump(jax.tree.map(_as_saved, fields), file)
+        return pickle.dumps(jax.tree.map(_as_saved, fields))
 
     @classmethod
     def load(cls, path: str | PathLike[str], task: Task | None = None) -> "Run":

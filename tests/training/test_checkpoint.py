@@ -142,6 +142,42 @@ def test_one_run_goes_on_too(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
 
 
+@pytest.mark.parametrize("how", ["noticed before", "while writing"])
+def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch, how):
+    from lrjax.training.checkpoint import Checkpoint
+
+    task, folder = task_of((X, Y), **FIELDS), tmp_path / "run"
+    run = lambda **options: L.train(task, L.adam(0.01), steps=200, progress=False, **options)
+    monkeypatch.setattr("lrjax.training.engine.CALL_SECONDS", 0.0)  # a step a call
+    monkeypatch.setattr("lrjax.training.checkpoint.MOST_OF_TIME", 1.0)
+    expected, saves, save = run(), [], Checkpoint.save
+
+    def saving(checkpoint, *rest):
+        saves.append(1)
+        if len(saves) == 20 and how == "noticed before":
+            monkeypatch.setattr("shutil.disk_usage", lambda path: FULL)
+        elif len(saves) == 20:
+            monkeypatch.setattr(checkpoint._orbax.args, "Composite", full)
+        save(checkpoint, *rest)
+
+    class FULL:
+        free = 100
+
+    def full(**items):
+        (folder / "77.orbax-checkpoint-tmp").mkdir(exist_ok=True)
+        raise ValueError("RESOURCE_EXHAUSTED: ... No space left on device [os_error_code='28']")
+
+    monkeypatch.setattr(Checkpoint, "save", saving)
+    words = "train: `checkpoint` .* cannot be written: No space left on device; what was saved before stays, and the"
+    with pytest.warns(UserWarning, match=words) as warned:
+        found = run(checkpoint=folder)
+    assert len(warned) == 1 and len(saves) > 100  # it is said once
+    np.testing.assert_array_equal(found.losses, expected.losses)
+    assert [path.name for path in folder.iterdir()] == ["18"]  # the last one that was whole
+    monkeypatch.undo()
+    np.testing.assert_array_equal(run(checkpoint=folder).losses, expected.losses)  # goes on from there
+
+
 OTHERS = {
     "learning_rates": ({"optimizer": L.adam(RATES * 2)}, "`learning_rates` is 3 from 0.003 to 0.3 there, 3 from 0.006"),
     "optimizer": ({"optimizer": L.adam(RATES, b1=0.8)}, "`hyperparameters` is not the same"),

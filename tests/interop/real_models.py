@@ -178,8 +178,8 @@ def linen_transformer():
     return L.Task.from_linen(LinenTransformer(), loss_fn, TEXT, 16, **LINEN, validation=TEXT_TEST)
 
 
-def nnx_cnn():
-    return L.Task.from_nnx(NnxCNN, loss_fn, DIGITS, 32, **BY_ACCURACY)
+def nnx_cnn(model=NnxCNN, data=DIGITS, batch_size=32):
+    return L.Task.from_nnx(model, loss_fn, data, batch_size, **BY_ACCURACY)
 
 
 def nnx_transformer():

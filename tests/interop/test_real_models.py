@@ -158,3 +158,14 @@ def test_is_tuned_trained_and_compared(name):
     table = L.compare(task, own, steps=steps, seeds=1, progress=False)
     for final in (run.final, *table.final.ravel()):
         assert final > 3 * found.start if found.mode == "max" else final < 0.8 * found.start
+
+
+def test_a_trained_model_learns_new_classes_in_small_batches():
+    (x, labels), steps = models.DIGITS, 60
+    few = models.nnx_cnn(data=(x[labels < 5], labels[labels < 5]))
+    model = L.train(few, L.adam(0.01), steps=steps, progress=False).model
+    task = models.nnx_cnn(model, batch_size=8)
+    found = L.tune(task, L.adam(L.cosine_decay_schedule(1.0, steps)), steps=steps, low=1e-5, progress=False)
+    assert found.verdict.startswith("Found") and found.start > 0.4, found.verdict
+    schedule = L.cosine_decay_schedule(found.learning_rate, steps)
+    assert L.train(task, L.adam(schedule), steps=steps, seed=9, progress=False).final > found.start + 0.2

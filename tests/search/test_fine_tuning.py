@@ -108,12 +108,12 @@ def test_what_a_higher_rate_learns_is_not_called_nothing(starts):
     assert not tune(task).verdict.startswith("Nothing was learned")
 
 
-@is_false("start and end are on the same batches, but their errors are added as if they were on others")
-def test_a_loss_that_falls_on_every_batch_has_fallen(starts):
+@is_false("a few large losses make the error of the mean; that the loss falls on most batches counts for nothing")
+def test_a_loss_that_falls_to_a_thousandth_has_fallen(starts):
     task = task_of(starts["converged"], (OTHERS[0][:40], OTHERS[1][:40]), 1, "loss")
-    found = tune(task)
-    assert final_at(task, 0.01) < 0.01 * found.start
-    assert not found.verdict.startswith("Nothing was learned"), found.verdict
+    result = L.sweep(task, COSINE, learning_rates=np.geomspace(1e-4, 0.1, 7), steps=STEPS, seeds=3, progress=False)
+    assert final_at(task, 0.01) < 0.02 * result.start
+    assert not result.verdict.startswith("Nothing was learned"), result.verdict
 
 
 @is_false("all seeds gain the same example, so their spread is 0")

@@ -24,7 +24,7 @@ def _output_kinds(notebook):
 
 
 def test_the_notebooks_are_there():
-    names = ["01_learning_rates", "02_composing_transforms", "03_finding_the_rate"]
+    names = ["01_learning_rates", "02_composing_transforms", "03_finding_the_rate", "04_a_real_model"]
     assert [path.stem for path in NOTEBOOKS] == names
 
 

@@ -25,7 +25,8 @@ def test_sessions_print_what_they_say():
 
 
 @pytest.mark.promotes  # as everybody runs them
-def test_blocks_run_one_after_the_other_and_train(capsys):
+def test_blocks_run_one_after_the_other_and_train(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # one of them writes a file
     names: dict = {"__name__": "readme"}
     blocks = [block for block in _blocks("python") if ">>>" not in block]
     assert len(blocks) >= 3

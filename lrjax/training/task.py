@@ -217,7 +217,8 @@ class Task:
 
         The loss is `loss_fn(model, batch)`, of a model in training mode (`model.train()`); metrics are functions of the
         same arguments in evaluation mode (`model.eval()`), and the default metric is the loss. All variables that are
-        not trained are carried as model state: statistics, the counts and keys of `nnx.Rngs`. `Run.model` is a model.
+        not trained are carried as model state: statistics, the counts and keys of `nnx.Rngs`. `Run.model` is a model,
+        in the mode in which it was made.
 
         Args:
           make_model: nnx.Rngs -> model, called with `nnx.Rngs(jax.random.key(seed))`; or a model, which stays as it is:

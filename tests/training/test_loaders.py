@@ -1,6 +1,7 @@
 """Data that are loaded batch by batch."""
 
 import warnings
+from itertools import chain, islice, repeat
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -72,3 +73,60 @@ def test_a_generator_function_shows_a_model_its_batch():
 def endless():
     while True:
         yield X[:8]
+
+
+PAIRS = [(x, np.float32(i % 3)) for i, x in enumerate(X)]
+
+
+def stacked(pairs):
+    return tuple(map(np.stack, zip(*pairs, strict=True)))
+
+
+def torch_loader(**options):
+    torch, data = pytest.importorskip("torch"), pytest.importorskip("torch.utils.data")
+    order = torch.Generator().manual_seed(0)
+    return data.DataLoader(PAIRS, 4, shuffle=True, drop_last=True, generator=order, **options)
+
+
+def torch_loader_of_arrays():
+    return torch_loader(collate_fn=stacked)
+
+
+def grain_loader():
+    grain = pytest.importorskip("grain")
+    order = grain.samplers.IndexSampler(len(PAIRS), grain.sharding.NoSharding(), shuffle=True, num_epochs=1, seed=0)
+    batched = [grain.transforms.Batch(4, drop_remainder=True)]
+    return grain.DataLoader(data_source=PAIRS, sampler=order, operations=batched)
+
+
+def grain_dataset():
+    dataset = pytest.importorskip("grain").MapDataset.source(PAIRS).shuffle(seed=0)
+    return dataset.batch(4, drop_remainder=True).repeat(reseed_each_epoch=True).to_iter_dataset()
+
+
+@pytest.mark.parametrize("make", [torch_loader, torch_loader_of_arrays, grain_loader, grain_dataset])
+def test_loaders_of_torch_and_grain_train_as_a_list_and_go_on_from_a_checkpoint(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("lrjax.training.batches.LOADED_BYTES", 150)  # chunks of a few steps
+    monkeypatch.setattr("lrjax.training.checkpoint.MOST_OF_TIME", 1.0)  # it is saved after every chunk
+    steps, loss = 12, lambda params, batch: jnp.mean((batch[0] @ params - batch[1]) ** 2)
+    batches = islice(chain.from_iterable(repeat(make())), steps)  # the order may differ from pass to pass
+    expected = [stacked(zip(*map(np.asarray, batch), strict=True)) for batch in batches]
+    seen = []
+
+    def train(data, stop=steps, **options):
+        def note(row):
+            seen.append(row["step"])
+            if row["step"] == stop:
+                raise KeyboardInterrupt
+
+        return L.train(L.Task(loss, START, data), L.adam(0.1), steps=steps, progress=False, on_step=note, **options)
+
+    run = train(expected)
+    np.testing.assert_array_equal(train(make()).losses, run.losses)
+    with pytest.raises(KeyboardInterrupt):
+        train(make(), stop=7, checkpoint=tmp_path)
+    seen.clear()
+    again = train(make(), checkpoint=tmp_path)
+    assert 0 < seen[0] <= 7 and seen == list(range(seen[0], steps))
+    np.testing.assert_array_equal(again.losses, run.losses)
+    np.testing.assert_array_equal(again.params, run.params)

@@ -16,7 +16,7 @@ from lrjax.search.outcome import control_of, limits, lost, scores, start_metric
 from lrjax.search.settings import rate_of
 from lrjax.search.sweep import SAME_SEEDS
 from lrjax.search.techniques import FAMILIES, NEAR, RATES, REFERENCE, STEP, techniques
-from lrjax.training.batches import distinct_seeds
+from lrjax.training.batches import check_repeatable, distinct_seeds
 from lrjax.training.divergence import Control
 from lrjax.training.engine import Engine, Show, check_mesh, with_controls
 from lrjax.training.interrupt import Interrupted, handling_signals, note_interrupted
@@ -85,6 +85,7 @@ def compare(
     """
     check_task("compare", task)
     check_mesh("compare", mesh)
+    check_repeatable("compare", task)
     steps = run_length("compare", task, steps)
     if keep not in ("best", "all", None):
         raise bad_argument("compare", "keep", '"best", "all" or None', keep)

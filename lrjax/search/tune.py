@@ -13,7 +13,7 @@ from lrjax.search.outcome import control_of, failure_of, limits, start_error, st
 from lrjax.search.settings import at_rate
 from lrjax.search.sweep import SAME_SEEDS, positive_number
 from lrjax.search.verdict import Verdict, verdict
-from lrjax.training.batches import distinct_seeds
+from lrjax.training.batches import check_repeatable, distinct_seeds
 from lrjax.training.divergence import ABOVE, control_windows
 from lrjax.training.engine import Engine, Runs, check_mesh
 from lrjax.training.interrupt import Interrupted, handling_signals, note_interrupted
@@ -133,6 +133,7 @@ def tune(
     """
     check_task("tune", task)
     check_mesh("tune", mesh)
+    check_repeatable("tune", task)
     steps = run_length("tune", task, steps)
     high, number = positive_number("tune", "high", high), (int, float, np.number)
     if not (isinstance(low, number) and 0 < low < high):

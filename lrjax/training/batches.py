@@ -1,17 +1,15 @@
 """Where the batches of a run come from, in one form for all the ways to give them."""
 
 import dataclasses
-import hashlib
 import inspect
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, islice
 from typing import Any
 
 import jax
 import numpy as np
 
 from lrjax.domains import is_function
+from lrjax.training.loader import Calls, Loader, fitting
 from lrjax.training.task import Task, examples_in, is_tree_of_arrays
 from lrjax.value import bad_argument
 
@@ -20,7 +18,6 @@ KINDS = (
     "step to a batch, an iterable of batches, or a generator function of them"
 )
 CHUNK = 512  # steps of one call of the program, at most
-LOADED, LOADED_BYTES = 128, 2**26  # batches that are loaded for one call, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +31,8 @@ class Batches:
 
     chunk: Callable[[int, int], Any]
     batch_at: Callable[[Any, Any, Any], Any]
-    steps: int | None = None  # how many there are, where that is known
     size: int = CHUNK  # the most steps of a chunk
+    like: Any = None  # of loaded batches: arrays like a chunk
     once: bool = False  # whether each batch should be asked for once, and then feed every run
     given: Any = None  # arrays that are the same for all chunks
     digest: Callable[[int], str] = lambda steps: ""  # of the first so many batches, where they are loaded
@@ -111,19 +108,31 @@ def as_batches(caller: str, task: Task, steps: int, seeds: Sequence[int], hashed
         length = _length(data)
         if steps > length:
             raise bad_argument(caller, "steps", f"at most the {length} batches of the task", steps)
-        return Batches(lambda start, count: np.int32(start), _of_step, length, given=data)
+        return Batches(lambda start, count: np.int32(start), _of_step, given=data)
     if task.batch_size is not None:
         return _examples(data, task.batch_size, seeds)
     if inspect.isgeneratorfunction(data):
-        return _Loader(caller, _Calls(data), hashed).batches
+        return _loaded(Loader(caller, Calls(data), steps, hashed))
     if callable(data):
         return Batches(lambda start, count: np.int32(start), _Called(data))
     if isinstance(data, Iterator | list) or (isinstance(data, Iterable) and not is_tree_of_arrays(data)):
-        return _Loader(caller, data, hashed).batches
+        return _loaded(Loader(caller, data, steps, hashed))
     if is_tree_of_arrays(data):
         words = "given, since the data are arrays: examples in a batch; or `stacked=True`, where a batch is one step"
         raise bad_argument("Task", "batch_size", words, None)
     raise bad_argument("Task", "data", KINDS, data)
+
+
+def _loaded(loader: Loader) -> Batches:
+    like = jax.tree.map(lambda x: np.broadcast_to(x, (loader.size, *x.shape)), loader.example)
+    return Batches(loader.chunk, _of_chunk, loader.size, once=True, like=like, digest=loader.digest)
+
+
+def check_repeatable(caller: str, task: Task) -> None:
+    """For what goes through the data more than once."""
+    if isinstance(task.data, Iterator):
+        words = f"something that {caller} can go through again, such as a list or a generator function"
+        raise bad_argument("Task", "data", words, task.data)
 
 
 def _length(tree: Any) -> int:
@@ -133,18 +142,13 @@ def _length(tree: Any) -> int:
     return count
 
 
-def _fitting(most: int, size: int) -> int:
-    """How many steps may be loaded for one call, of so many bytes each."""
-    return max(1, min(most, LOADED_BYTES // max(1, size)))
-
-
 def _examples(examples: Any, batch_size: int, seeds: Sequence[int]) -> Batches:
     """Every epoch all of them in a new order, which is another one for each seed and the same for every run."""
     count = _length(examples)
     if batch_size > count:
         raise bad_argument("Task", "batch_size", f"a whole number from 1 to the {count} examples", batch_size)
     per_epoch = count // batch_size
-    size = _fitting(CHUNK, 4 * batch_size * len(seeds))
+    size = fitting(CHUNK, 4 * batch_size * len(seeds))
 
     # the order is NumPy's: a sort inside the program takes longer to compile than many sweeps take
     def epoch(number: int) -> np.ndarray:
@@ -159,94 +163,3 @@ def _examples(examples: Any, batch_size: int, seeds: Sequence[int]) -> Batches:
         return np.pad(orders, ((0, 0), (0, size - steps), (0, 0)))
 
     return Batches(chunk, _of_order, size=size, given=examples)
-
-
-class _Loader:
-    """Asks for each batch once; what can be gone through again, such as a list, begins anew after its end."""
-
-    def __init__(self, caller: str, data: Iterable[Any], hashed: bool):
-        self.caller, self.data, self.again = caller, data, not isinstance(data, Iterator)
-        self._hashed = hashlib.blake2b(digest_size=8) if hashed else None
-        self._digests = {0: ""}  # by the number of batches
-        self._noted = False
-        self._source, self._taken = self._endless() if self.again else self._pass(iter(data)), 0
-        first = next(self._source, None)
-        if first is None:
-            raise bad_argument("Task", "data", "at least 1 batch", data)
-        self._source = chain([first], self._source)
-        self.size = _fitting(LOADED, sum(np.asarray(x).nbytes for x in jax.tree.leaves(first)))
-
-    @property
-    def batches(self) -> Batches:
-        steps = len(self.data) if self.again and hasattr(self.data, "__len__") else None
-        return Batches(self.chunk, _of_chunk, steps, self.size, once=True, digest=self.digest)
-
-    def chunk(self, start: int, count: int) -> Any:
-        if start < self._taken:
-            if not self.again:
-                words = f"something that {self.caller} can go through again, such as a list"
-                raise bad_argument("Task", "data", words, self.data)
-            self._source, self._taken = self._endless(), 0
-        list(islice(self._source, start - self._taken))
-        got = list(islice(self._source, count))
-        if len(got) < count:
-            got_words = f"an end after {start + len(got)}"
-            raise bad_argument("Task", "data", f"at least {start + count} batches", got_words)
-        self._taken = start + count
-        if self._hashed is not None and self._taken not in self._digests:
-            for leaf in jax.tree.leaves(got):
-                self._hashed.update(np.ascontiguousarray(leaf).tobytes())
-            self._digests[self._taken] = self._hashed.hexdigest()
-        try:
-            return jax.tree.map(lambda *xs: np.stack(xs), *got, *got[-1:] * (self.size - count))
-        except ValueError:
-            shapes = sorted({str(jax.tree.map(np.shape, batch)) for batch in got})
-            words = "batches all of one shape (a last one that is shorter is left out)"
-            raise bad_argument("Task", "data", words, shapes) from None
-
-    def digest(self, steps: int) -> str:
-        """Reads on as far as it has to, chunk by chunk, as the program does."""
-        while self._taken < steps:
-            self.chunk(self._taken, min(self.size, steps - self._taken))
-        return self._digests.get(steps, "")
-
-    def _endless(self) -> Iterator[Any]:
-        while True:
-            empty = True
-            for batch in self._pass(iter(self.data)):
-                empty = False
-                yield batch
-            if empty:
-                return
-
-    def _pass(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Those of one pass, without a last one that has fewer examples."""
-        count = None
-        for batch in batches:
-            examples = examples_in(batch)
-            count = count or examples
-            if None not in (examples, count) and examples < count:
-                following = next(batches, None)
-                if following is None:
-                    self._note_dropped(examples, count)
-                    return
-                yield batch  # in the midst: an error
-                yield following
-            else:
-                yield batch
-
-    def _note_dropped(self, examples: int, count: int) -> None:
-        if not self._noted:
-            words = f"Task: the last batch of a pass through the data has {examples} examples, the others {count}"
-            warnings.warn(f"{words}; it is left out.", stacklevel=2)
-        self._noted = True
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Calls:
-    """What a generator function gives, anew at each pass."""
-
-    function: Callable[[], Iterator[Any]]
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.function()

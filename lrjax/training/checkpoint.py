@@ -47,8 +47,7 @@ def identity(engine: Engine) -> dict[str, Any]:
     program, source, task, runs = engine.program, engine.source, engine.task, engine.runs
     carry = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), engine.carry_shapes())
     number, key = jax.tree.map(lambda x: x[0], runs.numbers), jax.eval_shape(lambda: jax.random.key(0))
-    first = min(program.chunk, engine.steps)
-    chunk = engine.batches(0, first)
+    chunk = engine.example_chunk
     batch = jax.eval_shape(program.batch_at, chunk, 0, 0)
 
     def update(numbers: Any, carry: Carry) -> Any:
@@ -68,7 +67,7 @@ def identity(engine: Engine) -> dict[str, Any]:
         "optimizer": digest_of_function(update, number, carry),
         "loss_fn": digest_of_function(trained_by, params, carry.model_state, batch, key),
         "init": digest_of_function(program.init, jax.random.key(0)) if program.init else digest(task.init),
-        "data": digest(source.given) + source.digest(first) + digest_of_function(program.batch_at, chunk, 0, 0),
+        "data": digest(source.given) + source.digest(1) + digest_of_function(program.batch_at, chunk, 0, 0),
         "batch_size": task.batch_size,
         "metrics": [f"{name} {metric.mode} {digest_of_function(metric.function, params, *state, *some)}"
                     for name, metric in program.metrics],

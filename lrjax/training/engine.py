@@ -147,7 +147,7 @@ class Engine:
             if is_interrupted():
                 self.settle()
                 raise Interrupted(f"{self.caller}: stopped by a signal.")
-            chunk_end = self._chunk_end(begin, end)
+            chunk_end = self._chunk_end(begin, end, len(waves))
             for wave in waves:
                 interval = Interval(*map(np.int32, (begin, chunk_end - begin, self.eval_every, eval_at)))
                 found = self._dispatch(wave, active, self.batches(begin, chunk_end), interval)
@@ -243,13 +243,13 @@ class Engine:
         self._steps_made += end - begin
         show(indices, begin, end)
 
-    def _chunk_end(self, begin: int, end: int) -> int:
-        """Where the next call ends: after about a second, so that slow runs too show, and save, how far they are; for
-        loaded batches, and in processes that have to agree, after as many steps always."""
+    def _chunk_end(self, begin: int, end: int, waves: int) -> int:
+        """Where the next call ends: after about a second, so that slow runs too show, and save, how far they are; in
+        processes that have to agree, after as many steps always."""
         size, known = self.program.chunk, self._steps_made
-        if self.source.once or jax.process_count() > 1:
+        if jax.process_count() > 1:
             return min(begin + min(size, ALWAYS), end)
-        steps = CALL_SECONDS * known / (time.monotonic() - self._began) if known else FIRST
+        steps = CALL_SECONDS * known / (time.monotonic() - self._began) / waves if known else FIRST
         return min(begin + min(size, 2 ** int(math.log2(max(1, steps)))), end)  # powers of two meet loaded chunks again
 
     def batches(self, begin: int, end: int) -> Any:
@@ -259,6 +259,15 @@ class Engine:
                 self._loaded.clear()
             self._loaded[begin, end] = place(self.source.chunk(begin, end - begin), self.program.replicated)
         return self._shared, self._loaded[begin, end]
+
+    @cached_property
+    def example_chunk(self) -> Any:
+        """Batches of the first call, as `batches` gives them, or their shapes."""
+        if self.source.like is None:
+            return self.batches(0, min(self.program.chunk, self.steps))
+        dtype = lambda x: jax.dtypes.canonicalize_dtype(x.dtype)
+        describe = lambda x: jax.ShapeDtypeStruct(x.shape, dtype(x), sharding=self.program.replicated)
+        return self._shared, jax.tree.map(describe, self.source.like)
 
     @cached_property
     def _shared(self) -> Any:
@@ -311,7 +320,7 @@ class Engine:
             mask = place(np.ones(program.wave_size, bool), program.by_run)
             interval = Interval(*map(np.int32, (0, end, self.eval_every, self.steps)))
             traced = self._compiled.advance.trace(
-                self.carry_shapes(), identity, mask, self.batches(0, end), interval, self.validation
+                self.carry_shapes(), identity, mask, self.example_chunk, interval, self.validation
             )
             made = traced.lower().compile()
             starting.result()

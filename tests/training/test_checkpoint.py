@@ -83,7 +83,7 @@ def test_all_runs_side_by_side_go_on_too(tmp_path, monkeypatch):
         yield from LIST[:20]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lrjax.training.batches.LOADED_BYTES", 1000)  # chunks of a few steps
+    monkeypatch.setattr("lrjax.training.loader.LOADED_BYTES", 1000)  # chunks of a few steps
     options = {"steps": STEPS, "seeds": 2}
     expected = swept(L.adam(RATES), iter(LIST), **options)
     with pytest.raises(KeyboardInterrupt):

@@ -1,5 +1,7 @@
 """Data that are loaded batch by batch."""
 
+import threading
+import time
 import warnings
 from itertools import chain, islice, repeat
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 import lrjax as L
+from lrjax.training.loader import read_ahead
 
 X = np.arange(1.0, 22.0, dtype=np.float32).reshape(21, 1) / 20
 BATCHES = [X[:8], X[8:16], X[16:]]  # the last one is shorter
@@ -70,6 +73,73 @@ def test_a_generator_function_shows_a_model_its_batch():
     assert run.losses.shape == (5,) and run.losses[-1] < run.losses[0]
 
 
+def wait_until(holds):
+    end = time.monotonic() + 20
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.001)
+    assert holds()
+
+
+def readers():
+    return [thread for thread in threading.enumerate() if thread.name == "lrjax reading ahead"]
+
+
+def test_batches_are_read_ahead_but_none_too_many():
+    asked = []
+    ahead = read_ahead((asked.append(i) or i for i in range(100)), 5)
+    wait_until(lambda: len(asked) == 5)
+    time.sleep(0.05)
+    assert len(asked) == 5 and next(ahead) == 0
+    wait_until(lambda: len(asked) == 6)
+    assert list(ahead) == list(range(1, 100))
+    wait_until(lambda: not readers())
+    ahead = read_ahead(iter(range(100)), 5)
+    assert next(ahead) == 0 and readers()
+    del ahead
+    wait_until(lambda: not readers())
+
+
+def test_of_an_iterator_no_more_is_taken_than_a_run_needs():
+    batches = iter([X[i : i + 4] for i in range(16)])
+    run_of(batches, 6)
+    np.testing.assert_array_equal(next(batches), X[6:10])
+
+
+def test_an_error_of_the_loader_reaches_the_caller():
+    class Broken(Exception):
+        pass
+
+    def broken():
+        yield from [X[:8]] * 3
+        raise Broken("no more")
+
+    with pytest.raises(Broken, match="no more"):
+        run_of(broken, 6)
+
+
+def test_what_is_read_in_the_thread_has_the_precision_of_the_caller(x64):
+    generated = lambda: (jnp.asarray(X[:8], float) for _ in range(4))
+    run = L.train(L.Task(loss_fn, jnp.ones(1, float), Repeated(generated)), L.sgd(0.1), steps=3, progress=False)
+    assert run.losses.dtype == np.float64
+
+
+class Repeated:
+    def __init__(self, make):
+        self.make = make
+
+    def __iter__(self):
+        return self.make()
+
+
+@pytest.mark.parametrize("search", [L.tune, L.compare])
+def test_what_goes_through_the_data_again_refuses_an_iterator_before_it_asks_for_one(search):
+    asked = []
+    batches = (asked.append(i) or X[:8] for i in range(10_000))
+    with pytest.raises(ValueError, match=f"`data` must be something that {search.__name__} can go through again"):
+        search(L.Task(loss_fn, START, batches), L.sgd(0.1) if search is L.tune else None, steps=2000, progress=False)
+    assert asked == []
+
+
 def endless():
     while True:
         yield X[:8]
@@ -106,7 +176,7 @@ def grain_dataset():
 
 @pytest.mark.parametrize("make", [torch_loader, torch_loader_of_arrays, grain_loader, grain_dataset])
 def test_loaders_of_torch_and_grain_train_as_a_list_and_go_on_from_a_checkpoint(make, tmp_path, monkeypatch):
-    monkeypatch.setattr("lrjax.training.batches.LOADED_BYTES", 150)  # chunks of a few steps
+    monkeypatch.setattr("lrjax.training.loader.LOADED_BYTES", 150)  # chunks of a few steps
     monkeypatch.setattr("lrjax.training.checkpoint.MOST_OF_TIME", 1.0)  # it is saved after every chunk
     steps, loss = 12, lambda params, batch: jnp.mean((batch[0] @ params - batch[1]) ** 2)
     batches = islice(chain.from_iterable(repeat(make())), steps)  # the order may differ from pass to pass

@@ -9,6 +9,8 @@ from lrjax.training.divergence import diverged, final_loss
 
 GRID = 25  # rates, at equal ratios
 
+WINDOW = 9  # rates that go on after the first part of a run
+
 # (rates, seed, begin, end) -> (their losses [rates, steps], the score of the metric that decides after them [rates] or
 # None, whether their parameters are finite [rates])
 Advance = Callable[[np.ndarray, int, int, int], tuple[np.ndarray, np.ndarray | None, np.ndarray]]
@@ -26,16 +28,30 @@ class Halving:
       seeds: how many.
       total: steps of all runs that it may cost.
       limit: [seeds]: the loss above which a run that ends there has diverged.
+      drop: takes rates whose runs with the first seed are not likely to go on; returns those that would have to begin
+        anew.
+      together: how many rates are run together at first.
     """
 
-    def __init__(self, advance: Advance, steps: int, seeds: int, total: float, limit: np.ndarray | None = None):
+    def __init__(
+        self,
+        advance: Advance,
+        steps: int,
+        seeds: int,
+        total: float,
+        limit: np.ndarray | None = None,
+        drop: Callable[[np.ndarray], np.ndarray] = lambda rates: rates[:0],
+        together: int = GRID,
+    ):
         self.advance, self.steps, self.seeds, self.total = advance, steps, seeds, total
+        self.drop, self.together = drop, together
         self.limit = np.full(seeds, np.inf) if limit is None else limit
         self.losses = np.full((GRID, seeds, steps), np.nan)
         self.score = np.full((GRID, seeds), np.inf)  # of a run as far as it is, inf where it can't go on
         self.diverged = np.zeros((GRID, seeds), bool)
         self.unsafe = np.zeros(GRID, bool)  # rates at which a run was above its limit at some stage, or not finite
         self.done = np.zeros((GRID, seeds), int)  # steps that a run was given
+        self.under_way = np.zeros((GRID, seeds), int)  # the step from which it would go on
         self.cost = 0
         self.tied = False  # whether nothing told the rates apart
 
@@ -46,13 +62,12 @@ class Halving:
 
     def run(self, rates: np.ndarray | list[int], seed: int, end: int) -> None:
         rates = np.asarray(rates, int)
-        for begin in np.unique(self.done[rates, seed]):
-            some = rates[self.done[rates, seed] == begin]
-            if begin >= end:
-                continue
+        rates = rates[self.done[rates, seed] < end]
+        for begin in np.unique(self.under_way[rates, seed]):
+            some = rates[self.under_way[rates, seed] == begin]
             losses, score, finite = self.advance(some, seed, int(begin), end)
             self.losses[some, seed, begin:end] = losses
-            self.done[some, seed] = end
+            self.done[some, seed] = self.under_way[some, seed] = end
             # a run that was left made no more steps than its last loss that is known
             self.cost += int(np.where(finite, end - begin, (~np.isnan(losses)).sum(axis=1)).sum())
             known, limit = self.losses[some, seed, :end], np.full(len(some), self.limit[seed])
@@ -72,7 +87,12 @@ class Halving:
     def search(self) -> None:
         everything = np.arange(GRID)
         first = max(1, int(self.steps * min(0.1, 0.24 * self.left / GRID)))
-        self.run(everything, 0, first)
+        for begin in range(0, GRID, self.together):
+            so_far = everything[: begin + self.together]
+            self.run(so_far[begin:], 0, first)
+            known = self.score[so_far, 0]
+            if len(so_far) < GRID and not is_tied(known) and np.isfinite(known).any():
+                self.give_up(so_far, np.union1d(self.around_best(so_far, WINDOW), so_far[-(WINDOW // 2) :]))
         # until something tells the rates apart, as far as the budget goes
         while is_tied(self.score[:, 0]):
             longer = min(self.steps, 2 * first, first + int(self.left * self.steps / GRID))
@@ -84,7 +104,8 @@ class Halving:
         if not np.isfinite(self.score[:, 0]).any():
             return
         third = max(first, int(self.steps * 0.35))
-        window = self.around_best(everything, min(9, int(0.45 * self.left * self.steps / max(third - first, 1))))
+        window = self.around_best(everything, min(WINDOW, int(0.45 * self.left * self.steps / max(third - first, 1))))
+        self.give_up(everything, window)
         self.run(window, 0, third)
         # every other one to the end, then the neighbours of the best; enough is kept for the other seeds of three
         every_other = self.around_best(window[len(window) % 2 == 0 :: 2], max(1, int(0.6 * self.left / 0.65)))
@@ -96,9 +117,13 @@ class Halving:
             wanted = [r for r in (best - 1, best + 1) if 0 <= r < GRID and r not in done]
             if not wanted:
                 break
-            costs = [(self.steps - self.done[r, 0]) / self.steps for r in wanted]
+            costs = [(self.steps - self.under_way[r, 0]) / self.steps for r in wanted]
             self.run(wanted if self.left - reserve >= sum(costs) else wanted[:1], 0, self.steps)
         self.more_seeds()
+
+    def give_up(self, rates: np.ndarray, kept: np.ndarray) -> None:
+        """All of these rates but those to keep."""
+        self.under_way[self.drop(np.setdiff1d(rates, kept)), 0] = 0
 
     def around_best(self, rates: np.ndarray, keep: int) -> np.ndarray:
         """`keep` neighbours, with the one of the lowest score in the middle."""

@@ -14,10 +14,11 @@ from lrjax.search.settings import at_rate
 from lrjax.search.sweep import SAME_SEEDS, positive_number
 from lrjax.search.verdict import Verdict, verdict
 from lrjax.training.batches import check_repeatable, distinct_seeds
-from lrjax.training.divergence import ABOVE, control_windows
+from lrjax.training.divergence import ABOVE, control_windows, final_loss
 from lrjax.training.engine import Engine, Runs, check_mesh
 from lrjax.training.interrupt import Interrupted, handling_signals, note_interrupted
 from lrjax.training.loop import show_controls
+from lrjax.training.program import Carry
 from lrjax.training.progress import SweepWords, bar
 from lrjax.training.record import tail_steps
 from lrjax.training.sharding import RUNS, runs_mesh
@@ -170,10 +171,11 @@ class _Search:
         seed_index = np.append(np.arange(count).repeat(GRID), np.arange(count)).astype(np.int32)
         is_control = np.arange(len(seed_index)) >= GRID * count
         runs = Runs(
-            make, np.append(np.tile(ordered, count), np.zeros(count, np.float32)), seeds, seed_index, is_control
+            make, np.append(np.tile(ordered, count), np.zeros(count, np.float32)), seeds, seed_index, is_control, GRID
         )
         self.engine = Engine("tune", task, runs, steps, eval_every=eval_every, mesh=mesh)
         self.interrupted = False
+        self.kept: dict[int, tuple[float, int, Carry]] = {}  # by the place of the rate: (score, run, what it carried)
 
     def run(self, budget: float, above: float, progress: bool) -> None:
         engine, count = self.engine, len(self.seeds)
@@ -189,19 +191,35 @@ class _Search:
                 runs = seed * GRID + self.place_of[some]
                 active = np.zeros(engine.count, bool)
                 active[runs] = True
-                engine.advance(active, engine.waves_of(runs), begin, end, show)
+                if begin == 0:
+                    engine.waves.line_up(runs)
+                engine.advance(active, engine.waves.containing(runs), begin, end, show)
                 engine.settle()
                 record = engine.record
                 metric = next((x[runs, end - 1] for x in record.metrics.values()), None)
                 score = None if metric is None else engine.task.score(metric)
+                if end == engine.steps:
+                    self._keep(runs, final_loss(record.losses[runs]) if score is None else score)
                 return record.losses[runs, begin:end], score, record.finite[runs]
 
-            limit = control_of(engine).limit(above)
-            self.halving = Halving(advance, engine.steps, count, total - spent, limit)
+            def drop(some: np.ndarray) -> np.ndarray:
+                gone = engine.drop(self.place_of[some])
+                return np.asarray(self.order)[gone[gone < GRID]]
+
+            limit, together = control_of(engine).limit(above), 2 * engine.program.wave_size
+            self.halving = Halving(advance, engine.steps, count, total - spent, limit, drop, together)
             try:
                 self.halving.search()
             except Interrupted:
                 self.interrupted = True
+
+    def _keep(self, runs: np.ndarray, score: np.ndarray) -> None:
+        """Of runs at their end what they trained, on the host: at each rate that of the best seed."""
+        for run, found in zip(runs.tolist(), np.where(np.isnan(score), np.inf, score), strict=True):
+            before = self.kept.get(run % GRID)
+            if before is None or found < before[0]:
+                self.kept[run % GRID] = float(found), run, self.engine.waves.carried_by(run)
+        self.engine.drop(runs)
 
     def result(self, optimizer: Any, above: float, notes: tuple[str, ...]) -> TuneResult:
         engine, halving, task = self.engine, self.halving, self.engine.task
@@ -230,12 +248,11 @@ class _Search:
         start = scores.start
         run = None
         if found.best is not None:
-            of_best = int(np.argmin(scores.final[found.best]))
-            index = of_best * GRID + int(self.place_of[found.best])
+            _, index, carry = self.kept[int(self.place_of[found.best])]
             limit = float(limits(engine, np.array([index]), above)[0])
             words = repr(engine.runs.make(rate(found.best))) if dataclasses.is_dataclass(optimizer) else (
                 f"{getattr(optimizer, '__name__', 'optimizer')}({rate(found.best):.3g})")  # fmt: skip
-            run = made_run(engine, engine.carried(index), index, words, limit)
+            run = made_run(engine, carry, index, words, limit)
         return TuneResult(
             rate(found.best),
             rate(first),

@@ -165,7 +165,8 @@ class Checkpoint:
             items = {name: read(tree) for name, tree in like.items()}
             found = self._read(lambda: self._manager.restore(latest, args=args(**items)))
             if step:
-                engine.resume(engine.groups[group], [_as_carried(c, engine.carry_shapes()) for c in found.carried])
+                back = [_as_carried(c, engine.carry_shapes()) for c in found.carried]
+                engine.waves.carried.update(zip(engine.groups[group], back, strict=True))
             if run_indices:
                 back = [_as_carried(jax.tree.map(np.asarray, c), engine.carry_shapes()) for c in found.kept]
                 kept.carried = dict(zip(run_indices, back, strict=True))
@@ -197,12 +198,13 @@ class Checkpoint:
             "names": orbax.JsonSave(self.names),
             "data": orbax.JsonSave({"digest": engine.source.digest(data_steps)}),
         }
+        carried = [engine.waves.carried[wave] for wave in waves if wave in engine.waves.carried]
         if waves:
-            items["carried"] = orbax.StandardSave([_as_saved(c) for c in engine.waves_carried(waves)])
+            items["carried"] = orbax.StandardSave([_as_saved(c) for c in carried])
         if kept.carried:
             items["kept"] = orbax.StandardSave([_as_saved(carry) for carry in kept.carried.values()])
         latest = self._manager.latest_step()
-        size = sum(x.nbytes for x in jax.tree.leaves([record, *kept.carried.values(), *engine.waves_carried(waves)]))
+        size = sum(x.nbytes for x in jax.tree.leaves([record, *kept.carried.values(), *carried]))
         try:
             if size > shutil.disk_usage(self.path).free:  # orbax would say so in a hundred lines
                 raise OSError(_FULL)

@@ -27,15 +27,26 @@ class Compiled:
         self._users[:] = [ref for ref in self._users if ref() is not None] + [weakref.ref(program)]
 
 
-_compiled: dict[Any, Compiled] = {}
+class _Key:
+    """What a program compares by, hashed once: at the end of the process nothing can be hashed any more."""
+
+    def __init__(self, program: Program):
+        self.items = _weak(program, lambda ref, pop=_compiled.pop: pop(self, None))
+        self._hash = hash(self.items)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, _Key) and self.items == other.items)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+_compiled: dict[_Key, Compiled] = {}
 
 
 def compiled(program: Program) -> Compiled:
     """That of this program; the caller keeps the program alive while it is used."""
-    key: Any = None
-    pop = _compiled.pop  # at the end of the process the module's names go first
-    key = _weak(program, lambda ref: pop(key, None))
-    found = _compiled.setdefault(key, Compiled())
+    found = _compiled.setdefault(_Key(program), Compiled())
     found.add_user(program)
     return found
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lrjax.domains import is_function
@@ -23,6 +22,7 @@ from lrjax.training.program import Carry, Identity, Interval, Program, parts_of,
 from lrjax.training.record import Record
 from lrjax.training.sharding import RUNS, as_named, runs_mesh
 from lrjax.training.task import Task
+from lrjax.training.waves import Waves, fetch
 from lrjax.value import bad_argument
 
 KEPT = 64  # chunks of batches
@@ -43,6 +43,7 @@ class Runs:
     seeds: Sequence[int]  # the list of seeds
     seed_index: np.ndarray  # of each run, in that list
     is_control: np.ndarray  # bool: whether it never updates
+    together: int | None = None  # how many are trained at the same time, at most; None for all
 
 
 def with_controls(make: Callable[[Any], Any], numbers: Any, seeds: Sequence[int], seed_index: np.ndarray) -> Any:
@@ -56,8 +57,7 @@ def with_controls(make: Callable[[Any], Any], numbers: Any, seeds: Sequence[int]
 
 
 class Engine:
-    """Trains runs of a task. A wave are those that the devices train at the same time; what it carries stays on the
-    devices from its first step until `release`.
+    """Trains runs of a task, wave by wave.
 
     Args:
       caller: the function that the user called, for errors.
@@ -86,9 +86,8 @@ class Engine:
     ):
         self.caller, self.task, self.runs, self.steps, self.eval_every = caller, task, runs, steps, eval_every or NEVER
         self.source = as_batches(caller, task, steps, runs.seeds, hashed)
-        self.program = build_program(caller, task, runs, self.source, mesh, vectorized, stop)
-        self._carried: dict[int, Carry] = {}
-        self._identities: dict[int, Identity] = {}
+        program = build_program(caller, task, runs, self.source, mesh, vectorized, stop)
+        self.waves = Waves(self.count, program)
         self._loaded: dict[tuple[int, int], Any] = {}
         self._pending: deque[Callable[[], None]] = deque()  # the devices go on while results are read
         self._steps_made = 0
@@ -98,6 +97,10 @@ class Engine:
     @property
     def count(self) -> int:
         return len(self.runs.seed_index)
+
+    @property
+    def program(self) -> Program:
+        return self.waves.program
 
     @cached_property
     def evaluated_at(self) -> np.ndarray:
@@ -111,19 +114,8 @@ class Engine:
     @property
     def groups(self) -> list[range]:
         """Waves that are trained side by side: one after the other, or all where a batch should be asked for once."""
-        waves = range(-(-self.count // self.program.wave_size))
+        waves = range(self.waves.number)
         return [waves] if self.source.once else [range(wave, wave + 1) for wave in waves]
-
-    def run_indices(self, wave: int) -> np.ndarray:
-        """The runs of a wave; the last one repeats to fill it."""
-        size = self.program.wave_size
-        return np.minimum(np.arange(wave * size, (wave + 1) * size), self.count - 1)
-
-    def run_indices_of(self, waves: Sequence[int]) -> np.ndarray:
-        return np.concatenate([self.run_indices(wave) for wave in waves])
-
-    def waves_of(self, run_indices: np.ndarray) -> list[int]:
-        return np.unique(np.asarray(run_indices) // self.program.wave_size).tolist()
 
     def advance(
         self,
@@ -143,6 +135,7 @@ class Engine:
           Interrupted: a signal came; the results of all calls are read.
         """
         eval_at = end if evaluate_at_end else NEVER
+        self.waves.need(active)
         while begin < end:
             if is_interrupted():
                 self.settle()
@@ -156,6 +149,11 @@ class Engine:
             pause(begin)
             self.settle(left=2)
 
+    @property
+    def _step_seconds(self) -> float:
+        """Of a step of a wave, so far."""
+        return (time.monotonic() - self._began) / max(self._steps_made, 1)
+
     def settle(self, left: int = 0) -> None:
         """Reads the results of all calls but the latest."""
         while len(self._pending) > left:
@@ -163,32 +161,18 @@ class Engine:
 
     def release(self, wave: int, finish: Callable[[Carry], None] = lambda carry: None) -> None:
         """Forgets what a wave carries; `finish` gets it once the results are read."""
-        carry = self._carried.pop(wave)
-        del self._identities[wave]
+        carry = self.waves.forget(wave)
         self._pending.append(lambda: finish(carry))
 
-    def of_run(self, carry: Carry, run: int) -> Carry:
-        """Of what a wave carries the part of one run, on the host."""
-        index, vectorized = run % self.program.wave_size, self.program.vectorized
-        begin = index // vectorized * vectorized  # of the runs that are on the same devices
-
-        def take(x: jax.Array) -> Any:
-            if not x.is_fully_addressable:
-                return fetch(x[index])
-            shards = [s for s in x.addressable_shards if s.replica_id == 0 and (s.index[0].start or 0) == begin]
-            one = lambda part: fetch(part)[0] if vectorized == 1 else fetch(part[index % vectorized])
-            if len(shards) == 1:  # without compiling anything where it is one run
-                return one(shards[0].data)
-            whole = np.empty(x.shape[1:], x.dtype)
-            for shard in shards:
-                whole[shard.index[1:]] = one(shard.data)
-            return whole
-
-        return jax.tree.map(take, carry)
-
-    def carried(self, run: int) -> Carry:
-        """What a run carries, on the host."""
-        return self.of_run(self._carried[run // self.program.wave_size], run)
+    def drop(self, run_indices: np.ndarray) -> np.ndarray:
+        """Forgets what runs carry, where nothing else of their wave is needed; lanes of a wave are left out where as
+        many steps of them as a run has would take longer than to compile a program for fewer. Returns the runs that
+        are forgotten, which begin anew if they are asked for again."""
+        self.settle()
+        seconds, lanes_now = self.steps * self._step_seconds, self.program.vectorized
+        found = self.waves.drop(run_indices, lambda lanes: (1 - lanes / lanes_now) * seconds > self._compile_seconds)
+        self._compiled = compiled(self.program)
+        return found
 
     def on_devices(self, carry: Carry) -> Carry:
         """What a run carried, with trees in place of joined vectors: on the first device, or sharded as it was."""
@@ -199,13 +183,6 @@ class Engine:
         is_here = lambda devices: any(device.process_index == jax.process_index() for device in devices.flat)
         own = Mesh(next(filter(is_here, mesh.devices)), mesh.axis_names[1:])
         return place(carry, jax.tree.map(lambda spec: NamedSharding(own, spec), sharding.of_carry(carry, mesh)))
-
-    def waves_carried(self, waves: Sequence[int]) -> list[Carry]:
-        return [self._carried[wave] for wave in waves if wave in self._carried]
-
-    def resume(self, waves: Sequence[int], carried: Sequence[Carry]) -> None:
-        """Goes on from what was saved."""
-        self._carried.update(zip(waves, carried, strict=True))
 
     def carry_shapes(self) -> Carry:
         """Shapes, dtypes and shardings of what a wave carries."""
@@ -225,18 +202,19 @@ class Engine:
 
     def _dispatch(self, wave: int, active: np.ndarray, chunk: Any, interval: Interval) -> Any:
         """Dispatches asynchronously; what is recorded, on the devices."""
-        if wave not in self._identities:
-            self._identities[wave] = self._identity(wave)
-        identity = self._identities[wave]
-        carry = self._carried.pop(wave, None)
+        if wave not in self.waves.identities:
+            self.waves.identities[wave] = self._identity(wave)
+        identity = self.waves.identities[wave]
+        carry = self.waves.carried.pop(wave, None)
         carry = self._compiled.start(identity, self._given) if carry is None else carry
-        mask = place(active[self.run_indices(wave)], self.program.by_run)
-        self._carried[wave], record = self._compiled.advance(carry, identity, mask, chunk, interval, self.validation)
+        mask = place(active[self.waves.run_indices(wave)], self.program.by_run)
+        carry, record = self._compiled.advance(carry, identity, mask, chunk, interval, self.validation)
+        self.waves.carried[wave] = carry
         return record
 
     def _read(self, wave: int, active: np.ndarray, begin: int, end: int, found: Any, show: Show) -> None:
         """Waits for what was dispatched."""
-        indices = self.run_indices(wave)
+        indices = self.waves.run_indices(wave)
         keep = active[indices]
         indices = indices[keep]
         self.record.write(indices, begin, end, jax.tree.map(lambda x: fetch(x)[keep], found))
@@ -246,10 +224,10 @@ class Engine:
     def _chunk_end(self, begin: int, end: int, waves: int) -> int:
         """Where the next call ends: after about a second, so that slow runs too show, and save, how far they are; in
         processes that have to agree, after as many steps always."""
-        size, known = self.program.chunk, self._steps_made
+        size = self.program.chunk
         if jax.process_count() > 1:
             return min(begin + min(size, ALWAYS), end)
-        steps = CALL_SECONDS * known / (time.monotonic() - self._began) / waves if known else FIRST
+        steps = CALL_SECONDS / self._step_seconds / waves if self._steps_made else FIRST
         return min(begin + min(size, 2 ** int(math.log2(max(1, steps)))), end)  # powers of two meet loaded chunks again
 
     def batches(self, begin: int, end: int) -> Any:
@@ -275,7 +253,7 @@ class Engine:
 
     def _identity(self, wave: int) -> Identity:
         """What the runs of a wave are, on the devices."""
-        runs, indices = self.runs, self.run_indices(wave)
+        runs, indices = self.runs, self.waves.run_indices(wave)
         seed_index = runs.seed_index[indices].astype(np.int32)
         identity = Identity(
             jax.tree.map(lambda x: x[indices], runs.numbers),
@@ -304,7 +282,7 @@ class Engine:
         free = _free_bytes(self.program.mesh)
         needed, recorded = self._compile()
         while may_shrink and free is not None and needed > MOST_OF_MEMORY * free and self.program.vectorized > 1:
-            self.program = replace(self.program, vectorized=-(-self.program.vectorized // 2))
+            self.waves.program = replace(self.program, vectorized=-(-self.program.vectorized // 2))
             needed, recorded = self._compile()
         recorded["metrics"] = list(self.task.metrics)  # the first decides; JAX sorts names
         return Record.empty(self.count, self.steps, recorded)
@@ -312,7 +290,7 @@ class Engine:
     def _compile(self) -> tuple[float, Any]:
         """Compiles both programs at the same time, for the calls that follow: (the bytes that a device needs, the names
         of what is recorded)."""
-        program, identity = self.program, self._identity(0)
+        begin, program, identity = time.monotonic(), self.program, self._identity(0)
         self._compiled = compiled(program)
         with ThreadPoolExecutor(1) as pool:
             starting = pool.submit(self._compiled.start.lower(identity, self._given).compile)
@@ -324,6 +302,7 @@ class Engine:
             )
             made = traced.lower().compile()
             starting.result()
+        self._compile_seconds = time.monotonic() - begin
         recorded = jax.tree.map(lambda x: None, traced.out_info[1])
         memory = made.memory_analysis()
         if memory is None:
@@ -338,7 +317,7 @@ def build_program(
     """The program for so many runs: on all devices, and as many at once as suit them."""
     count = len(runs.seed_index)
     mesh = runs_mesh(caller, mesh, task.run_sharding is not None, count)
-    each = -(-count // mesh.shape[RUNS])
+    each = -(-min(runs.together or count, count) // mesh.shape[RUNS])
     return Program(
         objective=task.objective,
         make=runs.make,
@@ -365,13 +344,6 @@ def _free_bytes(mesh: Mesh) -> int | None:
     """Of the fullest of the devices here; None where that isn't known, as on a CPU."""
     stats = [device.memory_stats() for device in mesh.local_devices]
     return min((s["bytes_limit"] - s["bytes_in_use"] for s in stats if s and "bytes_limit" in s), default=None)
-
-
-def fetch(x: jax.Array) -> Any:
-    """All of it, in every process."""
-    if is_key(x):
-        return x
-    return np.asarray(x if x.is_fully_addressable else process_allgather(x, tiled=True))
 
 
 def check_mesh(caller: str, mesh: Any) -> None:

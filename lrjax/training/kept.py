@@ -41,13 +41,13 @@ class Kept:
 
     def finish(self, wave: int, carry: Carry) -> None:
         """A wave is at its end: takes what is wanted of it, and drops what no longer is."""
-        indices = np.unique(self._engine.run_indices(wave))
+        indices = np.unique(self._engine.waves.run_indices(wave))
         indices = indices[(self._setting_of[indices] >= 0) & ~self.finished[indices]]
         self.finished[indices] = True
         wanted = self._wanted(indices)
         self.carried = {run: kept for run, kept in self.carried.items() if run in wanted}
         for run in wanted.intersection(indices.tolist()):
-            self.carried[run] = self._engine.of_run(carry, run)
+            self.carried[run] = self._engine.waves.of_run(carry, run)
 
     def _wanted(self, latest: np.ndarray) -> set[int]:
         """The runs that are to be kept, once the latest are finished."""

@@ -21,7 +21,7 @@ def train_to_end(engine: Engine, kept: Kept, show: Show, checkpoint: Checkpoint 
         for window in control_windows(engine.steps):
             show_controls(engine, *window)
     to_train = ~kept.finished & (once | ~engine.runs.is_control)
-    groups = [(i, waves) for i, waves in enumerate(engine.groups) if to_train[engine.run_indices_of(waves)].any()]
+    groups = [(i, waves) for i, waves in enumerate(engine.groups) if to_train[engine.waves.run_indices_of(waves)].any()]
     for group, waves in groups:
 
         def save(step: int, last: bool = False, group: int = group, waves: Sequence[int] = waves) -> None:
@@ -41,10 +41,10 @@ def train_to_end(engine: Engine, kept: Kept, show: Show, checkpoint: Checkpoint 
 
 def show_controls(engine: Engine, begin: int, end: int) -> None:
     """What the data do by themselves: the losses of these steps without an update, which need no steps before."""
-    waves = engine.waves_of(np.flatnonzero(engine.runs.is_control))  # none where there are no controls
+    waves = engine.waves.containing(np.flatnonzero(engine.runs.is_control))  # none where there are no controls
     at_end = end == engine.steps
     engine.advance(engine.runs.is_control, waves, begin, end, lambda *args: None, evaluate_at_end=at_end)
     engine.settle()
     for wave in waves:
-        if engine.runs.is_control[engine.run_indices(wave)].all():  # others go on from where they are
+        if engine.runs.is_control[engine.waves.run_indices(wave)].all():  # others go on from where they are
             engine.release(wave)

@@ -229,7 +229,7 @@ def train(
                 raise
     if made < steps:
         note_interrupted("train", f"{made:,} of {steps:,} steps were made.")
-    carry = kept.carried[0] if made == steps else engine.carried(0)
+    carry = kept.carried[0] if made == steps else engine.waves.carried_by(0)
     limit = own_control(engine.record.losses[:1]).limit()[0]
     return made_run(engine, carry, 0, repr(optimizer), limit, made)
 

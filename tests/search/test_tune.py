@@ -1,5 +1,6 @@
 """Tune beside the full grid; its budget; what it says when there is no good answer."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -7,6 +8,7 @@ import pytest
 
 import lrjax as L
 from lrjax.search.halving import GRID, Halving
+from lrjax.training.engine import Engine
 from tests.search.test_sweep import X, Y, init, loss_fn
 
 FIELDS = {"loss_fn": loss_fn, "init": init, "data": (X, Y), "batch_size": 16}
@@ -163,3 +165,44 @@ def test_pictures():
     nothing.plot()
     assert "font-weight" not in nothing._repr_html_()
     plt.close("all")
+
+
+def test_lanes_of_rates_that_are_given_up_are_left_out(monkeypatch):
+    """As on an accelerator, where all rates are one wave: the survivors go on in fewer lanes, with the same results."""
+    dispatch, lanes = Engine._dispatch, []
+
+    def noted(engine, wave, active, *rest):
+        lanes.append((engine.program.vectorized, int(active[engine.waves.run_indices(wave)].sum())))
+        return dispatch(engine, wave, active, *rest)
+
+    run = lambda: L.tune(TASK, L.adam(0.1), steps=300, progress=False)
+    expected = run()
+    monkeypatch.setattr(Engine, "_dispatch", noted)
+    monkeypatch.setattr("lrjax.training.engine._suitable", lambda mesh: None)
+    for worth in (True, False):
+        seconds = property(lambda engine, worth=worth: -1.0 if worth else np.inf, lambda engine, measured: None)
+        monkeypatch.setattr(Engine, "_compile_seconds", seconds, raising=False)
+        lanes.clear()
+        found = run()
+        most = [count for count, _ in lanes]
+        assert most[0] == 25 and (most[-1] < 9 if worth else most[-1] == 25)
+        assert most == sorted(most, reverse=True)
+        np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-4)
+        assert found.learning_rate == expected.learning_rate and found.steps_spent == expected.steps_spent
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3), found.run.params, expected.run.params)
+
+
+def test_what_is_given_up_is_forgotten(monkeypatch):
+    """Of 25 rates few states are kept at the same time, and what is returned was trained with the rate that it says."""
+    dispatch, most = Engine._dispatch, []
+
+    def noted(engine, *rest):
+        most.append(len(engine.waves.carried))
+        return dispatch(engine, *rest)
+
+    monkeypatch.setattr(Engine, "_dispatch", noted)
+    found = L.tune(TASK, L.adam(0.1), steps=300, progress=False, mesh=jax.make_mesh((1,), ("x",)))
+    assert 9 <= max(most) < 16 and most[-1] <= 9
+    again = L.train(TASK, L.adam(found.learning_rate), steps=300, seed=found.run.seed, progress=False)
+    np.testing.assert_allclose(again.losses, found.run.losses, rtol=1e-5)
+    assert found.steps_spent <= 0.25 * found.grid_steps

@@ -21,7 +21,7 @@ from tests.training.test_processes import *
 dispatch = Engine._dispatch
 def watched(engine, wave, *rest):
     recorded = dispatch(engine, wave, *rest)
-    for x in jax.tree.leaves(engine._carried[wave]):
+    for x in jax.tree.leaves(engine.waves.carried[wave]):
         assert x.shape[0] == 2 and sum(s.data.shape[0] for s in x.addressable_shards) == 1
     return recorded
 Engine._dispatch = watched

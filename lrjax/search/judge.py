@@ -95,8 +95,11 @@ class Scores:
         return np.where(np.isfinite(self.mean), expected, np.nan)
 
     def careful_best(self, rates: np.ndarray) -> int:
-        """The rate that can be expected to be the best with other seeds: a lower one, below rates that do badly."""
-        return int(np.nanargmin(self.expected(rates)))
+        """The rate that can be expected to be the best with other seeds, but no further below the one with the lowest
+        mean than the next."""
+        lowest, expected = int(np.nanargmin(self.mean)), self.expected(rates)
+        best = max(int(np.nanargmin(expected)), lowest - 1)
+        return best if np.isfinite(expected[best]) else lowest
 
     def band(self, best: int, tolerance: float = AS_GOOD) -> tuple[int, int]:
         """(first, last) of the rates around the best that are as good, each of them: nothing is bridged, and what is

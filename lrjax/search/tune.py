@@ -103,8 +103,8 @@ def tune(
     third every other one of these, to the end; then the neighbours of the best, and the best few with the other seeds.
     Every run is on the whole schedule, so a rate is judged by where it ends, and not by a short run, which prefers
     other rates than a long one. It takes the rate that can be expected to be the best with other seeds: since seeds
-    differ in where training becomes unstable, that is a lower one than the best of these seeds where higher ones do
-    much worse. Where no update falls into the first tenth, it looks longer; where nothing tells the rates apart, where
+    differ in where training becomes unstable, that is the one below the best of these seeds where higher ones do much
+    worse. Where no update falls into the first tenth, it looks longer; where nothing tells the rates apart, where
     nothing is learned, and where the data have no finite loss at any rate, it says so instead.
 
     Args:

@@ -232,6 +232,8 @@ def test_a_lower_rate_is_taken_below_one_that_does_badly(beside_instability):
     nearest = final[3].mean() + (rates[3] / 0.1) ** 5.5 * (3 - final[3].mean())
     assert expected[2] == pytest.approx(final[2].mean() + chance * (nearest - final[2].mean()))
     assert np.isnan(expected[4])
+    final = 10.0 ** np.array([[-3], [-6], [-9], [-12], [0]])  # no more than one rate is gone down
+    assert scores_of(final).careful_best(np.append(rates, 0.1)) == 2
 
 
 def test_seeds_that_become_unstable_at_different_rates():

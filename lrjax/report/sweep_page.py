@@ -86,8 +86,8 @@ def sweep_page(findings: Findings, result: SweepResult) -> str:
     how = [
         f"Every rate trained {plural(seeds, 'model')} for {plural(steps, 'step')}.",
         findings.setup.divergence,
-        "As good is what ends worse than the best by no more than 5 % of what training took off, or than the noise, "
-        "and by no more than a tenth of it.",
+        "As good is what ends worse than the best by no more than 5 % of what training took off and a tenth of the "
+        "best, or by no more than the noise and a fifth of it.",
         "The sensitivity is how far the rates end from the best, on average: 0 where any rate will do.",
     ]
     return findings_page(findings, how, figures, "All rates")

@@ -145,7 +145,7 @@ class SweepResult(Decided):
 
     def band(self, tolerance: float = 0.05) -> tuple[float, float]:
         """(lowest, highest) of the rates around the best that do as well, each of them: above it by no more than
-        `tolerance` of what training took off, or than the noise, and by no more than a tenth of it.
+        `tolerance` of what training took off and a tenth of the best, or by no more than the noise and a fifth of it.
 
         Raises:
           ValueError: every run diverged, or `tolerance` is no number in [0, 1).

@@ -104,10 +104,10 @@ def tune(
     25 rates from `low` to `high` start with one seed. After a tenth of the run nine around the best go on; after a
     third every other one of these, to the end; then the neighbours of the best, and the best few with the other seeds.
     Every run is on the whole schedule, so a rate is judged by where it ends, and not by a short run, which prefers
-    other rates than a long one. Of two rates that do as well it takes the lower one, where the next higher one
-    diverged: that is safer with another seed. Where no update falls into the first tenth, it looks longer; where
-    nothing tells the rates apart, where nothing is learned, and where the data have no finite loss at any rate, it says
-    so instead.
+    other rates than a long one. It takes the rate that can be expected to be the best with other seeds: since seeds
+    differ in where training becomes unstable, that is the one below the best of these seeds where higher ones do much
+    worse. Where no update falls into the first tenth, it looks longer; where nothing tells the rates apart, where
+    nothing is learned, and where the data have no finite loss at any rate, it says so instead.
 
     Args:
       task: what is trained; its data can be gone through again.
@@ -277,7 +277,7 @@ class _Search:
         ended = halving.done == engine.steps
         seeds = max(int(ended.sum(axis=1).max()), 1)
         whole = ended[:, :seeds].all(axis=1)
-        final = np.where(whole[:, None], halving.score[:, :seeds], np.nan)
+        final = np.where(ended[:, :seeds], halving.score[:, :seeds], np.nan)
         control, error = control_of(engine), np.zeros((GRID, seeds))
         if engine.task.metrics:
             start = engine.task.score(start_metric(engine))

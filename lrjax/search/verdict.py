@@ -34,7 +34,7 @@ def verdict(
       failure: what is wrong with the data, in words, if anything is.
       metric: the name of the metric that decides; None for the training loss.
       edges: the rates beyond which nothing is known.
-      careful: whether of two rates that are as good the lower one is taken, where the next higher one is unsafe.
+      careful: whether the best is the rate that can be expected to be the best with other seeds.
     """
     nothing = lambda words: Verdict(words, None, None)
     mean = scores.mean
@@ -44,7 +44,7 @@ def verdict(
         if metric is not None and not diverged.all():
             return nothing(_metric_words(metric, scores))
         return nothing(f"Everything diverged: try rates below {rates[0]:.3g}.")
-    best = scores.careful_best() if careful else int(np.nanargmin(mean))
+    best = scores.careful_best(rates) if careful else int(np.nanargmin(mean))
     tried = np.flatnonzero(~np.isnan(mean))
     if len(tried) > 1 and is_tied(mean[tried]):
         return nothing("Cannot tell the rates apart: all of them end at the same " + (metric or "loss") + ".")
@@ -61,6 +61,9 @@ def verdict(
     if own is not None:
         listed = ", ".join(f"{rates[i]:.3g}" for i in own)
         words = f"The seeds disagree: the best rates of each are {listed}. Over all of them it is {rates[best]:.3g}."
+    apart = scores.far_apart(best)
+    if apart is not None:
+        words += f" Unsure: its seeds end from {_number(apart[0])} to {_number(apart[1])}; another may end higher."
     return Verdict(words if failure is None else f"{words} But: {failure}", best, (first, last))
 
 

@@ -7,6 +7,7 @@ import pytest
 
 import lrjax as L
 from lrjax.search.judge import Scores
+from lrjax.search.verdict import verdict
 from lrjax.training.divergence import Control, diverged
 from tests.search.test_sweep import init, loss_fn
 
@@ -196,8 +197,74 @@ def test_a_band_bridges_nothing_and_stays_away_from_the_edge():
     assert gap.band(1) == (1, 1) and gap.band(3) == (3, 3)
     wide = 0.5, 0.105, 0.1, 0.108, 0.3
     assert scores(*wide).band(2) == (1, 3) and scores(*wide, unsafe=[4]).band(2) == (1, 2)
-    assert scores(*wide).careful_best() == scores(*wide, unsafe=[4]).careful_best() == 2
-    assert scores(*wide, unsafe=[3]).careful_best() == 1
+    rates = np.geomspace(0.01, 0.2, 5)
+    assert scores(*wide).careful_best(rates) == scores(*wide, unsafe=[4]).careful_best(rates) == 2
+    assert scores(*wide, unsafe=[3]).careful_best(rates) == 1
+
+
+@pytest.fixture
+def beside_instability():
+    """Adam on digits that are learned by heart: three seeds do best at a rate at which eight others end at 0.0215."""
+    final = [[0.0251, 0.0285, 0.0250], [0.0079, 0.0066, 0.0059], [0.0011, 0.0064, 0.0018], [0.36, np.nan, np.nan]]
+    return np.array(final), np.array([0.00464, 0.01, 0.0215, 0.0464])
+
+
+def scores_of(final, unsafe=()):
+    seeds = final.shape[1]
+    error, unsafe = np.zeros(final.shape), np.isin(np.arange(len(final)), unsafe)
+    return Scores(final, np.full(seeds, 3.0), np.zeros(seeds), error, unsafe)
+
+
+def test_a_lower_rate_is_taken_below_one_that_does_badly(beside_instability):
+    final, rates = beside_instability
+    assert scores_of(final).careful_best(rates) == 1
+    assert verdict(rates, scores_of(final), np.zeros((4, 3), bool), None, None, (0, 3), True).best == 1
+    final[3, 0] = 0.01  # nothing to fear
+    assert scores_of(final).careful_best(rates) == 2
+    final[3] = np.nan  # given up, as far as it went without harm
+    assert scores_of(final).careful_best(rates) == 2
+    assert scores_of(final, unsafe=[3]).careful_best(rates) == 1
+    # what is two rates higher counts too, but less
+    final[3] = 0.001, 0.006, 0.003
+    further = np.append(final, np.full((1, 3), np.inf), axis=0)
+    expected = scores_of(further, unsafe=[4]).expected(np.append(rates, 0.1))
+    chance = (rates[2] / rates[3]) ** 5.5
+    nearest = final[3].mean() + (rates[3] / 0.1) ** 5.5 * (3 - final[3].mean())
+    assert expected[2] == pytest.approx(final[2].mean() + chance * (nearest - final[2].mean()))
+    assert np.isnan(expected[4])
+    final = 10.0 ** np.array([[-3], [-6], [-9], [-12], [0]])  # no more than one rate is gone down
+    assert scores_of(final).careful_best(np.append(rates, 0.1)) == 2
+
+
+def test_seeds_that_become_unstable_at_different_rates():
+    """On average over other seeds the rate that is taken does better than the one with the lowest mean of three."""
+    rates, rng = np.geomspace(1e-3, 1, 10), np.random.default_rng(0)
+
+    def losses(seeds):
+        edge = 0.3 * np.exp(0.2 * rng.normal(size=seeds))
+        return np.where(rates[:, None] < edge, 3e-4 / rates[:, None], 1.0)
+
+    truth = losses(10_000).mean(axis=1)
+    tried = [losses(3) for _ in range(200)]
+    taken = truth[[scores_of(final).careful_best(rates) for final in tried]]
+    lowest = truth[[final.mean(axis=1).argmin() for final in tried]]
+    assert taken.mean() < 1.5 * truth.min() < 0.15 * lowest.mean()
+
+
+def test_as_good_is_up_to_the_noise_and_a_fifth():
+    differences = [[0, 0, 0], [0.03, 0.03, 0.03], [0.04, 0.04, 0.04], [-0.06, 0.1, 0.08], [-0.1, 0.22, 0.12]]
+    final = np.array([0.3, 0.4, 0.35]) + differences
+    assert scores_of(final).as_good(0).tolist() == [True, True, False, True, False]
+
+
+def test_seeds_that_end_far_apart_are_named(beside_instability):
+    final, rates = beside_instability
+    words = lambda final: verdict(rates, scores_of(final), np.zeros((4, 3), bool), None, None, (0, 3), True).words
+    assert "Unsure" not in words(final)
+    final[1] = 5e-8, 8e-4, 1e-7
+    assert words(final).endswith(" Unsure: its seeds end from 5e-08 to 0.0008; another may end higher.")
+    final[1] = 0.0, 1e-9, 1e-8  # rounding
+    assert "Unsure" not in words(final)
 
 
 def test_the_rule_of_divergence():

@@ -12,7 +12,7 @@ from lrjax.hyperparameters import batch_length, batched, with_hyperparams
 from lrjax.schedules.base import Schedule
 from lrjax.schedules.groups import is_rate
 from lrjax.training.train import Always, as_number, itself
-from lrjax.transforms.base import GradientTransformation
+from lrjax.transforms.base import GradientTransformation, as_transformation
 from lrjax.value import Value, bad_argument, hyperparameter_names
 
 
@@ -62,7 +62,7 @@ def settings_of(optimizer: Any, learning_rates: Any, steps: int) -> Settings:
     if learning_rates is not None:
         rates = _rates(learning_rates)
         if not isinstance(optimizer, Value):
-            make = at_rate("sweep", optimizer, steps)
+            make = at_rate("sweep", optimizer, steps, rates)
             return Settings(rates.astype(np.float32), make, {"learning_rate": rates}, rates)
         optimizer = _with_peak(optimizer, _peak("sweep", optimizer, steps), rates)
     if not isinstance(optimizer, GradientTransformation):
@@ -140,13 +140,58 @@ class _AtRate:
         return _with_peak(self.optimizer, self.peak, rate)
 
 
-def at_rate(of: str, optimizer: Any, steps: int) -> Callable[[Any], Any]:
-    """From a rate to the optimizer: a function as it is, a value with its rate replaced."""
+@dataclasses.dataclass(frozen=True)
+class EachRate:
+    """Makes the optimizer of a function that needs the rate as a Python number, as where a schedule of Optax asks
+    whether it is 0: one branch of the program for each rate."""
+
+    optimizer: Callable[[float], Any]
+    rates: tuple[float, ...]
+
+    NOTE = (
+        "The function of the rate needs it as a Python number, so the program has a branch for each rate, and takes "
+        "longer to compile; with a schedule of lrjax, or an optimizer with a rate in place of the function, it hasn't."
+    )
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.optimizer, "__name__", "optimizer")
+
+    def __call__(self, rate: Any) -> Any:
+        if not isinstance(rate, jax.core.Tracer):
+            return self.optimizer(float(rate))
+        made = [as_transformation(self.optimizer(number)) for number in self.rates]
+        index = jnp.argmin(jnp.abs(jnp.asarray(self.rates, rate.dtype) - rate))
+
+        def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+            branches = [lambda *args, tx=tx: tx.update(*args, **extra) for tx in made]
+            return jax.lax.switch(index, branches, updates, state, params)
+
+        return GradientTransformation(lambda params: jax.lax.switch(index, [tx.init for tx in made], params), update)
+
+
+def at_rate(of: str, optimizer: Any, steps: int, rates: Any = None) -> Callable[[Any], Any]:
+    """From a rate to the optimizer: a function as it is, or, if it needs numbers, for `rates` alone; a value with its
+    rate replaced."""
     if isinstance(optimizer, Value):
         return _AtRate(optimizer, _peak(of, optimizer, steps))
     if not callable(optimizer):
         raise bad_argument(of, "optimizer", "a value with a `learning_rate`, or a function of a rate", optimizer)
-    return optimizer
+    return optimizer if rates is None or _is_traceable(optimizer) else EachRate(optimizer, tuple(map(float, rates)))
+
+
+def notes_of(make: Any) -> tuple[str, ...]:
+    return (make.NOTE,) if isinstance(make, EachRate) else ()
+
+
+def _is_traceable(function: Callable[[Any], Any]) -> bool:
+    try:
+        jax.eval_shape(lambda rate: (function(rate), 0)[1], jax.ShapeDtypeStruct((), jnp.float32))
+    except jax.errors.ConcretizationTypeError:
+        return False
+    except Exception:  # raised again where it is used
+        return True
+    return True
 
 
 def _peak(of: str, optimizer: Value, steps: int) -> float:

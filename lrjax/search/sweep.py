@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from lrjax.search.outcome import control_of, failure_of, limits, lost, scores, start_error, start_metric
 from lrjax.search.result import SweepResult
-from lrjax.search.settings import Settings, settings_of
+from lrjax.search.settings import Settings, notes_of, settings_of
 from lrjax.training.batches import distinct_seeds
 from lrjax.training.checkpoint import Checkpoint, identity
 from lrjax.training.divergence import ABOVE
@@ -121,7 +121,7 @@ def sweep(
         except Interrupted:
             if not kept.settings_finished.any():
                 raise
-    notes = () if seed_numbers == given else (SAME_SEEDS,)
+    notes = (*notes_of(settings.make), *(() if seed_numbers == given else (SAME_SEEDS,)))
     return _result(engine, kept, settings, above, notes)
 
 

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from lrjax.search.halving import GRID, Halving
 from lrjax.search.judge import Scores, standard_error
 from lrjax.search.outcome import control_of, failure_of, limits, start_error, start_metric
-from lrjax.search.settings import at_rate
+from lrjax.search.settings import at_rate, notes_of
 from lrjax.search.sweep import SAME_SEEDS, positive_number
 from lrjax.search.verdict import Verdict, verdict
 from lrjax.training.batches import check_repeatable, distinct_seeds
@@ -143,10 +143,12 @@ def tune(
         raise bad_argument("tune", "budget", "a number from 0.05 to 1", budget)
     given, above = seed_list("tune", seeds), positive_number("tune", "diverged_above", diverged_above)
     seed_numbers = distinct_seeds(task, given)
-    search = _Search(task, at_rate("tune", optimizer, steps), steps, np.geomspace(low, high, GRID), seed_numbers,
-                     interval("tune", eval_every), mesh)  # fmt: skip
+    rates = np.geomspace(low, high, GRID)
+    make = at_rate("tune", optimizer, steps, rates)
+    search = _Search(task, make, steps, rates, seed_numbers, interval("tune", eval_every), mesh)
     search.run(budget, above, progress)
-    return search.result(optimizer, above, () if seed_numbers == given else (SAME_SEEDS,))
+    notes = (*notes_of(make), *(() if seed_numbers == given else (SAME_SEEDS,)))
+    return search.result(optimizer, above, notes)
 
 
 class _Search:

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from lrjax.commands.arguments import (
+    add_checkpoint,
     add_eval_every,
     add_many,
     add_outputs,
@@ -35,6 +36,7 @@ def add(commands: Any) -> None:
     add_eval_every(parser, "40 evaluations")
     words = "what the metric has to reach to count as learned (default: nine tenths of the way to the best)"
     parser.add_argument("--target", type=finite, metavar="NUMBER", help=words)
+    add_checkpoint(parser)
     add_outputs(parser, "compare", saves="the best run, with its model")
     finish(parser, _run)
 
@@ -52,6 +54,7 @@ def _run(arguments: argparse.Namespace) -> int:
             seeds=arguments.seeds,
             eval_every=arguments.eval_every,
             target=arguments.target,
+            checkpoint=arguments.checkpoint,
         )
     _, seeds, steps = result.losses.shape
     setup = Setup(task.name, "", steps, seeds, task.decides, arguments.typed)

@@ -2,6 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +20,7 @@ from lrjax.search.settings import rate_of
 from lrjax.search.sweep import SAME_SEEDS
 from lrjax.search.techniques import FAMILIES, NEAR, RATES, REFERENCE, STEP, techniques
 from lrjax.training.batches import check_repeatable, distinct_seeds
+from lrjax.training.checkpoint import Checkpoint, check_folder, identity
 from lrjax.training.divergence import Control
 from lrjax.training.engine import Engine, Show, check_mesh, with_controls
 from lrjax.training.interrupt import Interrupted, handling_signals, note_interrupted
@@ -40,6 +44,7 @@ from lrjax.value import NotInDomain, bad_argument
 
 SEARCH_SEEDS = 2  # with which whole runs are searched for rates
 EVALUATIONS = 40  # of a run, where it isn't said how many
+_PART = "part-"  # of a checkpoint: what one engine saves
 OWN = "Optimizers"  # the group of those that are given
 
 
@@ -53,6 +58,7 @@ def compare(
     target: float | None = None,
     keep: str | None = "best",
     mesh: Mesh | None = None,
+    checkpoint: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> Comparison:
     """Trains a task with many optimizers, from the same starts on the same batches.
@@ -73,6 +79,7 @@ def compare(
         without training to the best of all.
       keep: which trained models to return: the "best", "all", or None.
       mesh: the devices; default: all.
+      checkpoint: a folder (extra: checkpoint), where it is saved as `sweep` is.
       progress: a bar, as for `sweep`.
 
     Raises:
@@ -98,7 +105,10 @@ def compare(
     if own is None:
         each = min(SEARCH_SEEDS, len(seed_numbers))
         total += len(FAMILIES) * len(RATES) * max(1, steps // 4) + (len(listed) - 2) * len(NEAR) * each * steps
-    setup = _Setup(task, steps, seed_numbers, every, mesh, lambda run_indices, begin, end: None)
+    folder = (
+        None if checkpoint is None else check_folder("compare", checkpoint, lambda item: item.name.startswith(_PART))
+    )
+    setup = _Setup(task, steps, seed_numbers, every, mesh, lambda run_indices, begin, end: None, folder)
     words, groups = lambda run_indices, begin, end: setup.words, []
     with handling_signals(), bar(total, words, progress) as setup.show:
         entries, how = (own, "The optimizers, and their rates, are those that were given.") if own else _searched(setup)
@@ -175,7 +185,9 @@ class _Setup:
     eval_every: int
     mesh: Mesh | None
     show: Show
+    folder: Path | None  # for checkpoints, one for each engine
     words: str = ""  # what the bar says
+    engines: int = 0  # so far
 
     def engine(
         self, values: Sequence[Any], seed_index: np.ndarray, steps: int, eval_every: int | None
@@ -186,7 +198,16 @@ class _Setup:
         if make is not itself:
             numbers = np.zeros(len(values), np.float32)
         runs, setting_of = with_controls(make, numbers, self.seeds, seed_index)
-        return Engine("compare", self.task, runs, steps, eval_every=eval_every, mesh=self.mesh), setting_of
+        options = {"eval_every": eval_every, "mesh": self.mesh, "hashed": self.folder is not None}
+        return Engine("compare", self.task, runs, steps, **options), setting_of
+
+    def train(self, engine: Engine, kept: Kept) -> None:
+        if self.folder is None:
+            train_to_end(engine, kept, self.show)
+            return
+        path, self.engines = self.folder / f"{_PART}{self.engines}", self.engines + 1
+        with closing(Checkpoint("compare", path, identity(engine))) as saved:
+            train_to_end(engine, kept, self.show, saved)
 
 
 def _train(setup: _Setup, members: Sequence[tuple[int, Any]], keep: Any) -> _Trained:
@@ -195,7 +216,7 @@ def _train(setup: _Setup, members: Sequence[tuple[int, Any]], keep: Any) -> _Tra
     values, all_seeds = [value for _, value in members], np.arange(len(setup.seeds))
     engine, setting_of = setup.engine(values, all_seeds, setup.steps, setup.eval_every)
     kept = Kept(engine, keep, setting_of, lambda run_indices: scores(engine, run_indices))
-    train_to_end(engine, kept, setup.show)
+    setup.train(engine, kept)
     return _Trained(engine, [i for i, _ in members], kept)
 
 
@@ -242,7 +263,7 @@ def _score_all(setup: _Setup, values: Sequence[GradientTransformation], steps: i
     found = np.full((len(values), each), np.inf)
     for members in _programs([Entry("", "", value) for value in values], setup.steps):
         engine, setting_of = setup.engine([value for _, value in members], np.arange(each), steps, None)
-        train_to_end(engine, Kept(engine, None, setting_of), setup.show)
+        setup.train(engine, Kept(engine, None, setting_of))
         found[[i for i, _ in members]] = scores(engine, np.flatnonzero(setting_of >= 0)).reshape(-1, each)
     return found
 

@@ -91,10 +91,8 @@ class Checkpoint:
             import orbax.checkpoint as orbax
         except ImportError:
             raise ImportError(f"{caller}: `checkpoint` needs orbax: pip install 'lrjax[checkpoint]'.") from None
-        if not isinstance(path, (str, PathLike)):
-            raise bad_argument(caller, "checkpoint", "the path of a folder", path)
-        self.caller, self.path, self.names, self._orbax = caller, Path(path).absolute(), names, orbax
-        self._check_folder()
+        self.caller, self.names, self._orbax = caller, names, orbax
+        self.path = check_folder(caller, path, _is_orbaxs)
         self._manager, self._next_save, self._failed = self._open(), 0.0, False
         self._refuse_others()
 
@@ -102,20 +100,6 @@ class Checkpoint:
         # not in the background: what a wave carries is overwritten by its next step
         options = self._orbax.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
         return self._orbax.CheckpointManager(self.path, options=options)
-
-    def _check_folder(self) -> None:
-        try:
-            is_foreign = self.path.exists() and (not self.path.is_dir() or any(map(_is_foreign, self.path.iterdir())))
-            if not is_foreign:
-                self.path.mkdir(parents=True, exist_ok=True)
-                (self.path / ".lrjax").touch()
-                (self.path / ".lrjax").unlink()
-        except (OSError, ValueError) as error:
-            reason = f"{self.path}: {getattr(error, 'strerror', None) or error}"
-            raise bad_argument(self.caller, "checkpoint", "a folder that can be written", reason) from None
-        if is_foreign:
-            words = f"a new folder, or one of an earlier call of `{self.caller}`"
-            raise bad_argument(self.caller, "checkpoint", words, str(self.path))
 
     def _refuse_others(self) -> None:
         if (latest := self._manager.latest_step()) is None:
@@ -231,8 +215,32 @@ class Checkpoint:
         self._manager.close()
 
 
-def _is_foreign(item: Path) -> bool:
-    return item.name not in _IGNORED and not (item.is_dir() and item.name.split(".")[0].isdecimal())
+def check_folder(caller: str, path: Any, is_ours: Callable[[Path], bool]) -> Path:
+    """The folder, made if it wasn't there.
+
+    Raises:
+      ValueError: it cannot be written, or holds other things than ours.
+    """
+    if not isinstance(path, (str, PathLike)):
+        raise bad_argument(caller, "checkpoint", "the path of a folder", path)
+    folder = Path(path).absolute()
+    try:
+        foreign = lambda item: item.name not in _IGNORED and not (item.is_dir() and is_ours(item))
+        is_foreign = folder.exists() and (not folder.is_dir() or any(map(foreign, folder.iterdir())))
+        if not is_foreign:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ".lrjax").touch()
+            (folder / ".lrjax").unlink()
+    except (OSError, ValueError) as error:
+        reason = f"{folder}: {getattr(error, 'strerror', None) or error}"
+        raise bad_argument(caller, "checkpoint", "a folder that can be written", reason) from None
+    if is_foreign:
+        raise bad_argument(caller, "checkpoint", f"a new folder, or one of an earlier call of `{caller}`", str(folder))
+    return folder
+
+
+def _is_orbaxs(item: Path) -> bool:
+    return item.name.split(".")[0].isdecimal()
 
 
 def _as_saved(carry: Carry) -> Any:

@@ -147,16 +147,31 @@ def test_a_search_says_that_it_was_interrupted(signalled):
     assert np.isnan(nothing.learning_rate) and nothing.run is None
 
 
-def test_a_comparison_gives_what_is_whole(signalled):
+def test_a_comparison_gives_what_is_whole_and_goes_on(signalled, tmp_path):
     optimizers = {"adam": L.adam(0.01), "sgd": L.sgd(0.1), "lion": L.lion(0.001)}
-    run = lambda: L.compare(task_of((X, Y), batch_size=16, steps=40), optimizers, seeds=2, **QUIET)
+    run = lambda **o: L.compare(task_of((X, Y), batch_size=16, steps=40), optimizers, seeds=2, **QUIET, **o)
     whole = run()
     signalled.at = signalled.calls + signalled.calls // 2
     with pytest.warns(UserWarning, match="compare: Stopped by SIGINT: [12] of 3 optimizers were trained"):
-        part = run()
+        part = run(checkpoint=tmp_path / "c")
     names = [entry.name for entry in part.entries]
     assert names == [entry.name for entry in whole.entries][: len(names)] and len(part.rows()) == len(names)
     np.testing.assert_array_equal(part.losses, whole.losses[: len(names)])
+    before = signalled.calls
+    again = run(checkpoint=tmp_path / "c")
+    np.testing.assert_array_equal(again.losses, whole.losses)
+    assert 0 < signalled.calls - before < whole.losses[0].size * 3
+    before = signalled.calls
+    np.testing.assert_array_equal(run(checkpoint=tmp_path / "c").losses, whole.losses)
+    assert signalled.calls == before
+    for search in (L.sweep, L.compare):
+        with pytest.raises(ValueError, match="`checkpoint` must be a new folder, or one of an earlier call of"):
+            folder = tmp_path / "c" if search is L.sweep else tmp_path
+            given = L.adam(RATES) if search is L.sweep else optimizers
+            search(task_of((X, Y), batch_size=16, steps=40), given, checkpoint=folder, **QUIET)
+    with pytest.raises(ValueError, match="holds another: `hyperparameters` is not the same"):
+        optimizers["adam"] = L.adam(0.02)
+        run(checkpoint=tmp_path / "c")
 
 
 @pytest.mark.slow

@@ -178,9 +178,14 @@ def test_train_takes_the_optimizer_of_the_file(task, capsys, place):
 
 
 @pytest.mark.promotes
-@pytest.mark.parametrize("command", ["sweep", "train"])
+@pytest.mark.parametrize("command", ["sweep", "train", "tune", "compare"])
 def test_a_command_goes_on_from_its_checkpoint(task, capsys, place, command):
-    more = {"sweep": ["--learning-rates", "0.1,0.2", "--seeds", "1"], "train": []}[command]
+    more = {
+        "sweep": ["--learning-rates", "0.1,0.2", "--seeds", "1"],
+        "train": [],
+        "tune": ["--seeds", "1"],
+        "compare": ["--seeds", "1", "--optimizer", "sgd(0.1)", "--optimizer", "adam(0.1)"],
+    }[command]
     arguments = [command, task, *more, "--format", "json", "--checkpoint", "folder"]
     first = (main(arguments), capsys.readouterr().out)
     assert (place / "folder").is_dir() and (main(arguments), capsys.readouterr().out) == first

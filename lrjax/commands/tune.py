@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from lrjax.commands.arguments import (
+    add_checkpoint,
     add_diverged_above,
     add_eval_every,
     add_many,
@@ -42,6 +43,7 @@ def add(commands: Any) -> None:
     add_many(parser, seeds=3)
     add_eval_every(parser)
     add_diverged_above(parser)
+    add_checkpoint(parser)
     add_outputs(parser, "tune", saves="the run at the best rate, with its model")
     finish(parser, _run)
 
@@ -62,6 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
             seeds=arguments.seeds,
             eval_every=arguments.eval_every,
             diverged_above=arguments.diverged_above,
+            checkpoint=arguments.checkpoint,
         )
     findings = tune_findings(setup_of(arguments, found.task, optimizer, result.losses), result, arguments.budget)
     return publish(arguments, findings, tune_page(findings, result), result.run)

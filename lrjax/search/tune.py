@@ -1,7 +1,9 @@
 """The best rate for a run of a given length, for a part of what a full grid costs."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -9,14 +11,16 @@ from jax.sharding import Mesh
 
 from lrjax.search.halving import GRID, Halving
 from lrjax.search.judge import Scores, standard_error
-from lrjax.search.outcome import control_of, failure_of, limits, start_error, start_metric
+from lrjax.search.outcome import control_of, failure_of, limits, scores, start_error, start_metric
 from lrjax.search.settings import at_rate, notes_of
 from lrjax.search.sweep import SAME_SEEDS, positive_number
 from lrjax.search.verdict import Verdict, verdict
 from lrjax.training.batches import check_repeatable, distinct_seeds
-from lrjax.training.divergence import ABOVE, control_windows, final_loss
-from lrjax.training.engine import Engine, Runs, check_mesh
-from lrjax.training.interrupt import Interrupted, handling_signals, note_interrupted
+from lrjax.training.checkpoint import Checkpoint, identity
+from lrjax.training.divergence import ABOVE, control_windows
+from lrjax.training.engine import Engine, Runs, Show, check_mesh
+from lrjax.training.interrupt import Interrupted, handling_signals, is_interrupted, note_interrupted
+from lrjax.training.kept import Kept
 from lrjax.training.loop import show_controls
 from lrjax.training.program import Carry
 from lrjax.training.progress import SweepWords, bar
@@ -96,6 +100,7 @@ def tune(
     eval_every: int | None = None,
     mesh: Mesh | None = None,
     diverged_above: float = ABOVE,
+    checkpoint: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> TuneResult:
     """The best rate for training `steps` steps with this optimizer and this shape of schedule, and the model that it
@@ -120,6 +125,7 @@ def tune(
       eval_every: steps between two evaluations of the task's metrics.
       mesh: the devices; default: all.
       diverged_above: as for `sweep`.
+      checkpoint: a folder (extra: checkpoint), where the search is saved as `sweep` is.
       progress: a bar, as for `sweep`.
 
     Raises:
@@ -145,10 +151,31 @@ def tune(
     seed_numbers = distinct_seeds(task, given)
     rates = np.geomspace(low, high, GRID)
     make = at_rate("tune", optimizer, steps, rates)
-    search = _Search(task, make, steps, rates, seed_numbers, interval("tune", eval_every), mesh)
-    search.run(budget, above, progress)
+    search = _Search(task, make, steps, rates, seed_numbers, interval("tune", eval_every), mesh, checkpoint is not None)
+    search.run(budget, above, progress, checkpoint)
     notes = (*notes_of(make), *(() if seed_numbers == given else (SAME_SEEDS,)))
     return search.result(optimizer, above, notes)
+
+
+class _BestSeeds(Kept):
+    """Of runs at their end what they trained, on the host: at each rate that of the best seed."""
+
+    def __init__(self, engine: Engine):
+        super().__init__(engine, None, np.full(engine.count, -1))
+        self._engine = engine
+
+    def at_rate(self, place: int) -> tuple[int, Carry]:
+        """(the run, what it carried)."""
+        return next((run, carry) for run, carry in self.carried.items() if run % GRID == place)
+
+    def finish_runs(self, runs: np.ndarray) -> None:
+        found = scores(self._engine, np.append(runs, list(self.carried)).astype(int))
+        score = dict(zip([*runs.tolist(), *self.carried], found.tolist(), strict=True))
+        for run in runs.tolist():
+            before = next((other for other in self.carried if other % GRID == run % GRID), None)
+            if before is None or score[run] < score[before]:
+                self.carried.pop(before, None)
+                self.carried[run] = self._engine.waves.carried_by(run)
 
 
 class _Search:
@@ -163,6 +190,7 @@ class _Search:
         seeds: tuple[int, ...],
         eval_every: int | None,
         mesh: Mesh | None,
+        hashed: bool,
     ):
         self.rates, self.seeds, count = rates, seeds, len(seeds)
         # a wave are every other rates, since these are what goes to the end
@@ -175,53 +203,78 @@ class _Search:
         runs = Runs(
             make, np.append(np.tile(ordered, count), np.zeros(count, np.float32)), seeds, seed_index, is_control, GRID
         )
-        self.engine = Engine("tune", task, runs, steps, eval_every=eval_every, mesh=mesh)
+        options = {"eval_every": eval_every, "mesh": mesh, "hashed": hashed}
+        self.engine = Engine("tune", task, runs, steps, **options)
         self.interrupted = False
-        self.kept: dict[int, tuple[float, int, Carry]] = {}  # by the place of the rate: (score, run, what it carried)
+        self.saved: Checkpoint | None = None
+        # what the search has found so far, and the step that the runs in training have reached; how much of it is used
+        self.noted, self.at = {"found": [], "step": 0}, 0
+        self.kept = _BestSeeds(self.engine)
 
-    def run(self, budget: float, above: float, progress: bool) -> None:
+    def run(self, budget: float, above: float, progress: bool, checkpoint: Any) -> None:
         engine, count = self.engine, len(self.seeds)
-        total = budget * GRID * count * engine.steps
+        total, together = budget * GRID * count * engine.steps, 2 * engine.program.wave_size
         rates = np.append(np.tile(self.rates[self.order], count), np.zeros(count))
-        with handling_signals(), bar(int(total), SweepWords(engine, rates), progress) as show:
+        with ExitStack() as stack:
+            stack.enter_context(handling_signals())
+            show = stack.enter_context(bar(int(total), SweepWords(engine, rates), progress))
+            if checkpoint is not None:
+                names = {"learning_rates": self.rates.tolist(), "budget": budget, **identity(engine)}
+                self.saved = stack.enter_context(closing(Checkpoint("tune", checkpoint, names)))
+                self.noted = self.saved.restore(engine, self.kept) or self.noted
             windows = control_windows(engine.steps)
-            for window in windows:
-                show_controls(engine, *window)
+            self._once(lambda: [show_controls(engine, *window) or 0 for window in windows])
             spent = count * sum(end - begin for begin, end in windows)
 
             def advance(some: np.ndarray, seed: int, begin: int, end: int) -> Any:
                 runs = seed * GRID + self.place_of[some]
-                active = np.zeros(engine.count, bool)
-                active[runs] = True
-                if begin == 0:
-                    engine.waves.line_up(runs)
-                engine.advance(active, engine.waves.containing(runs), begin, end, show)
-                engine.settle()
+                finite = self._once(lambda: self._train(runs, begin, end, show))
                 record = engine.record
                 metric = next((x[runs, end - 1] for x in record.metrics.values()), None)
                 score = None if metric is None else engine.task.score(metric)
-                if end == engine.steps:
-                    self._keep(runs, final_loss(record.losses[runs]) if score is None else score)
-                return record.losses[runs, begin:end], score, record.finite[runs]
+                return record.losses[runs, begin:end], score, finite.astype(bool)
 
             def drop(some: np.ndarray) -> np.ndarray:
-                gone = engine.drop(self.place_of[some])
+                gone = self._once(lambda: engine.drop(self.place_of[some]).tolist())
                 return np.asarray(self.order)[gone[gone < GRID]]
 
-            limit, together = control_of(engine).limit(above), 2 * engine.program.wave_size
+            limit = control_of(engine).limit(above)
             self.halving = Halving(advance, engine.steps, count, total - spent, limit, drop, together)
             try:
                 self.halving.search()
             except Interrupted:
                 self.interrupted = True
+            else:
+                self._save(0, last=True)
 
-    def _keep(self, runs: np.ndarray, score: np.ndarray) -> None:
-        """Of runs at their end what they trained, on the host: at each rate that of the best seed."""
-        for run, found in zip(runs.tolist(), np.where(np.isnan(score), np.inf, score), strict=True):
-            before = self.kept.get(run % GRID)
-            if before is None or found < before[0]:
-                self.kept[run % GRID] = float(found), run, self.engine.waves.carried_by(run)
-        self.engine.drop(runs)
+    def _once(self, compute: Callable[[], list[int]]) -> np.ndarray:
+        """What `compute` finds, or what it found before a checkpoint was saved: the search takes the same course."""
+        if self.at == len(self.noted["found"]):
+            found = compute()
+            self.noted = {"found": [*self.noted["found"], found], "step": 0}
+        self.at += 1
+        return np.asarray(self.noted["found"][self.at - 1], int)
+
+    def _train(self, runs: np.ndarray, begin: int, end: int, show: Show) -> list[int]:
+        """Trains some runs, on from where a checkpoint was saved; whether the parameters of each are finite."""
+        engine, active = self.engine, np.zeros(self.engine.count, bool)
+        active[runs] = True
+        if max(begin, self.noted["step"]) == 0:
+            engine.waves.line_up(runs)
+        waves, begin = engine.waves.containing(runs), max(begin, self.noted["step"])
+        engine.advance(active, waves, begin, end, show, self._save)
+        engine.settle()
+        if end == engine.steps:
+            self.kept.finish_runs(runs)
+            engine.drop(runs)
+        return engine.record.finite[runs].astype(int).tolist()
+
+    def _save(self, step: int, last: bool = False) -> None:
+        """After this step of the runs that are trained now."""
+        if self.saved is not None and self.saved.is_due(last or is_interrupted()):
+            self.engine.settle()
+            self.engine.record.position[1] = step
+            self.saved.save(self.engine, self.kept, list(self.engine.waves.carried), {**self.noted, "step": step})
 
     def result(self, optimizer: Any, above: float, notes: tuple[str, ...]) -> TuneResult:
         engine, halving, task = self.engine, self.halving, self.engine.task
@@ -250,7 +303,7 @@ class _Search:
         start = scores.start
         run = None
         if found.best is not None:
-            _, index, carry = self.kept[int(self.place_of[found.best])]
+            index, carry = self.kept.at_rate(int(self.place_of[found.best]))
             limit = float(limits(engine, np.array([index]), above)[0])
             words = repr(engine.runs.make(rate(found.best))) if dataclasses.is_dataclass(optimizer) else (
                 f"{getattr(optimizer, '__name__', 'optimizer')}({rate(found.best):.3g})")  # fmt: skip

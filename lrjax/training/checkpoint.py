@@ -123,43 +123,48 @@ class Checkpoint:
             reason = f"{self.path}: damaged, {type(error).__name__}"
             raise bad_argument(self.caller, "checkpoint", words, reason) from error
 
-    def restore(self, engine: Engine, kept: Kept) -> None:
-        """Puts what was saved into the engine and what is kept; nothing where nothing was."""
+    def restore(self, engine: Engine, kept: Kept) -> dict[str, Any] | None:
+        """Puts what was saved into the engine and what is kept; nothing where nothing was. Returns what a search had
+        noted."""
         if (latest := self._manager.latest_step()) is None:
-            return
-        read, args = self._orbax.args.StandardRestore, self._orbax.args.Composite
-        saved = self._read(lambda: self._manager.restore(latest, args=args(record=read())).record)
+            return None
+        args, read, read_json = (
+            self._orbax.args.Composite,
+            self._orbax.args.StandardRestore,
+            self._orbax.args.JsonRestore,
+        )
+        there = self._read(lambda: self._manager.restore(latest, args=args(record=read(), notes=read_json())))
+        saved, notes = there.record, there.notes
         for name, x in vars(engine.record).items():  # in the order of the names here
             found = {key: np.array(saved[name][key]) for key in x} if isinstance(x, dict) else np.array(saved[name])
             setattr(engine.record, name, found)
+        self._check_data(engine, notes)
         kept.finished[:] = saved["finished"]
-        self._check_data(engine, saved["data_steps"], latest)
-        if int(saved["wave_size"]) != engine.program.wave_size:  # other devices: the waves in progress begin again
-            engine.record.position[:] = 0
-        group, step = map(int, engine.record.position)
-        run_indices = np.atleast_1d(saved["kept"]).tolist()
-        run_indices = [run for run in run_indices if run >= 0]
+        waves, run_indices = notes["waves"], notes["kept"]
+        if (search := notes["search"]) is not None:
+            engine.rearrange(np.array(notes["order"]), notes["lanes"])
+        if notes["wave_size"] != engine.program.wave_size:  # other devices: what is in progress begins again
+            engine.record.position[:], waves, search = 0, [], None
         like: dict[str, Any] = {}
-        if step:
-            like["carried"] = [_as_saved(engine.carry_shapes()) for _ in engine.groups[group]]
+        if waves:
+            like["carried"] = [_as_saved(engine.carry_shapes()) for _ in waves]
         if run_indices:
             one = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
             like["kept"] = [jax.tree.map(one, _as_saved(engine.carry_shapes())) for _ in run_indices]
         if like:
             items = {name: read(tree) for name, tree in like.items()}
             found = self._read(lambda: self._manager.restore(latest, args=args(**items)))
-            if step:
+            if waves:
                 back = [_as_carried(c, engine.carry_shapes()) for c in found.carried]
-                engine.waves.carried.update(zip(engine.groups[group], back, strict=True))
+                engine.waves.carried.update(zip(waves, back, strict=True))
             if run_indices:
                 back = [_as_carried(jax.tree.map(np.asarray, c), engine.carry_shapes()) for c in found.kept]
                 kept.carried = dict(zip(run_indices, back, strict=True))
+        return search
 
-    def _check_data(self, engine: Engine, steps: Any, latest: int) -> None:
+    def _check_data(self, engine: Engine, notes: dict[str, Any]) -> None:
         """Loaded batches are read again as far as they were used, and must be the same."""
-        args = self._orbax.args.Composite(data=self._orbax.args.JsonRestore())
-        there = self._read(lambda: self._manager.restore(latest, args=args).data)
-        if there["digest"] != engine.source.digest(int(steps)):
+        if notes["digest"] != engine.source.digest(notes["data_steps"]):
             raise ValueError(
                 f"{self.caller}: `checkpoint` must be a new folder, or one of an earlier call of `{self.caller}`; "
                 f"{str(self.path)!r} holds another: `data` is not the same."
@@ -169,21 +174,24 @@ class Checkpoint:
         """After a chunk; some are left out where saving would take too much of the time, but not the `last` one."""
         return last or jax.process_count() > 1 or time.monotonic() >= self._next_save
 
-    def save(self, engine: Engine, kept: Kept, waves: Sequence[int]) -> None:
-        """What is known, what is kept, and what some waves carry."""
-        begin, orbax = time.monotonic(), self._orbax.args
+    def save(self, engine: Engine, kept: Kept, waves: Sequence[int], search: dict[str, Any] | None = None) -> None:
+        """What is known, what is kept, what some waves carry, and what a search has to know of itself."""
+        begin, orbax, program = time.monotonic(), self._orbax.args, engine.program
         group, step = map(int, engine.record.position)
         data_steps = 0 if not engine.source.once else step if group == 0 else engine.steps
         record = {name: x for name, x in vars(engine.record).items() if not isinstance(x, dict) or x}
-        record |= {"finished": kept.finished, "data_steps": np.int32(data_steps)}
-        record |= {"kept": np.array([*kept.carried, -1], np.int32), "wave_size": np.int32(engine.program.wave_size)}
+        record |= {"finished": kept.finished}
+        notes = {"digest": engine.source.digest(data_steps), "data_steps": data_steps, "kept": list(kept.carried)}
+        notes |= {"waves": list(waves), "wave_size": program.wave_size, "search": search}
+        if search is not None:
+            notes |= {"order": engine.waves.order.tolist(), "lanes": program.vectorized}
         items = {
             "record": orbax.StandardSave(record),
             "names": orbax.JsonSave(self.names),
-            "data": orbax.JsonSave({"digest": engine.source.digest(data_steps)}),
+            "notes": orbax.JsonSave(notes),
         }
-        carried = [engine.waves.carried[wave] for wave in waves if wave in engine.waves.carried]
-        if waves:
+        carried = [engine.waves.carried[wave] for wave in waves]
+        if carried:
             items["carried"] = orbax.StandardSave([_as_saved(c) for c in carried])
         if kept.carried:
             items["kept"] = orbax.StandardSave([_as_saved(carry) for carry in kept.carried.values()])

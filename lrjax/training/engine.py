@@ -174,6 +174,12 @@ class Engine:
         self._compiled = compiled(self.program)
         return found
 
+    def rearrange(self, order: np.ndarray, lanes: int) -> None:
+        """Puts the runs in another order, in so many lanes of a device, before anything is carried."""
+        self.waves.put_in_order(order)
+        self.waves.program = replace(self.program, vectorized=lanes)
+        self._compiled = compiled(self.program)
+
     def on_devices(self, carry: Carry) -> Carry:
         """What a run carried, with trees in place of joined vectors: on the first device, or sharded as it was."""
         carry = jax.tree.map(lambda x: x.tree if is_joined(x) else x, carry, is_leaf=is_joined)

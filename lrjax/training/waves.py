@@ -29,10 +29,11 @@ class Waves:
         self.carried: dict[int, Carry] = {}
         self.identities: dict[int, Identity] = {}
         self._needed = np.zeros(count, bool)  # the runs whose carry is
-        self._put_in_order(np.arange(count))
+        self.put_in_order(np.arange(count))
 
-    def _put_in_order(self, order: np.ndarray) -> None:
-        self._order, self._place = order, np.argsort(order)
+    def put_in_order(self, order: np.ndarray) -> None:
+        """The runs as waves take them."""
+        self.order, self._place = order, np.argsort(order)
 
     @property
     def number(self) -> int:
@@ -41,7 +42,7 @@ class Waves:
     def run_indices(self, wave: int) -> np.ndarray:
         """The runs of a wave; the last one repeats to fill it."""
         size = self.program.wave_size
-        return self._order[np.minimum(np.arange(wave * size, (wave + 1) * size), self.count - 1)]
+        return self.order[np.minimum(np.arange(wave * size, (wave + 1) * size), self.count - 1)]
 
     def run_indices_of(self, waves: Sequence[int]) -> np.ndarray:
         return np.concatenate([NONE, *(self.run_indices(wave) for wave in waves)])
@@ -108,8 +109,8 @@ class Waves:
         join = lambda carried: jax.tree.map(lambda *xs: jnp.concatenate(xs)[index], *carried)
         kept = jax.jit(join, out_shardings=shardings)([self.carried.pop(wave) for wave in waves])
         self.carried, self.identities = {0: kept}, {}
-        others = np.setdiff1d(self._order, runs)
-        self._put_in_order(np.concatenate([runs, others]))
+        others = np.setdiff1d(self.order, runs)
+        self.put_in_order(np.concatenate([runs, others]))
         self.program = replace(program, vectorized=lanes)
         return others
 
@@ -117,8 +118,8 @@ class Waves:
         """Puts runs that carry nothing side by side, behind those that do, so that they fill few waves."""
         first = (max(self.carried, default=-1) + 1) * self.program.wave_size
         if first <= self._place[run_indices].min():
-            rest = np.setdiff1d(self._order[first:], run_indices)
-            self._put_in_order(np.concatenate([self._order[:first], run_indices, rest]))
+            rest = np.setdiff1d(self.order[first:], run_indices)
+            self.put_in_order(np.concatenate([self.order[:first], run_indices, rest]))
 
 
 def fetch(x: jax.Array) -> Any:

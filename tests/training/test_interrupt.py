@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -145,6 +147,34 @@ def test_a_search_says_that_it_was_interrupted(signalled):
         nothing = run()
     assert nothing.verdict == "Interrupted before a rate was trained to the end: nothing can be said."
     assert np.isnan(nothing.learning_rate) and nothing.run is None
+
+
+@pytest.mark.parametrize("lanes", [1, None])
+def test_a_search_goes_on_from_its_checkpoint(signalled, tmp_path, monkeypatch, lanes):
+    """However often it is stopped, and wherever; with lanes that are left out on the way too."""
+    monkeypatch.setattr("lrjax.training.engine._suitable", lambda mesh: lanes)
+    seconds = property(lambda engine: -1.0, lambda engine, measured: None)  # it is always worth to leave out lanes
+    monkeypatch.setattr(Engine, "_compile_seconds", seconds, raising=False)
+    task = task_of(
+        (X, Y), batch_size=16, steps=40, metrics=(lambda p, b: jnp.sum(p["w"] ** 2), "min"), validation=(X, Y)
+    )
+    run = lambda **options: L.tune(task, L.adam(0.1), seeds=2, eval_every=7, **QUIET, **options)
+    whole = run()
+    calls, stops, part = signalled.calls, 0, None
+    while part is None or part.verdict.startswith("Interrupted"):
+        signalled.calls, signalled.at, stops = 0, calls // 7, stops + 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            part = run(checkpoint=tmp_path / "tune")
+    assert stops > 4
+    for found in (part, run(checkpoint=tmp_path / "tune")):
+        assert found.verdict == whole.verdict and found.steps_spent == whole.steps_spent
+        np.testing.assert_allclose(found.losses, whole.losses, rtol=1e-6)
+        np.testing.assert_allclose(found.final, whole.final, rtol=1e-6)
+        assert found.run.seed == whole.run.seed
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), found.run.params, whole.run.params)
+    with pytest.raises(ValueError, match="tune: `checkpoint` must be a new folder"):
+        L.tune(task, L.adam(0.1), seeds=2, low=1e-5, **QUIET, checkpoint=tmp_path / "tune")
 
 
 def test_a_comparison_gives_what_is_whole_and_goes_on(signalled, tmp_path):

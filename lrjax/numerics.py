@@ -1,7 +1,7 @@
 """Exact step arithmetic, and the few formulas on arrays that everything shares."""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
+
+Array = jax.Array | np.ndarray | np.bool_ | np.number
+ArrayTree = Array | Iterable["ArrayTree"] | Mapping[Any, "ArrayTree"]
 
 _MAX = 2**31 - 1
 

@@ -5,12 +5,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-import chex
 import jax
 import numpy as np
 from jax.typing import ArrayLike
 
 from lrjax.domains import Domain, NotInDomain, domain_of, is_function
+from lrjax.numerics import ArrayTree
 from lrjax.schedules.base import RateOrSchedule, Schedule
 from lrjax.value import Value, value_class
 
@@ -117,7 +117,7 @@ def _learning_rate(x: Any) -> Any:
 
 
 ScalarOrSchedule = Annotated[
-    ArrayLike | Schedule | Callable[[Any], Any] | chex.ArrayTree,
+    ArrayLike | Schedule | Callable[[Any], Any] | ArrayTree,
     Domain(
         f"{_RATE.words}, or a tree of these like the parameters (or a prefix of it), or by_path(...)",
         _learning_rate,
@@ -143,7 +143,7 @@ _FIRST = re.compile("embed|stem|patch|token|wte|wpe|pos", re.IGNORECASE)
 
 
 def layerwise_learning_rates(
-    params: chex.ArrayTree, base: Any, decay: Any, layer_of: Callable[[str], int | None] | None = None
+    params: ArrayTree, base: Any, decay: Any, layer_of: Callable[[str], int | None] | None = None
 ) -> Any:
     """Rates that fall from the last layer to the first, as a tree like `params` to give to any optimizer.
 

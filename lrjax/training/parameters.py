@@ -5,11 +5,11 @@ import math
 from functools import partial
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrjax.numerics import Array, ArrayTree
 from lrjax.transforms.base import Transformation
 
 SMALL = 2**16  # numbers of a model
@@ -20,12 +20,12 @@ SMALL = 2**16  # numbers of a model
 class Joined:
     """A tree as one vector: fewer kernels to compile and to start."""
 
-    numbers: chex.Array
+    numbers: Array
     structure: Any
     shapes: tuple[tuple[int, ...], ...]
 
     @property
-    def tree(self) -> chex.ArrayTree:
+    def tree(self) -> ArrayTree:
         ends = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1]
         array = np if isinstance(self.numbers, np.ndarray) else jnp  # NumPy's is split without compiling
         parts = array.split(self.numbers, ends)
@@ -45,20 +45,20 @@ def is_trained(x: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
 
 
-def split(params: chex.ArrayTree) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+def split(params: ArrayTree) -> tuple[ArrayTree, ArrayTree]:
     """(floating leaves, the others), each with None in place of the other ones."""
     part = lambda wanted: jax.tree.map(lambda x: x if is_trained(x) == wanted else None, params)
     return part(True), part(False)
 
 
-def merge(trained: Any, others: chex.ArrayTree) -> chex.ArrayTree:
+def merge(trained: Any, others: ArrayTree) -> ArrayTree:
     """The parameters as the user gave them."""
     if isinstance(trained, Joined):
         trained = trained.tree
     return jax.tree.map(lambda a, b: b if a is None else a, trained, others, is_leaf=lambda x: x is None)
 
 
-def arrange(tx: Transformation, trained: chex.ArrayTree) -> chex.ArrayTree | Joined:
+def arrange(tx: Transformation, trained: ArrayTree) -> ArrayTree | Joined:
     """Joins a small model for an optimizer that treats all numbers alike."""
     leaves, structure = jax.tree.flatten(trained)
     alike = len({jnp.result_type(x) for x in leaves}) == 1 and tx._per_number(tx)

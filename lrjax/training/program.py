@@ -8,12 +8,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lrjax.numerics import Array, ArrayTree
 from lrjax.training.objective import Metric, Objective
 from lrjax.training.parameters import arrange, is_key, merge, split
 from lrjax.training.sharding import RUNS, RunSharding, as_named
@@ -27,13 +27,13 @@ class Carry(NamedTuple):
     """What a run carries from step to step. In a wave every array has the runs first."""
 
     trained: Any  # the floating parameters, a tree or one vector
-    others: chex.ArrayTree  # the parameters that no optimizer changes
-    model_state: chex.ArrayTree
-    opt_state: chex.ArrayTree
-    finite: chex.Array  # bool (): whether all parameters were, when they were last looked at
+    others: ArrayTree  # the parameters that no optimizer changes
+    model_state: ArrayTree
+    opt_state: ArrayTree
+    finite: Array  # bool (): whether all parameters were, when they were last looked at
 
     @property
-    def params(self) -> chex.ArrayTree:
+    def params(self) -> ArrayTree:
         return merge(self.trained, self.others)
 
 
@@ -41,18 +41,18 @@ class Identity(NamedTuple):
     """What makes a run this run."""
 
     numbers: Any  # its hyperparameters
-    seed: chex.Array
-    seed_index: chex.Array  # in the list of seeds
-    is_control: chex.Array  # bool: whether it never updates, and shows what the data do by themselves
+    seed: Array
+    seed_index: Array  # in the list of seeds
+    is_control: Array  # bool: whether it never updates, and shows what the data do by themselves
 
 
 class Interval(NamedTuple):
     """The steps of one call; all are numbers, so that any are the same program."""
 
-    begin: chex.Array
-    count: chex.Array
-    eval_every: chex.Array
-    eval_at: chex.Array  # and after this step
+    begin: Array
+    count: Array
+    eval_every: Array
+    eval_at: Array  # and after this step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lrjax.domains import Domain, DType, NotInDomain, Steps, domain_of
-from lrjax.numerics import abs_sq, common_dtype, safe_increment
+from lrjax.numerics import Array, ArrayTree, abs_sq, common_dtype, safe_increment
 from lrjax.schedules.base import Schedule, from_callable
 from lrjax.transforms.base import Transformation, always, assert_agree, transformation, update_part
 from lrjax.transforms.conditional import when
@@ -18,19 +17,19 @@ from lrjax.transforms.sharding import vary_as_all
 
 
 class MultiStepsState(NamedTuple):
-    mini_step: chex.Array  # int32 (): gradients since the last update
-    gradient_step: chex.Array  # int32 (): updates so far
-    inner_opt_state: chex.ArrayTree
-    acc_grads: chex.ArrayTree  # like params: mean, or sum, of the gradients since the last update
-    skip_state: chex.ArrayTree = ()  # what `should_skip_update_fn` told
-    acc_extra_args: dict[str, chex.Array] = {}  # float32 (): means of the `averaged_args` since the last update
+    mini_step: Array  # int32 (): gradients since the last update
+    gradient_step: Array  # int32 (): updates so far
+    inner_opt_state: ArrayTree
+    acc_grads: ArrayTree  # like params: mean, or sum, of the gradients since the last update
+    skip_state: ArrayTree = ()  # what `should_skip_update_fn` told
+    acc_extra_args: dict[str, Array] = {}  # float32 (): means of the `averaged_args` since the last update
 
 
 class ApplyEvery(NamedTuple):
     """The state of `apply_every`."""
 
-    count: chex.Array  # int32 (): updates so far, modulo k
-    grad_acc: chex.ArrayTree  # like params: sum of the updates since the last that went out
+    count: Array  # int32 (): updates so far, modulo k
+    grad_acc: ArrayTree  # like params: sum of the updates since the last that went out
 
 
 def skip_not_finite(updates: Any, gradient_step: Any, params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:

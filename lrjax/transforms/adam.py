@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax.numpy as jnp
 
 from lrjax.domains import Decay, DType, Momentum, NonNegative, Number
-from lrjax.numerics import abs_sq
+from lrjax.numerics import Array, ArrayTree, abs_sq
 from lrjax.numerics import bias_correction as correction
 from lrjax.schedules.base import DecayOrSchedule, ScheduleLike
 from lrjax.transforms.elementwise import Slot, elementwise
@@ -15,38 +14,38 @@ from lrjax.transforms.second_moment import debias
 
 
 class ScaleByAdamState(NamedTuple):
-    count: chex.Array  # int32 (): updates so far
-    mu: chex.ArrayTree  # like params: moving average of g
-    nu: chex.ArrayTree  # like params, real: moving average of |g|²
+    count: Array  # int32 (): updates so far
+    mu: ArrayTree  # like params: moving average of g
+    nu: ArrayTree  # like params, real: moving average of |g|²
 
 
 class ScaleByBeliefState(NamedTuple):
-    count: chex.Array  # int32 (): updates so far
-    mu: chex.ArrayTree  # like params: moving average of g
-    nu: chex.ArrayTree  # like params, real: moving average of |g − μ|²
+    count: Array  # int32 (): updates so far
+    mu: ArrayTree  # like params: moving average of g
+    nu: ArrayTree  # like params, real: moving average of |g − μ|²
 
 
 class ScaleByAdanState(NamedTuple):
-    m: chex.ArrayTree  # like params: moving average of g
-    v: chex.ArrayTree  # like params: moving average of the change of g
-    n: chex.ArrayTree  # like params, real: moving average of the squared look-ahead gradient
-    g: chex.ArrayTree  # like params: the last gradient
-    t: chex.Array  # int32 (): updates so far
+    m: ArrayTree  # like params: moving average of g
+    v: ArrayTree  # like params: moving average of the change of g
+    n: ArrayTree  # like params, real: moving average of the squared look-ahead gradient
+    g: ArrayTree  # like params: the last gradient
+    t: Array  # int32 (): updates so far
 
 
 class ScaleByAdemamixState(NamedTuple):
-    count: chex.Array  # int32 (): updates so far
-    count_m2: chex.Array  # int32 (): updates so far
-    m1: chex.ArrayTree  # like params: fast moving average of g
-    m2: chex.ArrayTree  # like params: slow moving average of g
-    nu: chex.ArrayTree  # like params, real: moving average of |g|²
+    count: Array  # int32 (): updates so far
+    count_m2: Array  # int32 (): updates so far
+    m1: ArrayTree  # like params: fast moving average of g
+    m2: ArrayTree  # like params: slow moving average of g
+    nu: ArrayTree  # like params, real: moving average of |g|²
 
 
 class ScaleByAmsgradState(NamedTuple):
-    count: chex.Array  # int32 (): updates so far
-    mu: chex.ArrayTree  # like params: moving average of g
-    nu: chex.ArrayTree  # like params, real: moving average of |g|²
-    nu_max: chex.ArrayTree  # like params, real: the largest ν̂ so far
+    count: Array  # int32 (): updates so far
+    mu: ArrayTree  # like params: moving average of g
+    nu: ArrayTree  # like params, real: moving average of |g|²
+    nu_max: ArrayTree  # like params, real: the largest ν̂ so far
 
 
 @elementwise(ScaleByAdamState, mu=Slot(dtype="mu_dtype"), nu=Slot(real=True))

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from lrjax.numerics import common_dtype, narrowed
+from lrjax.numerics import ArrayTree, common_dtype, narrowed
 from lrjax.transforms.base import assert_agree, holds_arrays_only
 
 
@@ -28,7 +27,7 @@ def _apply(params: Any, updates: Any) -> Any:
     return jax.tree.map(one, updates, params, is_leaf=lambda x: x is None)
 
 
-def apply_updates(params: chex.ArrayTree, updates: chex.ArrayTree) -> Any:
+def apply_updates(params: ArrayTree, updates: ArrayTree) -> Any:
     """`params + updates`, leaf by leaf, in the dtype of the parameters; one compiled call.
 
     A leaf of `updates` that is None, or has the dtype `float0`, leaves its parameter as it is. Parameters that are

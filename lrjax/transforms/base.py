@@ -5,13 +5,12 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Concatenate, NamedTuple, ParamSpec
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lrjax.domains import Domain, NotInDomain, is_function
-from lrjax.numerics import safe_increment
+from lrjax.numerics import Array, ArrayTree, safe_increment
 from lrjax.schedules.base import Schedule, or_schedule
 from lrjax.value import Value, as_arrays, is_tracing, may_compile, value_class
 
@@ -49,12 +48,12 @@ class GradientTransformation(Value):
             )
         return object.__new__(pair if cls is GradientTransformation else cls)  # type: ignore[arg-type]
 
-    def init(self, params: chex.ArrayTree) -> chex.ArrayTree:
+    def init(self, params: ArrayTree) -> ArrayTree:
         """The state before the first update. Not compiled: so it keeps the sharding of the parameters."""
         return self._init(params, self)
 
     def update(
-        self, updates: chex.ArrayTree, state: chex.ArrayTree, params: chex.ArrayTree | None = None, **extra_args: Any
+        self, updates: ArrayTree, state: ArrayTree, params: ArrayTree | None = None, **extra_args: Any
     ) -> tuple[Any, Any]:
         """The transformed updates and the next state; one compiled call, or, where a function of somebody else's is in
         the transformation, one for each part of it that has none."""
@@ -129,6 +128,8 @@ def assert_agree(name: str, **trees: Any) -> None:
         mine, theirs = ({n: pair[i] for n, pair in zip(names, pairs, strict=True)} for i in (1, 2))
     except ValueError:
         mine, theirs = updates, other
+    import chex  # which takes longer to import than all of this package
+
     try:
         chex.assert_trees_all_equal_shapes(mine, theirs)
     except AssertionError as error:
@@ -138,9 +139,9 @@ def assert_agree(name: str, **trees: Any) -> None:
 class ScheduledState(NamedTuple):
     """The state of a transformation whose numbers follow schedules."""
 
-    step: chex.Array  # int32 (): updates so far, the step that the schedules see next
-    hyperparams: dict[str, chex.Array]  # float32 (): the scheduled numbers of the last update; at first, of the next
-    inner_state: chex.ArrayTree  # of the transformation with these numbers
+    step: Array  # int32 (): updates so far, the step that the schedules see next
+    hyperparams: dict[str, Array]  # float32 (): the scheduled numbers of the last update; at first, of the next
+    inner_state: ArrayTree  # of the transformation with these numbers
 
 
 def transformation_class(

@@ -3,32 +3,31 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Count
-from lrjax.numerics import safe_increment
+from lrjax.numerics import Array, ArrayTree, safe_increment
 from lrjax.transforms.base import Transformation, transformation, update_part
 from lrjax.transforms.elementwise import filled
 from lrjax.transforms.sharding import placed_like, vary_as_all, vary_like
 
 
 class ConditionallyTransformState(NamedTuple):
-    inner_state: chex.ArrayTree
-    step: chex.Array  # int32 (): updates so far
+    inner_state: ArrayTree
+    step: Array  # int32 (): updates so far
 
 
 class ConditionallyMaskState(NamedTuple):
-    step: chex.Array  # int32 (): updates so far
-    inner_state: chex.ArrayTree
+    step: Array  # int32 (): updates so far
+    inner_state: ArrayTree
 
 
 class ApplyIfFiniteState(NamedTuple):
-    notfinite_count: chex.Array  # int32 (): updates that weren't finite, since the last that was
-    last_finite: chex.Array  # bool (): whether the last update was finite
-    total_notfinite: chex.Array  # int32 (): updates that weren't finite, in all
-    inner_state: chex.ArrayTree
+    notfinite_count: Array  # int32 (): updates that weren't finite, since the last that was
+    last_finite: Array  # bool (): whether the last update was finite
+    total_notfinite: Array  # int32 (): updates that weren't finite, in all
+    inner_state: ArrayTree
 
 
 def when(condition: Any, do: Callable[[], tuple[Any, Any]], otherwise: Any, state: Any) -> tuple[Any, Any]:

@@ -3,18 +3,18 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from lrjax.domains import NonNegative, Number
+from lrjax.numerics import ArrayTree
 from lrjax.transforms.base import always, assert_agree, no_state, transformation
 from lrjax.transforms.elementwise import cast, is_none, map_updates, traced_once
 from lrjax.transforms.norms import global_norm
 
 
 class ZeroNansState(NamedTuple):
-    found_nan: chex.ArrayTree  # for each parameter, bool (): whether its last update had a nan
+    found_nan: ArrayTree  # for each parameter, bool (): whether its last update had a nan
 
 
 @transformation(no_state)

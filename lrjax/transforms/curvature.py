@@ -2,12 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Decay, DType, Momentum, NonNegative, Positive, Steps
-from lrjax.numerics import bias_correction, narrowed, safe_increment
+from lrjax.numerics import Array, ArrayTree, bias_correction, narrowed, safe_increment
 from lrjax.transforms.base import Transformation, transformation, update_part
 from lrjax.transforms.elementwise import cast, is_none, map_updates, zeros_like
 from lrjax.transforms.noise import Key, random_key
@@ -15,14 +14,14 @@ from lrjax.transforms.sharding import vary_like
 
 
 class HutchinsonState(NamedTuple):
-    key: chex.Array  # uint32 (2,): of the next signs
+    key: Array  # uint32 (2,): of the next signs
 
 
 class SophiaState(NamedTuple):
-    count: chex.Array  # int32 (): updates so far
-    mu: chex.ArrayTree  # like params: moving average of g
-    nu: chex.ArrayTree  # like params: moving average of the Hessian's diagonal
-    hessian_fn_state: chex.ArrayTree  # of the estimator
+    count: Array  # int32 (): updates so far
+    mu: ArrayTree  # like params: moving average of g
+    nu: ArrayTree  # like params: moving average of the Hessian's diagonal
+    hessian_fn_state: ArrayTree  # of the estimator
 
 
 @transformation(lambda params, tx: HutchinsonState(random_key(tx.random_seed)))

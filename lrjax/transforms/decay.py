@@ -2,11 +2,10 @@
 
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from lrjax.numerics import safe_increment
+from lrjax.numerics import Array, safe_increment
 from lrjax.schedules.base import Schedule, ScheduleLike
 from lrjax.transforms.base import EmptyState, assert_agree, transformation
 from lrjax.transforms.elementwise import cast, is_none, map_updates
@@ -16,7 +15,7 @@ from lrjax.transforms.masking import Mask, flags
 class WeightDecaySchedule(NamedTuple):
     """The state of `add_decayed_weights` with a schedule."""
 
-    count: chex.Array  # int32 (): updates so far
+    count: Array  # int32 (): updates so far
 
 
 def _count(params: Any, tx: Any) -> Any:

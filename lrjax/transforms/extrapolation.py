@@ -2,12 +2,11 @@
 
 from typing import Any, Literal, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from lrjax.domains import NonNegative, Number
-from lrjax.numerics import abs_sq, narrowed, safe_increment
+from lrjax.numerics import Array, ArrayTree, abs_sq, narrowed, safe_increment
 from lrjax.schedules.base import RateOrSchedule
 from lrjax.transforms.base import always, transformation
 from lrjax.transforms.elementwise import Slot, cast, elementwise, is_none, map_updates, zeros_like
@@ -17,15 +16,15 @@ from lrjax.transforms.sharding import vary_as_all, vary_like
 
 
 class ScaleByOptimisticGradientState(NamedTuple):
-    is_initial_step: chex.Array  # bool ()
-    previous_gradient: chex.ArrayTree  # like params: the last gradient
+    is_initial_step: Array  # bool ()
+    previous_gradient: ArrayTree  # like params: the last gradient
 
 
 class MadgradState(NamedTuple):
-    count: chex.Array  # int32 (): updates so far
-    grad_sum_sq: chex.ArrayTree  # like params, real: Σ λ·|g|²
-    s: chex.ArrayTree  # like params: Σ λ·g
-    x0: chex.ArrayTree  # like params: where they began
+    count: Array  # int32 (): updates so far
+    grad_sum_sq: ArrayTree  # like params, real: Σ λ·|g|²
+    s: ArrayTree  # like params: Σ λ·g
+    x0: ArrayTree  # like params: where they began
 
 
 def _first_gradient(params: Any, tx: Any) -> ScaleByOptimisticGradientState:

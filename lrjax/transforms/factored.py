@@ -3,27 +3,26 @@
 import functools
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lrjax.domains import Decay, Delay, Fraction, NonNegative, Size
-from lrjax.numerics import Time, abs_sq, narrowed, safe_increment
+from lrjax.numerics import Array, ArrayTree, Time, abs_sq, narrowed, safe_increment
 from lrjax.transforms.base import assert_agree, transformation
 from lrjax.transforms.elementwise import compute_dtype, inexact_dtype, is_none, real_dtype, zeros_like
 
 
 class FactoredState(NamedTuple):
-    count: chex.Array  # int32 (): updates so far
-    v_row: chex.ArrayTree  # for each parameter: its mean of |g|² over the longest axis, or (1,)
-    v_col: chex.ArrayTree  # for each parameter: its mean of |g|² over the second longest axis, or (1,)
-    v: chex.ArrayTree  # for each parameter: its |g|² where it isn't factored, or (1,)
+    count: Array  # int32 (): updates so far
+    v_row: ArrayTree  # for each parameter: its mean of |g|² over the longest axis, or (1,)
+    v_col: ArrayTree  # for each parameter: its mean of |g|² over the second longest axis, or (1,)
+    v: ArrayTree  # for each parameter: its |g|² where it isn't factored, or (1,)
 
 
 class ScaleBySM3State(NamedTuple):
-    mu: chex.ArrayTree  # for each parameter: a list of vectors, one for each axis
-    nu: chex.ArrayTree  # like params: moving average of the update
+    mu: ArrayTree  # for each parameter: a list of vectors, one for each axis
+    nu: ArrayTree  # like params: moving average of the update
 
 
 def _split_columns(rows: list[tuple[Any, ...]], treedef: Any, width: int) -> list[Any]:

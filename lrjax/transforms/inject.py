@@ -5,13 +5,12 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lrjax.domains import Domain, DType, is_function
-from lrjax.numerics import common_dtype, safe_increment
+from lrjax.numerics import Array, ArrayTree, common_dtype, safe_increment
 from lrjax.schedules.base import Schedule, from_callable
 from lrjax.transforms.base import GradientTransformation, as_transformation, transformation, update_part
 from lrjax.transforms.learning_rate import InjectedRateState, LearningRateState
@@ -19,17 +18,17 @@ from lrjax.value import StaticArguments, Value
 
 
 class InjectStatefulHyperparamsState(NamedTuple):
-    count: chex.Array  # int32 (): updates so far
-    hyperparams: dict[str, chex.Array]  # (): the numbers of the last update; those without a schedule, of the next
-    hyperparams_states: dict[str, chex.ArrayTree]  # of the schedules
-    inner_state: chex.ArrayTree
+    count: Array  # int32 (): updates so far
+    hyperparams: dict[str, Array]  # (): the numbers of the last update; those without a schedule, of the next
+    hyperparams_states: dict[str, ArrayTree]  # of the schedules
+    inner_state: ArrayTree
 
 
 InjectHyperparamsState = InjectStatefulHyperparamsState
 
 
 class WrappedScheduleState(NamedTuple):
-    count: chex.Array  # int32 (): the step that the schedule sees next
+    count: Array  # int32 (): the step that the schedule sees next
 
 
 class StatefulSchedule:

@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from lrjax.domains import Domain, NotInDomain
+from lrjax.numerics import Array, ArrayTree
 from lrjax.transforms.base import Transformation, always, as_transformation, assert_agree, transformation, update_part
 from lrjax.transforms.elementwise import alike, filled, inexact_dtype, is_none
 from lrjax.transforms.sharding import placed_like, replicated
@@ -43,11 +43,11 @@ def flatten(updates: Any, state: Any, params: Any, inner: Transformation, **extr
 class Packed(NamedTuple):
     """The arrays of a tree, small ones of one shape, dtype and sharding stacked."""
 
-    arrays: tuple[chex.Array, ...]  # of a tree without leaves, the tree itself: a placeholder stays one
+    arrays: tuple[Array, ...]  # of a tree without leaves, the tree itself: a placeholder stays one
 
 
 class PackedState(NamedTuple):
-    inner_state: chex.ArrayTree  # of `inner`, on `Packed` trees; `unpack_state` makes it one like params
+    inner_state: ArrayTree  # of `inner`, on `Packed` trees; `unpack_state` makes it one like params
 
 
 def _per_number(tx: Any) -> Any:
@@ -125,7 +125,7 @@ def packed(updates: Any, state: Any, params: Any, inner: PerNumber, **extra_args
     return jax.tree.structure(updates).unflatten(jax.tree.leaves(_unpack(joined, like))), PackedState(inner_state)
 
 
-def unpack_state(state: PackedState, params: chex.ArrayTree) -> chex.ArrayTree:
+def unpack_state(state: PackedState, params: ArrayTree) -> ArrayTree:
     """The state that the inner transformation of `packed` has without it: moments like `params`.
 
     >>> import jax.numpy as jnp, lrjax
@@ -136,7 +136,7 @@ def unpack_state(state: PackedState, params: chex.ArrayTree) -> chex.ArrayTree:
     return jax.tree.map(lambda x: _unpack(x, params) if _is_packed(x) else x, state.inner_state, is_leaf=_is_packed)
 
 
-def pack_state(tx: Any, state: chex.ArrayTree, params: chex.ArrayTree) -> PackedState:
+def pack_state(tx: Any, state: ArrayTree, params: ArrayTree) -> PackedState:
     """The state of `tx`, which is a `packed(inner)`, made of one of `inner` alone.
 
     >>> import jax, jax.numpy as jnp, lrjax

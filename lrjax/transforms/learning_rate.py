@@ -2,12 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Number
-from lrjax.numerics import safe_increment
+from lrjax.numerics import Array, ArrayTree, safe_increment
 from lrjax.schedules.base import RateOrSchedule, Schedule, ScheduleLike
 from lrjax.schedules.groups import ScalarOrSchedule, is_rate, rates_like
 from lrjax.transforms.base import always, assert_agree, no_state, transformation
@@ -20,21 +19,21 @@ class LearningRateState(NamedTuple):
     The count of updates isn't a field called `count`, so that a search for that name finds the one of the moments.
     """
 
-    step: chex.Array  # int32 (): updates so far, the step that the schedule sees next
-    scale: chex.Array  # float32 (): η = scale·schedule(step); 1 unless somebody sets it
-    learning_rate: chex.ArrayTree  # float32 (), or one for each parameter: η of the last update; at first, of the next
+    step: Array  # int32 (): updates so far, the step that the schedule sees next
+    scale: Array  # float32 (): η = scale·schedule(step); 1 unless somebody sets it
+    learning_rate: ArrayTree  # float32 (), or one for each parameter: η of the last update; at first, of the next
 
     @property
-    def count(self) -> chex.Array:
+    def count(self) -> Array:
         return self.step
 
 
 class InjectedRateState(NamedTuple):
     """`LearningRateState` inside `inject_hyperparams`, where `hyperparams` have the name `learning_rate`."""
 
-    step: chex.Array
-    scale: chex.Array
-    rate: chex.ArrayTree
+    step: Array
+    scale: Array
+    rate: ArrayTree
 
 
 @transformation(no_state, always)

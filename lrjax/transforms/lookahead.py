@@ -2,12 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Number, Steps
-from lrjax.numerics import narrowed
+from lrjax.numerics import Array, ArrayTree, narrowed
 from lrjax.transforms.base import Transformation, assert_agree, transformation, update_part
 from lrjax.transforms.elementwise import cast, compute_dtype, inexact_dtype, is_none
 
@@ -30,8 +29,8 @@ class LookaheadParams(NamedTuple):
 
 
 class LookaheadState(NamedTuple):
-    fast_state: chex.ArrayTree  # of `fast_optimizer`
-    steps_since_sync: chex.Array  # int32 ()
+    fast_state: ArrayTree  # of `fast_optimizer`
+    steps_since_sync: Array  # int32 ()
 
 
 def _fast(params: Any) -> Any:

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Hashable, Mapping
 from typing import Annotated, Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Domain, NotInDomain, is_function
+from lrjax.numerics import ArrayTree
 from lrjax.transforms.base import (
     Transformation,
     always,
@@ -24,7 +24,7 @@ from lrjax.transforms.sharding import placed_like
 from lrjax.value import Frozen, as_mask
 
 Mask = Annotated[
-    chex.ArrayTree | Callable[[Any], Any] | None,
+    ArrayTree | Callable[[Any], Any] | None,
     Domain(
         "a tree of bools like the parameters (or a prefix of it), a function from them to one, or None",
         as_mask,
@@ -55,7 +55,7 @@ class MaskedNode(NamedTuple):
 
 
 class MaskedState(NamedTuple):
-    inner_state: chex.ArrayTree  # of `inner`, on the parameters where the mask is True
+    inner_state: ArrayTree  # of `inner`, on the parameters where the mask is True
 
 
 class PartitionState(NamedTuple):

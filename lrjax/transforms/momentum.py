@@ -2,20 +2,18 @@
 
 from typing import Any, NamedTuple
 
-import chex
-
 from lrjax.domains import DType, Momentum, Number
-from lrjax.numerics import bias_correction
+from lrjax.numerics import Array, ArrayTree, bias_correction
 from lrjax.transforms.elementwise import Slot, elementwise
 
 
 class TraceState(NamedTuple):
-    trace: chex.ArrayTree  # like params: Σ decayᵏ·g
+    trace: ArrayTree  # like params: Σ decayᵏ·g
 
 
 class EmaState(NamedTuple):
-    count: chex.Array  # int32 (): updates so far
-    ema: chex.ArrayTree  # like params: moving average of g
+    count: Array  # int32 (): updates so far
+    ema: ArrayTree  # like params: moving average of g
 
 
 @elementwise(TraceState, trace=Slot(dtype="accumulator_dtype"))

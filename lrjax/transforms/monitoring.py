@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Decay, Domain, DType, NotInDomain
+from lrjax.numerics import ArrayTree
 from lrjax.transforms.base import as_transformation, transformation, update_part
 from lrjax.transforms.chain import Named
 from lrjax.transforms.momentum import EmaState, ema
@@ -16,12 +16,12 @@ from lrjax.value import Value
 
 
 class SnapshotState(NamedTuple):
-    measurement: dict[str, chex.ArrayTree]  # by name: what was measured at the last update
+    measurement: dict[str, ArrayTree]  # by name: what was measured at the last update
 
 
 class MonitorState(NamedTuple):
-    measurements: dict[str, chex.ArrayTree]  # by name: what was measured at the last update, zeros before
-    measure_states: tuple[chex.ArrayTree, ...]
+    measurements: dict[str, ArrayTree]  # by name: what was measured at the last update, zeros before
+    measure_states: tuple[ArrayTree, ...]
 
 
 def _like(new: Any, old: Any) -> Any:

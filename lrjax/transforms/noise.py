@@ -2,20 +2,19 @@
 
 from typing import Annotated, Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lrjax.domains import Domain, NonNegative, NotInDomain, Number
-from lrjax.numerics import safe_increment
+from lrjax.numerics import Array, safe_increment
 from lrjax.transforms.base import transformation
 from lrjax.transforms.elementwise import cast, inexact_dtype, is_none, map_updates
 
 
 class AddNoiseState(NamedTuple):
-    count: chex.Array  # int32 (): updates so far
-    rng_key: chex.Array  # uint32 (2,): of the next noise
+    count: Array  # int32 (): updates so far
+    rng_key: Array  # uint32 (2,): of the next noise
 
 
 def _seed(x: Any) -> Any:

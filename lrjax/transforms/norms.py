@@ -4,12 +4,11 @@ import functools
 import operator
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Axes, NonNegative
-from lrjax.numerics import abs_sq
+from lrjax.numerics import ArrayTree, abs_sq
 from lrjax.transforms.base import always, assert_agree, no_state, transformation
 from lrjax.transforms.elementwise import alike, cast, compute_dtype, map_updates
 
@@ -138,7 +137,7 @@ def _check_examples(name: str, grads: Any) -> None:
         raise ValueError(f"{name}: `grads` must have one first axis, that of the examples, got shapes {shapes}.")
 
 
-def per_example_global_norm_clip(grads: chex.ArrayTree, l2_norm_clip: Any) -> tuple[Any, jax.Array]:
+def per_example_global_norm_clip(grads: ArrayTree, l2_norm_clip: Any) -> tuple[Any, jax.Array]:
     """The sum over the examples of their gradients, each scaled to a norm of at most `l2_norm_clip`; and how many were.
 
     Every array of `grads` has the examples as its first axis.
@@ -158,9 +157,7 @@ def per_example_global_norm_clip(grads: chex.ArrayTree, l2_norm_clip: Any) -> tu
     return total, jnp.sum(factors < 1, dtype=jnp.int32)
 
 
-def per_example_layer_norm_clip(
-    grads: chex.ArrayTree, global_l2_norm_clip: Any, uniform: bool = True
-) -> tuple[Any, Any]:
+def per_example_layer_norm_clip(grads: ArrayTree, global_l2_norm_clip: Any, uniform: bool = True) -> tuple[Any, Any]:
     """As `per_example_global_norm_clip` for each array alone, with a share of the norm each.
 
     The share of an array is √(1/arrays), or if not `uniform` √(its numbers/all numbers). Returns a tree of the sums and
@@ -183,7 +180,7 @@ def per_example_layer_norm_clip(
     return treedef.unflatten([s for s, _ in pairs]), treedef.unflatten([n for _, n in pairs])
 
 
-def global_norm(updates: chex.ArrayTree) -> jax.Array:
+def global_norm(updates: ArrayTree) -> jax.Array:
     """The Euclidean norm of a tree as one vector, summed in float32 at least; 0 for an empty tree.
 
     >>> import jax.numpy as jnp, lrjax

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 
-import chex
-
+from lrjax.numerics import ArrayTree
 from lrjax.transforms.base import EmptyState
 from lrjax.transforms.learning_rate import LearningRateState
 from lrjax.transforms.masking import PartitionState
 
-Params = Updates = OptState = chex.ArrayTree
+Params = Updates = OptState = ArrayTree
 TransformInitFn = Callable[[Params], OptState]
 TransformUpdateFn = TransformUpdateExtraArgsFn = Callable[..., tuple[Updates, OptState]]
 

@@ -4,13 +4,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lrjax.domains import Domain, DType, Momentum, NonNegative, NotInDomain, Positive, Size, is_function
-from lrjax.numerics import bias_correction, narrowed, safe_increment
+from lrjax.numerics import Array, ArrayTree, bias_correction, narrowed, safe_increment
 from lrjax.transforms.base import EmptyState, no_state, transformation
 from lrjax.transforms.elementwise import (
     cast,
@@ -38,9 +37,9 @@ PRESETS = {
 
 
 class MuonState(NamedTuple):
-    count: chex.Array  # int32 (): updates so far
-    mu: chex.ArrayTree  # like params: moving average of g
-    ns_coeffs: chex.Array  # float32 (3,) or (steps, 3): the quintic's coefficients
+    count: Array  # int32 (): updates so far
+    mu: ArrayTree  # like params: moving average of g
+    ns_coeffs: Array  # float32 (3,) or (steps, 3): the quintic's coefficients
 
 
 class MuonDimensionNumbers(NamedTuple):

@@ -3,18 +3,18 @@
 from collections.abc import Iterator
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr, tree_leaves_with_path
 
+from lrjax.numerics import ArrayTree
 from lrjax.transforms.learning_rate import InjectedRateState, LearningRateState
 from lrjax.transforms.masking import MaskedState
 
 _Group = tuple[Any, ...]
 
 
-def get_learning_rate(state: chex.ArrayTree) -> Any:
+def get_learning_rate(state: ArrayTree) -> Any:
     """The rate that the last update applied; before the first update, the rate that the first will apply.
 
     Finds it in the state of any nesting of chains and wrappers, ours or Optax's. Two rates in one chain multiply, as

@@ -2,40 +2,39 @@
 
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Decay, DType, NonNegative, Number
-from lrjax.numerics import abs_sq
+from lrjax.numerics import Array, ArrayTree, abs_sq
 from lrjax.numerics import bias_correction as correction
 from lrjax.transforms.elementwise import Slot, elementwise
 
 
 class ScaleByRssState(NamedTuple):
-    sum_of_squares: chex.ArrayTree  # like params, real: Σ|g|²
+    sum_of_squares: ArrayTree  # like params, real: Σ|g|²
 
 
 class ScaleByRmsState(NamedTuple):
-    count: chex.Array  # int32 (): updates so far
-    nu: chex.ArrayTree  # like params, real: moving average of |g|²
+    count: Array  # int32 (): updates so far
+    nu: ArrayTree  # like params, real: moving average of |g|²
 
 
 class ScaleByAdaDeltaState(NamedTuple):
-    e_g: chex.ArrayTree  # like params, real: moving average of |g|²
-    e_x: chex.ArrayTree  # like params, real: moving average of |u|²
+    e_g: ArrayTree  # like params, real: moving average of |g|²
+    e_x: ArrayTree  # like params, real: moving average of |u|²
 
 
 class ScaleByNovogradState(NamedTuple):
-    count: chex.Array  # int32 (): updates so far
-    mu: chex.ArrayTree  # like params: Σ b1ᵏ·(normalised g + decayed p)
-    nu: chex.ArrayTree  # for each parameter, float (): moving average of ‖g‖²
+    count: Array  # int32 (): updates so far
+    mu: ArrayTree  # like params: Σ b1ᵏ·(normalised g + decayed p)
+    nu: ArrayTree  # for each parameter, float (): moving average of ‖g‖²
 
 
 class ScaleByRStdDevState(NamedTuple):
-    count: chex.Array  # int32 (): updates so far
-    mu: chex.ArrayTree  # like params: moving average of g
-    nu: chex.ArrayTree  # like params, real: moving average of |g|²
+    count: Array  # int32 (): updates so far
+    mu: ArrayTree  # like params: moving average of g
+    nu: ArrayTree  # like params, real: moving average of |g|²
 
 
 @elementwise(ScaleByRssState, sum_of_squares=Slot(start="initial_accumulator_value", real=True))

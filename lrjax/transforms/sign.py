@@ -2,22 +2,22 @@
 
 from typing import Any, Literal, NamedTuple
 
-import chex
 import jax.numpy as jnp
 
 from lrjax.domains import AtLeastOne, DType, Fraction, NonNegative, Positive
+from lrjax.numerics import Array, ArrayTree
 from lrjax.transforms.base import always, no_state, transformation
 from lrjax.transforms.elementwise import Slot, elementwise, map_updates
 
 
 class ScaleByLionState(NamedTuple):
-    count: chex.Array  # int32 (): updates so far
-    mu: chex.ArrayTree  # like params: moving average of g
+    count: Array  # int32 (): updates so far
+    mu: ArrayTree  # like params: moving average of g
 
 
 class ScaleByRpropState(NamedTuple):
-    step_sizes: chex.ArrayTree  # like params, real: the size of each coordinate's next step
-    prev_updates: chex.ArrayTree  # like params: the last step, 0 where the sign had turned
+    step_sizes: ArrayTree  # like params, real: the size of each coordinate's next step
+    prev_updates: ArrayTree  # like params: the last step, 0 where the sign had turned
 
 
 @transformation(no_state, always)

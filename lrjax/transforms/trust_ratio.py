@@ -2,12 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from lrjax.domains import NonNegative
-from lrjax.numerics import abs_sq
+from lrjax.numerics import Array, abs_sq
 from lrjax.schedules.base import RateOrSchedule
 from lrjax.transforms.base import EmptyState
 from lrjax.transforms.elementwise import elementwise
@@ -84,7 +83,7 @@ def scale_by_param_block_rms(min_scale: NonNegative = 1e-3):
 
 
 class ContractState(NamedTuple):
-    count: chex.Array  # int32 (): updates so far
+    count: Array  # int32 (): updates so far
 
 
 @elementwise(ContractState, needs_params=True)

@@ -24,6 +24,7 @@ from jax.tree_util import GetAttrKey, register_pytree_with_keys
 import lrjax.domains as annotation_names
 from lrjax.domains import Domain, NotInDomain, Requirement, domain_of, is_function
 from lrjax.numerics import LargeCount
+from lrjax.signatures import WrittenSignature
 
 V = TypeVar("V", bound="Value")
 
@@ -168,10 +169,15 @@ def value_class(
             "_requirements": tuple(requirements),
             "_variadic": variadic,
             "__doc__": _documented(function, domains),
+            "__wrapped__": function,
+            "__signature__": WrittenSignature(function, parameters, base.__name__),
         },
     )
+    cls.__init__.__annotations__ = {}  # the signature says it, in short
     cls.__module__ = function.__module__ or "__main__"  # None in exec; for pickle and doctest
     cls.__qualname__ = function.__qualname__
+    # where `inspect.getsource` finds the formula from Python 3.13 on; before it is `__wrapped__`
+    cls.__firstlineno__ = getattr(getattr(function, "__code__", None), "co_firstlineno", 1)  # type: ignore[attr-defined]
     function.__doc__ = None  # the class has it: once is enough for doctest
     value_classes[config_name(cls)] = cls
     return cls

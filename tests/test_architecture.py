@@ -17,7 +17,7 @@ FILES = {
 MODULES = {name: path for name, path in FILES.items() if path.name != "__init__.py"}
 # A module imports from the layers above it, or from its own. Where one is a part of another, the longer name counts.
 LAYERS = [
-    ("numerics",),
+    ("numerics", "signatures"),
     ("domains",),
     ("value", "hyperparameters"),
     ("schedules",),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -109,3 +110,14 @@ def python(code: str, *arguments: str, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def in_two_processes(program: str, *arguments: str) -> None:
+    """Runs a program twice, with the arguments (its number, the port at which the two meet, and these)."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = lambda number: [sys.executable, "-c", program, str(number), port, *arguments]
+    processes = [subprocess.Popen(command(number), stderr=subprocess.PIPE, text=True) for number in range(2)]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors

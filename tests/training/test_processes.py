@@ -1,14 +1,11 @@
 """Two processes, joined, give what one gives, and each holds only its runs."""
 
-import socket
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 import lrjax as L
 from tests.search.test_sweep import RATES, X, Y, loss_fn, swept, task_of
+from tests.workers import in_two_processes
 
 JOINED = """
 import sys, jax
@@ -49,13 +46,7 @@ def tuned():
 @pytest.mark.slow
 @pytest.mark.promotes
 def test_two_processes_give_what_one_gives(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = lambda process: [sys.executable, "-c", JOINED, str(process), port, str(tmp_path)]
-    processes = [subprocess.Popen(command(i), stderr=subprocess.PIPE, text=True) for i in range(2)]
-    errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    in_two_processes(JOINED, str(tmp_path))
     expected = many()
     for name in ("0", "1", "again0", "again1"):
         found = L.SweepResult.load(tmp_path / f"{name}.npz")

@@ -2,7 +2,6 @@
 between runs."""
 
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import lrjax as L
+from tests.workers import in_two_processes
 
 X = np.random.default_rng(0).normal(size=(96, 16)).astype(np.float32)
 Y = np.sin(X.sum(axis=1, keepdims=True))
@@ -217,13 +217,7 @@ for axes in (("runs", "model"), ("model", "runs")):  # runs in two processes, th
 @pytest.mark.slow
 @pytest.mark.promotes
 def test_sharded_runs_in_two_processes(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = lambda process: [sys.executable, "-c", JOINED, str(process), port, str(tmp_path)]
-    processes = [subprocess.Popen(command(i), stderr=subprocess.PIPE, text=True) for i in range(2)]
-    errors = [process.communicate(timeout=90)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    in_two_processes(JOINED, str(tmp_path))
     expected = swept(alone())
     for name in ("runs0", "runs1", "model0", "model1"):
         np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), expected.losses, rtol=1e-5)

@@ -167,7 +167,8 @@ def test_compare_runs_on_digits_with_five_seeds_by_default(monkeypatch, tmp_path
     with pytest.raises(SystemExit):
         main(["compare"])
     assert seen == {
-        "task": "digits", "named": None, "steps": 400, "seeds": 5, "eval_every": None, "target": None
+        "task": "digits", "named": None, "steps": 400, "seeds": 5, "eval_every": None, "target": None,
+        "checkpoint": None,
     }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ NOISY = 1.2  # the multiple of the best loss up to which a difference can be put
 SHIFT = 5.5  # the probability that another seed does at a rate what these do at one x times higher is x^-SHIFT
 APART = 10  # the ratio of the results of two seeds at one rate beyond which they say little about a third
 ROUNDING = 1e-6  # of a loss, up to which a difference is none
+CLEAR = 2.5  # the z-value of a signed-rank test from which most batches have changed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Scores:
       run_error: [rates, seeds]: the standard error of each `final`, from the steps that it is the mean of; 0 where it
         is a metric.
       unsafe: bool [rates]: those at which a run diverged, or was not finite, as far as it went.
+      batch_z: [rates]: what `signed_rank` gives for the fall of the loss on each of the last batches; None where a
+        metric decides.
     """
 
     final: np.ndarray
@@ -32,12 +35,12 @@ class Scores:
     start_error: np.ndarray
     run_error: np.ndarray
     unsafe: np.ndarray
+    batch_z: np.ndarray | None = None
 
     def of(self, rates: np.ndarray) -> "Scores":
         """Those of some rates."""
-        return dataclasses.replace(
-            self, final=self.final[rates], run_error=self.run_error[rates], unsafe=self.unsafe[rates]
-        )
+        by_rate = {name: getattr(self, name) for name in ("final", "run_error", "unsafe", "batch_z")}
+        return dataclasses.replace(self, **{name: None if x is None else x[rates] for name, x in by_rate.items()})
 
     @property
     def mean(self) -> np.ndarray:
@@ -112,14 +115,22 @@ class Scores:
             last += 1
         return first, last
 
-    def nothing_learned(self, best: int) -> bool:
-        """Whether the best rate ends no better than without training, to the noise of both."""
-        if np.isnan(self.untrained):
-            return False
-        fall = self.untrained - self.mean[best]
-        seeds = len(self.start)
-        error = np.sqrt(np.nansum(self.start_error**2) + np.nansum(self.run_error[best] ** 2)) / seeds
-        return bool(fall <= 2 * error or fall <= ROUNDING * abs(self.untrained))
+    def learned(self, rate: int) -> int:
+        """1 where a rate ends better than without training, −1 where worse, 0 where that can't be told from the noise
+        of both; 1 also where the start isn't known.
+
+        A few large losses make the error of a mean large, so the batches are compared one by one too: the run and its
+        control saw the same ones.
+        """
+        known = ~np.isnan(self.final[rate])
+        start, final = self.start[known], self.final[rate, known]
+        if not (np.isfinite(final).all() and np.isfinite(start).any()):
+            return 1 if np.isfinite(final).all() else -1
+        fall = np.nanmean(start) - final.mean()
+        error = np.sqrt(np.nansum(self.start_error[known] ** 2 + self.run_error[rate, known] ** 2)) / known.sum()
+        z = 0.0 if self.batch_z is None else self.batch_z[rate] * np.sign(fall)
+        is_more = abs(fall) > ROUNDING * abs(self.untrained) and (abs(fall) > 2 * error or z > CLEAR)
+        return int(np.sign(fall)) if is_more else 0
 
     def disagree(self, best: int) -> np.ndarray | None:
         """[seeds]: the best rate of each, where for some seed the best rate of all is far from its own; else None."""
@@ -150,6 +161,17 @@ def standard_error(losses: np.ndarray) -> np.ndarray:
             return np.nan_to_num(losses.std(axis=1) / np.sqrt(max(losses.shape[1], 1)), posinf=0.0)
         parts = losses[:, -steps:].reshape(len(losses), 5, -1).mean(axis=2)
         return np.nan_to_num(parts.std(axis=1, ddof=1) / np.sqrt(5), posinf=0.0)
+
+
+def signed_rank(falls: np.ndarray) -> float:
+    """The z-value of Wilcoxon's signed-rank test of [seeds, batches]: how sure it is that most batches are above 0, or,
+    below 0, that most are below. Of the seeds, which may see the same batches, the mean is taken over those that are
+    known."""
+    known = np.isfinite(falls)
+    falls = np.where(known, falls, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    falls = falls[falls != 0]
+    ranks = np.abs(falls).argsort().argsort() + 1.0
+    return float(np.sum(np.sign(falls) * ranks) / np.sqrt(np.sum(ranks**2))) if len(falls) else 0.0
 
 
 def is_tied(scores: np.ndarray) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lrjax.search.halving import GRID, Halving
-from lrjax.search.judge import Scores, standard_error
+from lrjax.search.judge import Scores, signed_rank, standard_error
 from lrjax.search.outcome import control_of, failure_of, limits, start_error, start_metric
 from lrjax.search.settings import at_rate
 from lrjax.search.sweep import SAME_SEEDS, positive_number
@@ -276,7 +276,6 @@ class _Search:
         engine, halving = self.engine, self.halving
         ended = halving.done == engine.steps
         seeds = max(int(ended.sum(axis=1).max()), 1)
-        whole = ended[:, :seeds].all(axis=1)
         final = np.where(ended[:, :seeds], halving.score[:, :seeds], np.nan)
         control, error = control_of(engine), np.zeros((GRID, seeds))
         if engine.task.metrics:
@@ -284,5 +283,6 @@ class _Search:
             return Scores(final, start[:seeds], start_error(engine, final), error, halving.unsafe)
         tail = tail_steps(engine.steps)
         for seed in range(seeds):
-            error[whole, seed] = standard_error(halving.losses[whole, seed, -tail:])
-        return Scores(final, control.mean[:seeds], control.error[:seeds], error, halving.unsafe)
+            error[ended[:, seed], seed] = standard_error(halving.losses[ended[:, seed], seed, -tail:])
+        batch_z = np.array([signed_rank(fall) for fall in control.fall(halving.losses)])
+        return Scores(final, control.mean[:seeds], control.error[:seeds], error, halving.unsafe, batch_z)

@@ -48,7 +48,7 @@ def verdict(
     tried = np.flatnonzero(~np.isnan(mean))
     if len(tried) > 1 and is_tied(mean[tried]):
         return nothing("Cannot tell the rates apart: all of them end at the same " + (metric or "loss") + ".")
-    if scores.nothing_learned(best):
+    if scores.learned(best) < 1:
         ends, start = _number(abs(mean[best])), _number(abs(np.nanmean(scores.start)))
         what = metric or "loss"
         return nothing(

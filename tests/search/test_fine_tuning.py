@@ -108,7 +108,6 @@ def test_what_a_higher_rate_learns_is_not_called_nothing(starts):
     assert not tune(task).verdict.startswith("Nothing was learned")
 
 
-@is_false("a few large losses make the error of the mean; that the loss falls on most batches counts for nothing")
 def test_a_loss_that_falls_to_a_thousandth_has_fallen(starts):
     task = task_of(starts["converged"], (OTHERS[0][:40], OTHERS[1][:40]), 1, "loss")
     result = L.sweep(task, COSINE, learning_rates=np.geomspace(1e-4, 0.1, 7), steps=STEPS, seeds=3, progress=False)

@@ -11,7 +11,10 @@ NOISY = 1.2  # the multiple of the best loss up to which a difference can be put
 SHIFT = 5.5  # the probability that another seed does at a rate what these do at one x times higher is x^-SHIFT
 APART = 10  # the ratio of the results of two seeds at one rate beyond which they say little about a third
 ROUNDING = 1e-6  # of a loss, up to which a difference is none
-CLEAR = 2.5  # the z-value of a signed-rank test from which most batches have changed
+CLEAR = 2.0  # standard errors from which a difference to no training is clear,
+CLEAR_RANK = 2.5  # and the z-value of a signed-rank test from which it is
+SLIGHT = 1e-3  # of what there is without training, up to which a rate has changed little;
+HARM = 0.05  # of what there is without training, from which a rate that ends worse tells that higher ones do too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +75,10 @@ class Scores:
             small = worse <= min(tolerance * fall, (WORSE - 1) * size)
             return small | (worse <= np.minimum(self.noise(best), (NOISY - 1) * size))
 
+    def is_safe_and_good(self, best: int, tolerance: float = AS_GOOD) -> np.ndarray:
+        """bool [rates]: those that are as good, but for what is next to an unsafe rate."""
+        return self.as_good(best, tolerance) & ~self.is_edge
+
     @property
     def is_edge(self) -> np.ndarray:
         """bool [rates]: those whose upper neighbor is unsafe."""
@@ -99,15 +106,19 @@ class Scores:
 
     def careful_best(self, rates: np.ndarray) -> int:
         """The rate that can be expected to be the best with other seeds, but no further below the one with the lowest
-        mean than the next."""
+        mean than the next, or the second next where that one is not known with all seeds."""
         lowest, expected = int(np.nanargmin(self.mean)), self.expected(rates)
-        best = max(int(np.nanargmin(expected)), lowest - 1)
-        return best if np.isfinite(expected[best]) else lowest
+        below = [r for r in range(max(lowest - 2, 0), lowest) if np.isfinite(expected[r])]
+        return (
+            max(int(np.nanargmin(expected)), below[-1] if below else lowest)
+            if np.isfinite(expected[lowest])
+            else lowest
+        )
 
     def band(self, best: int, tolerance: float = AS_GOOD) -> tuple[int, int]:
         """(first, last) of the rates around the best that are as good, each of them: nothing is bridged, and what is
         next to an unsafe rate is left out."""
-        good = self.as_good(best, tolerance) & ~self.is_edge
+        good = self.is_safe_and_good(best, tolerance)
         first = last = best
         while first > 0 and good[first - 1]:
             first -= 1
@@ -115,22 +126,50 @@ class Scores:
             last += 1
         return first, last
 
-    def learned(self, rate: int) -> int:
-        """1 where a rate ends better than without training, −1 where worse, 0 where that can't be told from the noise
-        of both; 1 also where the start isn't known.
+    @property
+    def went_to_end(self) -> np.ndarray:
+        """Those of which some run did."""
+        return np.flatnonzero(~np.isnan(self.final).all(axis=1))
+
+    def fall(self, rate: int) -> float:
+        """What training at a rate takes off, with the seeds that went to the end; nan where the start isn't known."""
+        known = ~np.isnan(self.final[rate])
+        start = self.start[known & np.isfinite(self.start)]
+        return float(start.mean() - self.final[rate, known].mean()) if len(start) else float("nan")
+
+    def gain(self, rate: int) -> float:
+        """How clearly a rate ends better than without training: in standard errors of both, of which CLEAR are clear;
+        below 0 where it ends worse, inf where the start isn't known.
 
         A few large losses make the error of a mean large, so the batches are compared one by one too: the run and its
         control saw the same ones.
         """
-        known = ~np.isnan(self.final[rate])
-        start, final = self.start[known], self.final[rate, known]
-        if not (np.isfinite(final).all() and np.isfinite(start).any()):
-            return 1 if np.isfinite(final).all() else -1
-        fall = np.nanmean(start) - final.mean()
+        known, fall = ~np.isnan(self.final[rate]), self.fall(rate)
+        if not np.isfinite(self.final[rate, known]).all():
+            return -np.inf
+        if np.isnan(fall) or abs(fall) <= ROUNDING * abs(self.untrained):
+            return np.inf if np.isnan(fall) else 0.0
         error = np.sqrt(np.nansum(self.start_error[known] ** 2 + self.run_error[rate, known] ** 2)) / known.sum()
-        z = 0.0 if self.batch_z is None else self.batch_z[rate] * np.sign(fall)
-        is_more = abs(fall) > ROUNDING * abs(self.untrained) and (abs(fall) > 2 * error or z > CLEAR)
-        return int(np.sign(fall)) if is_more else 0
+        by_batch = 0.0 if self.batch_z is None else float(self.batch_z[rate]) * CLEAR / CLEAR_RANK
+        return float(np.sign(fall) * max(abs(fall) / max(error, 1e-30), np.sign(fall) * by_batch))
+
+    def has_learned(self, rate: int) -> bool:
+        """Whether it ends clearly better than without training."""
+        return self.gain(rate) > CLEAR
+
+    def does_harm(self, rate: int) -> bool:
+        """Whether it ends clearly and much worse than without training."""
+        return self.gain(rate) < -CLEAR and not self.fall(rate) > -HARM * abs(self.untrained)
+
+    def open_ends(self, best: int) -> tuple[bool, bool]:
+        """Whether rates (below, above) those that went to the end may do better than the best of these: it is the
+        lowest or the highest of them, or nothing was learned while the highest does no harm or the lowest does some."""
+        went, learned = self.went_to_end, self.has_learned(best)
+        low, high = int(went[0]), int(went[-1])
+        is_changed = not abs(self.fall(low)) <= SLIGHT * abs(self.untrained)
+        below = best == low if learned else is_changed and (best == low or self.fall(low) < 0)
+        above = best == high if learned else not self.does_harm(high)
+        return bool(low > 0 and below), bool(high < len(self.final) - 1 and above)
 
     def disagree(self, best: int) -> np.ndarray | None:
         """[seeds]: the best rate of each, where for some seed the best rate of all is far from its own; else None."""

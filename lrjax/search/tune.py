@@ -207,7 +207,7 @@ class _Search:
                 return np.asarray(self.order)[gone[gone < GRID]]
 
             limit, together = control_of(engine).limit(above), 2 * engine.program.wave_size
-            self.halving = Halving(advance, engine.steps, count, total - spent, limit, drop, together)
+            self.halving = Halving(advance, engine.steps, count, total - spent, limit, drop, together, self._scores)
             try:
                 self.halving.search()
             except Interrupted:

@@ -1,5 +1,6 @@
 """What the runs of an engine came to, beside their controls."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,8 +11,11 @@ from lrjax.search.judge import data_words, first_not_finite
 from lrjax.training.divergence import ABOVE, Control, diverged, final_loss
 from lrjax.training.engine import Engine
 from lrjax.training.loop import show_controls
+from lrjax.training.program import Carry
 
 _PARTS = 8  # of a validation set, to estimate how far its metric is a matter of its examples
+_STUDENT = 1.2  # by which two standard errors that come from so few parts are too small
+_FAR = 10.0  # standard errors, of numbers as large as the metric itself, above which it isn't estimated
 
 
 def control_of(engine: Engine) -> Control:
@@ -49,39 +53,67 @@ def start_metric(engine: Engine) -> np.ndarray:
     return np.array([x[np.isfinite(x)][-1] if np.isfinite(x).any() else np.nan for x in evaluated])
 
 
-def start_error(engine: Engine, final: np.ndarray) -> np.ndarray:
-    """[seeds]: the standard error of what training took off the metric that decides, as far as it comes from the
-    examples that happen to be in the validation set: all seeds and rates are measured on the same ones, so no number of
-    seeds takes it away. It is estimated from eight parts of the set, and only where the fall, to the best of `final`
-    [rates, seeds], isn't far above the spread over the seeds anyway; 0 elsewhere."""
-    task, seeds = engine.task, final.shape[1]
-    nothing = np.zeros(seeds)
-    if not task.validation_batches:
-        return nothing
-    start, mean = task.score(start_metric(engine))[:seeds], final.mean(axis=1)
-    finite = np.isfinite(mean)
-    if not finite.any() or not np.isfinite(start).all():
-        return nothing
-    spread = start.std() + final[int(np.argmin(np.where(finite, mean, np.inf)))].std()
-    if seeds > 1 and start.mean() - mean[finite].min() > 6 * spread:
-        return nothing
-    examples = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), task.validation_batches[0])
-    count = len(jax.tree.leaves(examples)[0])
-    parts = min(_PARTS, count // 2)
-    if parts < 2:
-        return nothing
-    each = count // parts
-    split = jax.tree.map(lambda x: x[: parts * each].reshape(parts, each, *x.shape[1:]), examples)
-    metric = next(iter(task.metrics.values())).function
+class SamplingError:
+    """How far what training took off the metric that decides comes from the examples that happen to be in the
+    validation set: all seeds and rates are measured on the same ones, so no number of seeds takes it away."""
 
-    @jax.jit
-    def measure(given: Any, split: Any) -> jax.Array:
-        found = task.init(jax.random.key(given)) if is_function(task.init) else given
-        return jax.lax.map(lambda batch: metric(*(found if task.has_state else (found,)), batch), split)
+    def __init__(self, engine: Engine):
+        task = self.task = engine.task
+        self.engine, self.measured = engine, {}
+        metric, as_arguments = next(iter(task.metrics.values()), None), lambda x: x if task.has_state else (x,)
+        self._measure = jax.jit(
+            lambda found, parts: jax.lax.map(lambda part: metric.function(*as_arguments(found), part), parts)
+        )
 
-    given = engine.runs.seeds[:seeds] if is_function(task.init) else [task.init] * seeds
-    values = np.stack([np.asarray(measure(one, split), float) for one in given])
-    return np.sqrt(2 * seeds) * values.std(axis=1, ddof=1) / np.sqrt(parts)
+    def of_fall(self, final: np.ndarray, carried: Callable[[int], tuple[int, Carry] | None]) -> np.ndarray:
+        """[seeds]: the standard error, to the best of `final` [rates, seeds]; 0 where it doesn't matter, since the fall
+        is far above the noise of any metric of so many examples, or can't be known. It comes from eight parts of the
+        set: from the difference of a trained model to its start in each, or from the start alone, where no trained one
+        was kept.
+
+        Args:
+          carried: of a rate a run that was kept, and what it carried.
+        """
+        seeds, mean = final.shape[1], final.mean(axis=1)
+        nothing, finite = np.zeros(seeds), np.isfinite(mean)
+        if not self.task.validation_batches or not self.task.metrics or not finite.any():
+            return nothing
+        start = self.task.score(start_metric(self.engine))[:seeds]
+        if not np.isfinite(start).all():
+            return nothing
+        best = int(np.argmin(np.where(finite, mean, np.inf)))
+        examples = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), self.task.validation_batches[0])
+        count = len(jax.tree.leaves(examples)[0])
+        size = max(abs(start.mean()), abs(mean[best]))
+        each = count // min(_PARTS, max(count // 2, 1))
+        if count < 4 or start.mean() - mean[best] > _FAR / np.sqrt(count) * size:
+            return nothing
+        parts = jax.tree.map(lambda x: x[: count // each * each].reshape(-1, each, *x.shape[1:]), examples)
+        run, carry = carried(best) or (None, None)
+        seed = 0 if run is None else int(self.engine.runs.seed_index[run])
+        try:
+            values = self._of_start(seed, parts) * np.sqrt(2)
+            if carry is not None:
+                values = self._of_run(run, carry, parts) - self._of_start(seed, parts)
+        except (TypeError, ValueError):  # a metric that takes no other number of examples
+            return nothing
+        return np.full(seeds, _STUDENT * np.sqrt(seeds) * values.std(ddof=1) / np.sqrt(len(values)))
+
+    def _of_start(self, seed: int, parts: Any) -> np.ndarray:
+        init = self.task.init
+        make = lambda: jax.jit(init)(jax.random.key(self.engine.runs.seeds[seed])) if is_function(init) else init
+        return self._once(("start", seed), make, parts)
+
+    def _of_run(self, run: int | None, carry: Carry, parts: Any) -> np.ndarray:
+        carry = self.engine.on_devices(carry)
+        return self._once(
+            run, lambda: (carry.params, carry.model_state) if self.task.has_state else carry.params, parts
+        )
+
+    def _once(self, key: Any, make: Callable[[], Any], parts: Any) -> np.ndarray:
+        if key not in self.measured:
+            self.measured[key] = np.asarray(self._measure(make(), parts), float)
+        return self.measured[key]
 
 
 def failure_of(engine: Engine, run_indices: np.ndarray) -> str | None:

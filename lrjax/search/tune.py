@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from lrjax.search.halving import GRID, Halving
 from lrjax.search.judge import Scores, signed_rank, standard_error
-from lrjax.search.outcome import control_of, failure_of, limits, start_error, start_metric
+from lrjax.search.outcome import SamplingError, control_of, failure_of, limits, start_metric
 from lrjax.search.settings import at_rate
 from lrjax.search.sweep import SAME_SEEDS, positive_number
 from lrjax.search.verdict import Verdict, verdict
@@ -174,7 +174,7 @@ class _Search:
             make, np.append(np.tile(ordered, count), np.zeros(count, np.float32)), seeds, seed_index, is_control, GRID
         )
         self.engine = Engine("tune", task, runs, steps, eval_every=eval_every, mesh=mesh)
-        self.interrupted = False
+        self.interrupted, self.sampling = False, SamplingError(self.engine)
         self.kept: dict[int, tuple[float, int, Carry]] = {}  # by the place of the rate: (score, run, what it carried)
 
     def run(self, budget: float, above: float, progress: bool) -> None:
@@ -280,7 +280,8 @@ class _Search:
         control, error = control_of(engine), np.zeros((GRID, seeds))
         if engine.task.metrics:
             start = engine.task.score(start_metric(engine))
-            return Scores(final, start[:seeds], start_error(engine, final), error, halving.unsafe)
+            kept = lambda rate: self.kept[int(self.place_of[rate])][1:]
+            return Scores(final, start[:seeds], self.sampling.of_fall(final, kept), error, halving.unsafe)
         tail = tail_steps(engine.steps)
         for seed in range(seeds):
             error[ended[:, seed], seed] = standard_error(halving.losses[ended[:, seed], seed, -tail:])

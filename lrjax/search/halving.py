@@ -63,6 +63,11 @@ class Halving:
         """Of the budget, in whole runs; a run that was left has cost what it took."""
         return (self.total - self.cost) / self.steps
 
+    @property
+    def needed(self) -> int:
+        """Steps without which nothing can be said: one of each rate, and the rest of one run."""
+        return GRID + self.steps - 1
+
     def run(self, rates: np.ndarray | list[int], seed: int, end: int) -> None:
         rates = np.asarray(rates, int)
         rates = rates[self.done[rates, seed] < end]
@@ -88,6 +93,8 @@ class Halving:
         return np.flatnonzero(self.done[:, seed] == self.steps)
 
     def search(self) -> None:
+        if self.total < self.needed:
+            return
         everything = np.arange(GRID)
         first = max(1, int(self.steps * min(0.1, 0.24 * self.left / GRID)))
         for begin in range(0, GRID, self.together):

@@ -104,10 +104,13 @@ def tune(
     25 rates from `low` to `high` start with one seed. After a tenth of the run nine around the best go on; after a
     third every other one of these, to the end; then the neighbours of the best, and the best few with the other seeds.
     Every run is on the whole schedule, so a rate is judged by where it ends, and not by a short run, which prefers
-    other rates than a long one. It takes the rate that can be expected to be the best with other seeds: since seeds
+    other rates than a long one. So where the best is the highest or the lowest that went to the end, or none has learned
+    anything, rates further out follow, as far as the budget goes, and where it ends too early the verdict says so. It
+    takes the rate that can be expected to be the best with other seeds: since seeds
     differ in where training becomes unstable, that is the one below the best of these seeds where higher ones do much
     worse. Where no update falls into the first tenth, it looks longer; where nothing tells the rates apart, where
-    nothing is learned, and where the data have no finite loss at any rate, it says so instead.
+    nothing is learned, where the budget is too small, and where the data have no finite loss at any rate, it says so
+    instead.
 
     Args:
       task: what is trained; its data can be gone through again.
@@ -179,13 +182,13 @@ class _Search:
 
     def run(self, budget: float, above: float, progress: bool) -> None:
         engine, count = self.engine, len(self.seeds)
-        total = budget * GRID * count * engine.steps
+        total = round(budget * GRID * count * engine.steps, 6)
         rates = np.append(np.tile(self.rates[self.order], count), np.zeros(count))
         with handling_signals(), bar(int(total), SweepWords(engine, rates), progress) as show:
             windows = control_windows(engine.steps)
             for window in windows:
                 show_controls(engine, *window)
-            spent = count * sum(end - begin for begin, end in windows)
+            self.spent = count * sum(end - begin for begin, end in windows)
 
             def advance(some: np.ndarray, seed: int, begin: int, end: int) -> Any:
                 runs = seed * GRID + self.place_of[some]
@@ -207,7 +210,9 @@ class _Search:
                 return np.asarray(self.order)[gone[gone < GRID]]
 
             limit, together = control_of(engine).limit(above), 2 * engine.program.wave_size
-            self.halving = Halving(advance, engine.steps, count, total - spent, limit, drop, together, self._scores)
+            self.halving = Halving(
+                advance, engine.steps, count, total - self.spent, limit, drop, together, self._scores
+            )
             try:
                 self.halving.search()
             except Interrupted:
@@ -231,9 +236,11 @@ class _Search:
         scores = self._scores()
         seeds = scores.final.shape[1]
         metric = next(iter(task.metrics), None)
-        if halving.tied:
-            words = f"Cannot tell: {int(halving.done[:, 0].max()):,} steps left the losses of all rates the same."
-            found = Verdict(words, None, None)
+        if halving.total < halving.needed:
+            found = Verdict(self._budget_words(), None, None)
+        elif halving.tied:
+            after = _steps_words(halving.done[:, 0].max())
+            found = Verdict(f"Cannot tell: after {after} the {metric or 'loss'} is the same at all rates.", None, None)
         elif self.interrupted and not (halving.done == engine.steps).any():
             found = Verdict("Interrupted before a rate was trained to the end: nothing can be said.", None, None)
         else:
@@ -271,6 +278,16 @@ class _Search:
             run,
         )
 
+    def _budget_words(self) -> str:
+        """Where it is too small to begin."""
+        halving, whole = self.halving, GRID * len(self.seeds) * self.engine.steps
+        share = np.ceil(100 * (self.spent + halving.needed) / whole) / 100
+        what = f"a budget of {share:.2f}" if share <= 1 else "more steps or seeds"
+        return (
+            f"Cannot tell: the budget has {_steps_words(max(halving.total, 0))}, and a search needs "
+            f"{halving.needed:,}: {what} would do."
+        )
+
     def _scores(self) -> Scores:
         """Of the rates that went to the end with the most seeds; nan of the others."""
         engine, halving = self.engine, self.halving
@@ -287,3 +304,7 @@ class _Search:
             error[ended[:, seed], seed] = standard_error(halving.losses[ended[:, seed], seed, -tail:])
         batch_z = np.array([signed_rank(fall) for fall in control.fall(halving.losses)])
         return Scores(final, control.mean[:seeds], control.error[:seeds], error, halving.unsafe, batch_z)
+
+
+def _steps_words(count: float) -> str:
+    return f"{int(count):,} step{'' if int(count) == 1 else 's'}"

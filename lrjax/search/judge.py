@@ -31,6 +31,8 @@ class Scores:
       unsafe: bool [rates]: those at which a run diverged, or was not finite, as far as it went.
       batch_z: [rates]: what `signed_rank` gives for the fall of the loss on each of the last batches; None where a
         metric decides.
+      sampling_error: [rates]: the standard error of the difference to the best rate that comes from the examples of the
+        validation set; None where that isn't known.
     """
 
     final: np.ndarray
@@ -39,10 +41,11 @@ class Scores:
     run_error: np.ndarray
     unsafe: np.ndarray
     batch_z: np.ndarray | None = None
+    sampling_error: np.ndarray | None = None
 
     def of(self, rates: np.ndarray) -> "Scores":
         """Those of some rates."""
-        by_rate = {name: getattr(self, name) for name in ("final", "run_error", "unsafe", "batch_z")}
+        by_rate = {name: getattr(self, name) for name in ("final", "run_error", "unsafe", "batch_z", "sampling_error")}
         return dataclasses.replace(self, **{name: None if x is None else x[rates] for name, x in by_rate.items()})
 
     @property
@@ -57,13 +60,14 @@ class Scores:
 
     def noise(self, best: int) -> np.ndarray:
         """[rates]: the standard error of the difference of the mean to the best: seed by seed, since runs of one seed
-        begin at the same parameters; with one seed from the runs themselves."""
+        begin at the same parameters; with one seed from the runs themselves, or the validation set."""
         difference = self.final - self.final[best]
         seeds = self.final.shape[1]
         within = np.sqrt(np.sum(self.run_error**2 + self.run_error[best] ** 2, axis=1)) / seeds
         with np.errstate(invalid="ignore"):
             between = difference.std(axis=1, ddof=1) / np.sqrt(seeds) if seeds > 1 else np.zeros(len(difference))
-        return np.fmax(np.where(np.isfinite(between), between, 0.0), within)
+        sampling = 0.0 if self.sampling_error is None else self.sampling_error
+        return np.fmax(np.fmax(np.where(np.isfinite(between), between, 0.0), within), sampling)
 
     def as_good(self, best: int, tolerance: float = AS_GOOD) -> np.ndarray:
         """bool [rates]: those whose mean is above the best by no more than a part of what training took off and a tenth

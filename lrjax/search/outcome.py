@@ -1,6 +1,7 @@
 """What the runs of an engine came to, beside their controls."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -54,66 +55,87 @@ def start_metric(engine: Engine) -> np.ndarray:
 
 
 class SamplingError:
-    """How far what training took off the metric that decides comes from the examples that happen to be in the
-    validation set: all seeds and rates are measured on the same ones, so no number of seeds takes it away."""
+    """How far the metric that decides comes from the examples that happen to be in the validation set: all seeds and
+    rates are measured on the same ones, so no number of seeds takes it away. It shows in eight parts of the set.
 
-    def __init__(self, engine: Engine):
+    Args:
+      engine: what trained the runs.
+      kept: of a rate a run whose model was kept, and what it carried; None where there is none.
+    """
+
+    def __init__(self, engine: Engine, kept: Callable[[int], tuple[int, Carry] | None]):
         task = self.task = engine.task
-        self.engine, self.measured = engine, {}
+        self.engine, self.kept, self.measured = engine, kept, {}
         metric, as_arguments = next(iter(task.metrics.values()), None), lambda x: x if task.has_state else (x,)
         self._measure = jax.jit(
             lambda found, parts: jax.lax.map(lambda part: metric.function(*as_arguments(found), part), parts)
         )
 
-    def of_fall(self, final: np.ndarray, carried: Callable[[int], tuple[int, Carry] | None]) -> np.ndarray:
-        """[seeds]: the standard error, to the best of `final` [rates, seeds]; 0 where it doesn't matter, since the fall
-        is far above the noise of any metric of so many examples, or can't be known. It comes from eight parts of the
-        set: from the difference of a trained model to its start in each, or from the start alone, where no trained one
-        was kept.
-
-        Args:
-          carried: of a rate a run that was kept, and what it carried.
-        """
+    def of_fall(self, final: np.ndarray) -> np.ndarray:
+        """[seeds]: the standard error of what training took off, to the best of `final` [rates, seeds]; 0 where it
+        doesn't matter, since the fall is far above the noise of any metric of so many examples, or can't be known. It
+        comes from the differences of a trained model to its start, or from the start alone, where none was kept."""
         seeds, mean = final.shape[1], final.mean(axis=1)
-        nothing, finite = np.zeros(seeds), np.isfinite(mean)
-        if not self.task.validation_batches or not self.task.metrics or not finite.any():
-            return nothing
-        start = self.task.score(start_metric(self.engine))[:seeds]
-        if not np.isfinite(start).all():
-            return nothing
-        best = int(np.argmin(np.where(finite, mean, np.inf)))
+        if not self.task.metrics or self._parts is None or not np.isfinite(mean).any():
+            return np.zeros(seeds)
+        start, best = self.task.score(start_metric(self.engine))[:seeds].mean(), _best(mean)
+        each = jax.tree.leaves(self._parts)[0].shape[:2]
+        far = _FAR / np.sqrt(np.prod(each)) * max(abs(start), abs(mean[best]))
+        if not start - mean[best] <= far:
+            return np.zeros(seeds)
+        kept = self.kept(best)
+        begun = self._of_start(0 if kept is None else int(self.engine.runs.seed_index[kept[0]]))
+        difference = np.sqrt(2) * begun if kept is None else self._of_run(*kept) - begun
+        return np.full(seeds, np.sqrt(seeds) * _error(difference))
+
+    def between(self, final: np.ndarray) -> np.ndarray:
+        """[rates]: the standard error of the difference to the best; 0 where it isn't known."""
+        mean, error = final.mean(axis=1), np.zeros(len(final))
+        if not self.task.metrics or self._parts is None or not np.isfinite(mean).any():
+            return error
+        kept = {rate: self.kept(rate) for rate in np.flatnonzero(np.isfinite(mean)).tolist()}
+        values = {rate: self._of_run(*one) for rate, one in kept.items() if one is not None}
+        for rate, of_rate in values.items():
+            error[rate] = _error(of_rate - values[_best(mean)])
+        return error
+
+    @cached_property
+    def _parts(self) -> Any:
+        """[parts, examples, ...]: of the validation set; None where there are too few."""
+        if not self.task.validation_batches:
+            return None
         examples = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), self.task.validation_batches[0])
         count = len(jax.tree.leaves(examples)[0])
-        size = max(abs(start.mean()), abs(mean[best]))
-        each = count // min(_PARTS, max(count // 2, 1))
-        if count < 4 or start.mean() - mean[best] > _FAR / np.sqrt(count) * size:
-            return nothing
-        parts = jax.tree.map(lambda x: x[: count // each * each].reshape(-1, each, *x.shape[1:]), examples)
-        run, carry = carried(best) or (None, None)
-        seed = 0 if run is None else int(self.engine.runs.seed_index[run])
-        try:
-            values = self._of_start(seed, parts) * np.sqrt(2)
-            if carry is not None:
-                values = self._of_run(run, carry, parts) - self._of_start(seed, parts)
-        except (TypeError, ValueError):  # a metric that takes no other number of examples
-            return nothing
-        return np.full(seeds, _STUDENT * np.sqrt(seeds) * values.std(ddof=1) / np.sqrt(len(values)))
+        each = max(count // _PARTS, 2)
+        split = lambda x: x[: count // each * each].reshape(-1, each, *x.shape[1:])
+        return jax.tree.map(split, examples) if count // each > 1 else None
 
-    def _of_start(self, seed: int, parts: Any) -> np.ndarray:
+    def _of_start(self, seed: int) -> np.ndarray:
         init = self.task.init
         make = lambda: jax.jit(init)(jax.random.key(self.engine.runs.seeds[seed])) if is_function(init) else init
-        return self._once(("start", seed), make, parts)
+        return self._once(("start", seed), make)
 
-    def _of_run(self, run: int | None, carry: Carry, parts: Any) -> np.ndarray:
+    def _of_run(self, run: int, carry: Carry) -> np.ndarray:
         carry = self.engine.on_devices(carry)
-        return self._once(
-            run, lambda: (carry.params, carry.model_state) if self.task.has_state else carry.params, parts
-        )
+        return self._once(run, lambda: (carry.params, carry.model_state) if self.task.has_state else carry.params)
 
-    def _once(self, key: Any, make: Callable[[], Any], parts: Any) -> np.ndarray:
+    def _once(self, key: Any, make: Callable[[], Any]) -> np.ndarray:
+        """[parts]: the metric in each; 0 where it takes no other number of examples than the whole set has."""
         if key not in self.measured:
-            self.measured[key] = np.asarray(self._measure(make(), parts), float)
+            try:
+                self.measured[key] = np.asarray(self._measure(make(), self._parts), float)
+            except (TypeError, ValueError):
+                self.measured[key] = np.zeros(2)
         return self.measured[key]
+
+
+def _best(mean: np.ndarray) -> int:
+    return int(np.argmin(np.where(np.isfinite(mean), mean, np.inf)))
+
+
+def _error(parts: np.ndarray) -> float:
+    """The standard error of their mean."""
+    return float(_STUDENT * parts.std(ddof=1) / np.sqrt(len(parts)))
 
 
 def failure_of(engine: Engine, run_indices: np.ndarray) -> str | None:

@@ -163,7 +163,7 @@ def _result(engine: Engine, kept: Kept, settings: Settings, above: float, notes:
         lost(engine, whole, above).reshape(shape),
         control_of(engine).losses,
         start_metric(engine),
-        SamplingError(engine).of_fall(score, lambda setting: next(carried(setting), None)),
+        SamplingError(engine, lambda setting: next(carried(setting), None)).of_fall(score),
         failure,
         notes,
         best,

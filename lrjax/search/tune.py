@@ -104,13 +104,13 @@ def tune(
     25 rates from `low` to `high` start with one seed. After a tenth of the run nine around the best go on; after a
     third every other one of these, to the end; then the neighbours of the best, and the best few with the other seeds.
     Every run is on the whole schedule, so a rate is judged by where it ends, and not by a short run, which prefers
-    other rates than a long one. So where the best is the highest or the lowest that went to the end, or none has learned
-    anything, rates further out follow, as far as the budget goes, and where it ends too early the verdict says so. It
-    takes the rate that can be expected to be the best with other seeds: since seeds
-    differ in where training becomes unstable, that is the one below the best of these seeds where higher ones do much
-    worse. Where no update falls into the first tenth, it looks longer; where nothing tells the rates apart, where
-    nothing is learned, where the budget is too small, and where the data have no finite loss at any rate, it says so
-    instead.
+    other rates than a long one. So where the best is the highest or the lowest that went to the end, or none has
+    learned anything, rates further out follow, as far as the budget goes; where it ends too early, the verdict says so.
+
+    It takes the rate that can be expected to be the best with other seeds: since seeds differ in where training becomes
+    unstable, that is the one below the best of these seeds where higher ones do much worse. Where no update falls into
+    the first tenth, it looks longer; where nothing tells the rates apart, where nothing is learned, where the budget is
+    too small, and where the data have no finite loss at any rate, it says so instead.
 
     Args:
       task: what is trained; its data can be gone through again.
@@ -177,7 +177,8 @@ class _Search:
             make, np.append(np.tile(ordered, count), np.zeros(count, np.float32)), seeds, seed_index, is_control, GRID
         )
         self.engine = Engine("tune", task, runs, steps, eval_every=eval_every, mesh=mesh)
-        self.interrupted, self.sampling = False, SamplingError(self.engine)
+        self.interrupted = False
+        self.sampling = SamplingError(self.engine, lambda rate: self.kept[int(self.place_of[rate])][1:])
         self.kept: dict[int, tuple[float, int, Carry]] = {}  # by the place of the rate: (score, run, what it carried)
 
     def run(self, budget: float, above: float, progress: bool) -> None:
@@ -233,7 +234,7 @@ class _Search:
             notes = (*notes, note_interrupted("tune", words))
         by_rate = np.arange(len(self.seeds))[:, None] * GRID + self.place_of
         failure = failure_of(engine, by_rate.ravel())
-        scores = self._scores()
+        scores = self._scores(at_end=True)
         seeds = scores.final.shape[1]
         metric = next(iter(task.metrics), None)
         if halving.total < halving.needed:
@@ -288,7 +289,7 @@ class _Search:
             f"{halving.needed:,}: {what} would do."
         )
 
-    def _scores(self) -> Scores:
+    def _scores(self, at_end: bool = False) -> Scores:
         """Of the rates that went to the end with the most seeds; nan of the others."""
         engine, halving = self.engine, self.halving
         ended = halving.done == engine.steps
@@ -297,8 +298,8 @@ class _Search:
         control, error = control_of(engine), np.zeros((GRID, seeds))
         if engine.task.metrics:
             start = engine.task.score(start_metric(engine))
-            kept = lambda rate: self.kept[int(self.place_of[rate])][1:]
-            return Scores(final, start[:seeds], self.sampling.of_fall(final, kept), error, halving.unsafe)
+            of_fall, between = self.sampling.of_fall(final), self.sampling.between(final) if at_end else None
+            return Scores(final, start[:seeds], of_fall, error, halving.unsafe, None, between)
         tail = tail_steps(engine.steps)
         for seed in range(seeds):
             error[ended[:, seed], seed] = standard_error(halving.losses[ended[:, seed], seed, -tail:])

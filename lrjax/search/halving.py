@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lrjax.search.judge import is_tied
+from lrjax.search.judge import Scores, is_tied
 from lrjax.training.divergence import diverged, final_loss
 
 GRID = 25  # rates, at equal ratios
 
+FEW = 2  # rates that get other seeds at least, where that is possible
 WINDOW = 9  # rates that go on after the first part of a run
 
 # (rates, seed, begin, end) -> (their losses [rates, steps], the score of the metric that decides after them [rates] or
@@ -31,6 +32,7 @@ class Halving:
       drop: takes rates whose runs with the first seed are not likely to go on; returns those that would have to begin
         anew.
       together: how many rates are run together at first.
+      judge: what is known of the runs that went to the end so far; by default without what there is without training.
     """
 
     def __init__(
@@ -42,9 +44,10 @@ class Halving:
         limit: np.ndarray | None = None,
         drop: Callable[[np.ndarray], np.ndarray] = lambda rates: rates[:0],
         together: int = GRID,
+        judge: Callable[[], Scores] | None = None,
     ):
         self.advance, self.steps, self.seeds, self.total = advance, steps, seeds, total
-        self.drop, self.together = drop, together
+        self.drop, self.together, self.judge = drop, together, judge or self.scores
         self.limit = np.full(seeds, np.inf) if limit is None else limit
         self.losses = np.full((GRID, seeds, steps), np.nan)
         self.score = np.full((GRID, seeds), np.inf)  # of a run as far as it is, inf where it can't go on
@@ -59,6 +62,11 @@ class Halving:
     def left(self) -> float:
         """Of the budget, in whole runs; a run that was left has cost what it took."""
         return (self.total - self.cost) / self.steps
+
+    @property
+    def needed(self) -> int:
+        """Steps without which nothing can be said: one of each rate, and the rest of one run."""
+        return GRID + self.steps - 1
 
     def run(self, rates: np.ndarray | list[int], seed: int, end: int) -> None:
         rates = np.asarray(rates, int)
@@ -85,6 +93,8 @@ class Halving:
         return np.flatnonzero(self.done[:, seed] == self.steps)
 
     def search(self) -> None:
+        if self.total < self.needed:
+            return
         everything = np.arange(GRID)
         first = max(1, int(self.steps * min(0.1, 0.24 * self.left / GRID)))
         for begin in range(0, GRID, self.together):
@@ -110,16 +120,48 @@ class Halving:
         # every other one to the end, then the neighbours of the best; enough is kept for the other seeds of three
         every_other = self.around_best(window[len(window) % 2 == 0 :: 2], max(1, int(0.6 * self.left / 0.65)))
         self.run(every_other, 0, self.steps)
-        reserve = 3 * (self.seeds - 1)
-        while self.left - reserve >= 1:
-            done = self.finished()
-            best = done[np.argmin(self.score[done, 0])]
-            wanted = [r for r in (best - 1, best + 1) if 0 <= r < GRID and r not in done]
-            if not wanted:
-                break
-            costs = [(self.steps - self.under_way[r, 0]) / self.steps for r in wanted]
-            self.run(wanted if self.left - reserve >= sum(costs) else wanted[:1], 0, self.steps)
+        self.refine()
         self.more_seeds()
+
+    def scores(self) -> Scores:
+        """Of the first seed, without training not known."""
+        final = np.where(self.done == self.steps, self.score, np.nan)[:, :1]
+        return Scores(final, np.full(1, np.nan), np.zeros(1), np.zeros(final.shape), self.unsafe)
+
+    def refine(self) -> None:
+        """Runs to the end what is further out, where that may be better, then the neighbours of the best. Of these only
+        as many as leave enough for the other seeds of three rates, or of a few where it had to go further out."""
+        rates_kept = 3
+        while True:
+            outward = self.outward()
+            wanted, kept = (self.neighbours(), rates_kept) if outward is None else ([outward], 0)
+            costs = np.cumsum([self.steps - self.under_way[r, 0] for r in wanted]) / self.steps
+            left = self.left - kept * (self.seeds - 1)
+            affordable = [r for r, cost in zip(wanted, costs, strict=True) if cost <= left]
+            if not affordable:
+                return
+            self.run(affordable, 0, self.steps)
+            rates_kept = rates_kept if outward is None else FEW
+
+    def outward(self) -> int | None:
+        """The next rate beyond those that went to the end, where it may be better: a short run can't tell how high the
+        best rate is."""
+        done = self.finished()
+        below, above = self.judge().open_ends(self.best(done))
+        if above:
+            further = int(done[-1]) + 2
+            return further - 1 if further == GRID or self.diverged[further, 0] else further
+        return max(int(done[0]) - 2, 0) if below else None
+
+    def neighbours(self) -> list[int]:
+        """Of the best rate those that didn't go to the end."""
+        done = self.finished()
+        best = self.best(done)
+        return [r for r in (best + 1, best - 1) if 0 <= r < GRID and r not in done]
+
+    def best(self, rates: np.ndarray) -> int:
+        """The rate with the lowest score; of several the highest, since a rate that is too low changes nothing."""
+        return int(rates[::-1][np.argmin(self.score[rates[::-1], 0])])
 
     def give_up(self, rates: np.ndarray, kept: np.ndarray) -> None:
         """All of these rates but those to keep."""
@@ -128,15 +170,18 @@ class Halving:
     def around_best(self, rates: np.ndarray, keep: int) -> np.ndarray:
         """`keep` neighbours, with the one of the lowest score in the middle."""
         keep = min(max(keep, 1), len(rates))
-        first = min(max(int(np.argmin(self.score[rates, 0])) - keep // 2, 0), len(rates) - keep)
+        best = int(np.searchsorted(rates, self.best(rates)))
+        first = min(max(best - keep // 2, 0), len(rates) - keep)
         return rates[first : first + keep]
 
     def more_seeds(self) -> None:
-        """For the best rates, the best one first."""
+        """For the best rates, the best one first; for a few at least, if need be with fewer seeds, so that what is
+        compared has the same ones."""
         done = self.finished()
         ranked = done[np.argsort(self.score[done, 0], kind="stable")]
         if self.seeds > 1 and len(ranked) and np.isfinite(self.score[ranked[0], 0]):
-            chosen = ranked[: max(1, min(5, int(self.left / (self.seeds - 1))))]
+            each, left = self.seeds - 1, int(self.left)
+            chosen = ranked[: max(1, min(FEW, left), min(5, left // each))]
             for seed in range(1, self.seeds):
                 if self.left >= len(chosen):
                     self.run(chosen, seed, self.steps)

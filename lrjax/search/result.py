@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lrjax.search.judge import Scores, standard_error
+from lrjax.search.judge import Scores, signed_rank, standard_error
 from lrjax.search.verdict import Verdict, verdict
 from lrjax.training.divergence import Control, final_loss
 from lrjax.training.files import write_file
@@ -72,8 +72,9 @@ class SweepResult(Decided):
         """`final` with the sign such that lower is better, and how sure it is."""
         settings, seeds, _ = self.losses.shape
         flat, control = self.losses.reshape(settings * seeds, -1), Control(self.control)
-        error = np.zeros((settings, seeds))
+        error, batch_z = np.zeros((settings, seeds)), None
         if self.metric is None:
+            batch_z = np.array([signed_rank(fall) for fall in control.fall(self.losses)])
             score, start, start_error = final_loss(flat).reshape(settings, seeds), control.mean, control.error
             error = standard_error(flat[:, -tail_steps(flat.shape[1]) :]).reshape(settings, seeds)
         else:
@@ -81,7 +82,7 @@ class SweepResult(Decided):
             start_error = self.start_error
         lost = self.diverged | ~np.isfinite(score)
         unsafe = self.diverged.any(axis=1)
-        return Scores(np.where(lost, np.inf, score), start, start_error, np.where(lost, 0.0, error), unsafe)
+        return Scores(np.where(lost, np.inf, score), start, start_error, np.where(lost, 0.0, error), unsafe, batch_z)
 
     @cached_property
     def _verdict(self) -> Verdict:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lrjax.search.outcome import control_of, failure_of, limits, lost, scores, start_error, start_metric
+from lrjax.search.outcome import SamplingError, control_of, failure_of, limits, lost, scores, start_metric
 from lrjax.search.result import SweepResult
 from lrjax.search.settings import Settings, notes_of, settings_of
 from lrjax.training.batches import distinct_seeds
@@ -148,6 +148,7 @@ def _result(engine: Engine, kept: Kept, settings: Settings, above: float, notes:
     def made(i: int, j: int) -> Run:
         return made_run(engine, kept.carried[int(runs[i, j])], int(runs[i, j]), settings.words(i), float(limit[i, j]))
 
+    carried = lambda setting: ((int(i), kept.carried[int(i)]) for i in runs[setting] if int(i) in kept.carried)
     score, best = scores(engine, whole, above).reshape(shape), None
     if kept.carried and np.isfinite(score.mean(axis=1)).any():
         setting = int(np.argmin(score.mean(axis=1)))
@@ -162,7 +163,7 @@ def _result(engine: Engine, kept: Kept, settings: Settings, above: float, notes:
         lost(engine, whole, above).reshape(shape),
         control_of(engine).losses,
         start_metric(engine),
-        start_error(engine, score),
+        SamplingError(engine, lambda setting: next(carried(setting), None)).of_fall(score),
         failure,
         notes,
         best,

@@ -4,14 +4,14 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from os import PathLike
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jax.sharding import Mesh
 
 from lrjax.search.halving import GRID, Halving
-from lrjax.search.judge import Scores, standard_error
-from lrjax.search.outcome import control_of, failure_of, limits, scores, start_error, start_metric
+from lrjax.search.judge import Scores, signed_rank, standard_error
+from lrjax.search.outcome import SamplingError, control_of, failure_of, limits, scores, start_metric
 from lrjax.search.settings import at_rate, notes_of
 from lrjax.search.sweep import SAME_SEEDS, positive_number
 from lrjax.search.verdict import Verdict, verdict
@@ -109,10 +109,13 @@ def tune(
     25 rates from `low` to `high` start with one seed. After a tenth of the run nine around the best go on; after a
     third every other one of these, to the end; then the neighbours of the best, and the best few with the other seeds.
     Every run is on the whole schedule, so a rate is judged by where it ends, and not by a short run, which prefers
-    other rates than a long one. It takes the rate that can be expected to be the best with other seeds: since seeds
-    differ in where training becomes unstable, that is the one below the best of these seeds where higher ones do much
-    worse. Where no update falls into the first tenth, it looks longer; where nothing tells the rates apart, where
-    nothing is learned, and where the data have no finite loss at any rate, it says so instead.
+    other rates than a long one. So where the best is the highest or the lowest that went to the end, or none has
+    learned anything, rates further out follow, as far as the budget goes; where it ends too early, the verdict says so.
+
+    It takes the rate that can be expected to be the best with other seeds: since seeds differ in where training becomes
+    unstable, that is the one below the best of these seeds where higher ones do much worse. Where no update falls into
+    the first tenth, it looks longer; where nothing tells the rates apart, where nothing is learned, where the budget is
+    too small, and where the data have no finite loss at any rate, it says so instead.
 
     Args:
       task: what is trained; its data can be gone through again.
@@ -164,9 +167,9 @@ class _BestSeeds(Kept):
         super().__init__(engine, None, np.full(engine.count, -1))
         self._engine = engine
 
-    def at_rate(self, place: int) -> tuple[int, Carry]:
+    def at_rate(self, place: int) -> tuple[int, Carry] | None:
         """(the run, what it carried)."""
-        return next((run, carry) for run, carry in self.carried.items() if run % GRID == place)
+        return next(((run, carry) for run, carry in self.carried.items() if run % GRID == place), None)
 
     def finish_runs(self, runs: np.ndarray) -> None:
         found = scores(self._engine, np.append(runs, list(self.carried)).astype(int))
@@ -210,10 +213,11 @@ class _Search:
         # what the search has found so far, and the step that the runs in training have reached; how much of it is used
         self.noted, self.at = {"found": [], "step": 0}, 0
         self.kept = _BestSeeds(self.engine)
+        self.sampling = SamplingError(self.engine, lambda rate: self.kept.at_rate(int(self.place_of[rate])))
 
     def run(self, budget: float, above: float, progress: bool, checkpoint: Any) -> None:
         engine, count = self.engine, len(self.seeds)
-        total, together = budget * GRID * count * engine.steps, 2 * engine.program.wave_size
+        together, total = 2 * engine.program.wave_size, round(budget * GRID * count * engine.steps, 6)
         rates = np.append(np.tile(self.rates[self.order], count), np.zeros(count))
         with ExitStack() as stack:
             stack.enter_context(handling_signals())
@@ -224,7 +228,7 @@ class _Search:
                 self.noted = self.saved.restore(engine, self.kept) or self.noted
             windows = control_windows(engine.steps)
             self._once(lambda: [show_controls(engine, *window) or 0 for window in windows])
-            spent = count * sum(end - begin for begin, end in windows)
+            self.spent = count * sum(end - begin for begin, end in windows)
 
             def advance(some: np.ndarray, seed: int, begin: int, end: int) -> Any:
                 runs = seed * GRID + self.place_of[some]
@@ -235,11 +239,11 @@ class _Search:
                 return record.losses[runs, begin:end], score, finite.astype(bool)
 
             def drop(some: np.ndarray) -> np.ndarray:
-                gone = self._once(lambda: engine.drop(self.place_of[some]).tolist())
+                gone = self._once(lambda: engine.drop(self.place_of[some]).tolist()).astype(int)
                 return np.asarray(self.order)[gone[gone < GRID]]
 
-            limit = control_of(engine).limit(above)
-            self.halving = Halving(advance, engine.steps, count, total - spent, limit, drop, together)
+            limit, total = control_of(engine).limit(above), total - self.spent
+            self.halving = Halving(advance, engine.steps, count, total, limit, drop, together, self._scores)
             try:
                 self.halving.search()
             except Interrupted:
@@ -247,13 +251,13 @@ class _Search:
             else:
                 self._save(0, last=True)
 
-    def _once(self, compute: Callable[[], list[int]]) -> np.ndarray:
+    def _once(self, compute: Callable[[], list[Any]]) -> np.ndarray:
         """What `compute` finds, or what it found before a checkpoint was saved: the search takes the same course."""
         if self.at == len(self.noted["found"]):
             found = compute()
             self.noted = {"found": [*self.noted["found"], found], "step": 0}
         self.at += 1
-        return np.asarray(self.noted["found"][self.at - 1], int)
+        return np.asarray(self.noted["found"][self.at - 1])
 
     def _train(self, runs: np.ndarray, begin: int, end: int, show: Show) -> list[int]:
         """Trains some runs, on from where a checkpoint was saved; whether the parameters of each are finite."""
@@ -283,12 +287,14 @@ class _Search:
             notes = (*notes, note_interrupted("tune", words))
         by_rate = np.arange(len(self.seeds))[:, None] * GRID + self.place_of
         failure = failure_of(engine, by_rate.ravel())
-        scores = self._scores()
+        scores = self._scores(at_end=True)
         seeds = scores.final.shape[1]
         metric = next(iter(task.metrics), None)
-        if halving.tied:
-            words = f"Cannot tell: {int(halving.done[:, 0].max()):,} steps left the losses of all rates the same."
-            found = Verdict(words, None, None)
+        if halving.total < halving.needed:
+            found = Verdict(self._budget_words(), None, None)
+        elif halving.tied:
+            after = _steps_words(halving.done[:, 0].max())
+            found = Verdict(f"Cannot tell: after {after} the {metric or 'loss'} is the same at all rates.", None, None)
         elif self.interrupted and not (halving.done == engine.steps).any():
             found = Verdict("Interrupted before a rate was trained to the end: nothing can be said.", None, None)
         else:
@@ -303,7 +309,7 @@ class _Search:
         start = scores.start
         run = None
         if found.best is not None:
-            index, carry = self.kept.at_rate(int(self.place_of[found.best]))
+            index, carry = cast(tuple[int, Carry], self.kept.at_rate(int(self.place_of[found.best])))
             limit = float(limits(engine, np.array([index]), above)[0])
             words = repr(engine.runs.make(rate(found.best))) if dataclasses.is_dataclass(optimizer) else (
                 f"{getattr(optimizer, '__name__', 'optimizer')}({rate(found.best):.3g})")  # fmt: skip
@@ -326,18 +332,34 @@ class _Search:
             run,
         )
 
-    def _scores(self) -> Scores:
+    def _budget_words(self) -> str:
+        """Where it is too small to begin."""
+        halving, whole = self.halving, GRID * len(self.seeds) * self.engine.steps
+        share = np.ceil(100 * (self.spent + halving.needed) / whole) / 100
+        what = f"a budget of {share:.2f}" if share <= 1 else "more steps or seeds"
+        return (
+            f"Cannot tell: the budget has {_steps_words(max(halving.total, 0))}, and a search needs "
+            f"{halving.needed:,}: {what} would do."
+        )
+
+    def _scores(self, at_end: bool = False) -> Scores:
         """Of the rates that went to the end with the most seeds; nan of the others."""
         engine, halving = self.engine, self.halving
         ended = halving.done == engine.steps
         seeds = max(int(ended.sum(axis=1).max()), 1)
-        whole = ended[:, :seeds].all(axis=1)
         final = np.where(ended[:, :seeds], halving.score[:, :seeds], np.nan)
         control, error = control_of(engine), np.zeros((GRID, seeds))
         if engine.task.metrics:
             start = engine.task.score(start_metric(engine))
-            return Scores(final, start[:seeds], start_error(engine, final), error, halving.unsafe)
+            of_fall = self._once(lambda: self.sampling.of_fall(final).tolist())  # other models were kept then
+            between = self.sampling.between(final) if at_end else None
+            return Scores(final, start[:seeds], of_fall, error, halving.unsafe, None, between)
         tail = tail_steps(engine.steps)
         for seed in range(seeds):
-            error[whole, seed] = standard_error(halving.losses[whole, seed, -tail:])
-        return Scores(final, control.mean[:seeds], control.error[:seeds], error, halving.unsafe)
+            error[ended[:, seed], seed] = standard_error(halving.losses[ended[:, seed], seed, -tail:])
+        batch_z = np.array([signed_rank(fall) for fall in control.fall(halving.losses)])
+        return Scores(final, control.mean[:seeds], control.error[:seeds], error, halving.unsafe, batch_z)
+
+
+def _steps_words(count: float) -> str:
+    return f"{int(count):,} step{'' if int(count) == 1 else 's'}"

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from lrjax.search.judge import Scores, is_tied
+from lrjax.search.judge import SLIGHT, Scores, is_tied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,26 +37,20 @@ def verdict(
       careful: whether the best is the rate that can be expected to be the best with other seeds.
     """
     nothing = lambda words: Verdict(words, None, None)
-    mean = scores.mean
+    mean, what = scores.mean, metric or "loss"
     if not np.isfinite(mean).any():
-        if failure is not None:
-            return nothing(failure)
-        if metric is not None and not diverged.all():
-            return nothing(_metric_words(metric, scores))
-        return nothing(f"Everything diverged: try rates below {rates[0]:.3g}.")
+        return nothing(failure or _failed_words(rates, scores, diverged, metric))
     best = scores.careful_best(rates) if careful else int(np.nanargmin(mean))
-    tried = np.flatnonzero(~np.isnan(mean))
-    if len(tried) > 1 and is_tied(mean[tried]):
-        return nothing("Cannot tell the rates apart: all of them end at the same " + (metric or "loss") + ".")
-    if scores.nothing_learned(best):
-        ends, start = _number(abs(mean[best])), _number(abs(np.nanmean(scores.start)))
-        what = metric or "loss"
-        return nothing(
-            f"Nothing was learned: the {what} ends at {ends} at the best rate, {rates[best]:.3g}, and is {start} "
-            "without training."
-        )
+    whole = np.flatnonzero(~np.isnan(mean))
+    tied, learned = len(whole) > 1 and is_tied(mean[whole]), scores.has_learned(best)
+    if tied and (np.isnan(scores.untrained) or len(whole) == len(rates) and not learned):
+        return nothing(f"Cannot tell the rates apart: all of them end at the same {what}.")
+    if not learned:
+        return nothing(_nothing_words(rates, scores, best, what))
     first, last = scores.band(best)
-    words = _answer(rates, best, first, last, tried, edges)
+    words = _answer(rates, scores, best, (first, last), edges)
+    if tied and first < last:
+        words = f"Any of the rates from {rates[first]:.3g} to {rates[last]:.3g} will do: they end at the same {what}."
     own = scores.disagree(best)
     if own is not None:
         listed = ", ".join(f"{rates[i]:.3g}" for i in own)
@@ -67,23 +61,60 @@ def verdict(
     return Verdict(words if failure is None else f"{words} But: {failure}", best, (first, last))
 
 
-def _answer(rates: np.ndarray, best: int, first: int, last: int, tried: np.ndarray, edges: tuple[int, int]) -> str:
-    at = f"{rates[best]:.3g}"
+def _answer(rates: np.ndarray, scores: Scores, best: int, band: tuple[int, int], edges: tuple[int, int]) -> str:
+    at, (first, last) = f"{rates[best]:.3g}", band
     if len(rates) == 1:
         return f"One rate, {at}, and nothing to compare it with."
-    if (first, last) == edges:
+    if band == edges:
         return f"Any of these rates will do: the best, {at}, is no better than the noise or 5 % of the fall."
     if best in edges:
         return f"The best rate, {at}, is at the edge of the range: widen it."
+    ends = scores.open_ends(best)
+    if any(ends):
+        place = {(True, False): "lowest of them", (False, True): "highest of them", (True, True): "only one"}[ends]
+        return f"The best of those that went to the end is {at}, the {place}: {_OTHERS[ends]} may do better."
+    others = [f"{rates[i]:.3g}" for i in np.flatnonzero(scores.is_safe_and_good(best)) if i != best]
+    if first == last and others:
+        return f"Found: {at}; {' and '.join(others)} {'does' if len(others) == 1 else 'do'} as well."
     if first == last:
         return f"Found: {at}; none of the others does as well."
     return f"Found: {at}; from {rates[first]:.3g} to {rates[last]:.3g} does as well."
 
 
-def _metric_words(metric: str, scores: Scores) -> str:
-    if not np.isfinite(scores.start).any():
-        return f"{metric} is not finite at any rate, also without training: no rate can mend that."
-    return f"{metric} is not finite after training at any rate: no rate can be recommended."
+_OTHERS = {(True, False): "lower rates", (False, True): "higher rates", (True, True): "other rates"}  # (below, above)
+
+
+def _nothing_words(rates: np.ndarray, scores: Scores, best: int, what: str) -> str:
+    """Where the best rate ends no better than without training, as far as can be told."""
+    start, fall, ends = scores.untrained, scores.fall(best), scores.open_ends(best)
+    words = (
+        f"the {what} ends at {_number(abs(scores.mean[best]))} at the best rate, {rates[best]:.3g}, and is "
+        f"{_number(abs(start))} without training."
+    )
+    if scores.gain(best) > 1:
+        return f"Cannot tell whether anything was learned: {words} That may be noise."
+    if any(ends):
+        went = rates[scores.went_to_end]
+        tried = (
+            f"nothing was learned from {went[0]:.3g} to {went[-1]:.3g}, and {_OTHERS[ends]} were not trained to the end"
+        )
+        return f"Cannot tell: {tried}; {words}"
+    may_be_lower = best == 0 and abs(fall) > SLIGHT * abs(start)
+    return f"Nothing was learned: {words}" + (" Lower rates may learn." if may_be_lower else "")
+
+
+def _failed_words(rates: np.ndarray, scores: Scores, diverged: np.ndarray, metric: str | None) -> str:
+    """Where no rate ended in what is finite."""
+    lost, went = scores.unsafe | diverged.any(axis=1), scores.went_to_end
+    if metric is not None and not lost[went if len(went) else slice(None)].all():
+        if not np.isfinite(scores.start).any():
+            return f"{metric} is not finite at any rate, also without training: no rate can mend that."
+        return f"{metric} is not finite after training at any rate: no rate can be recommended."
+    if lost[: went[0] + 1 if len(went) else None].all():
+        return f"Everything diverged: try rates below {rates[0]:.3g}."
+    return (
+        f"All that went to the end diverged, from {rates[went[0]]:.3g} to {rates[went[-1]]:.3g}: lower rates may not."
+    )
 
 
 def _number(x: float) -> str:

@@ -44,6 +44,11 @@ class Control:
         count = np.maximum(np.isfinite(losses).sum(axis=1), 1)
         return np.sqrt(_mean((losses - _mean(losses)[:, None]) ** 2) / count)
 
+    def fall(self, losses: np.ndarray) -> np.ndarray:
+        """What runs [..., seeds, steps] took off the loss of each of the last batches; nan where that isn't known."""
+        (last, _) = control_windows(self.losses.shape[1])[1]
+        return self.losses[:, last:].astype(np.float64) - losses[..., last:]
+
     def limit(self, diverged_above: float = ABOVE) -> np.ndarray:
         """[seeds]: the loss above which a run that ends there has diverged: above the median loss by a multiple of its
         size and its spread over the batches, at the start or, where the data change, at the end. None where the loss is

@@ -48,7 +48,8 @@ def sweep_result(final=(2.0, 1.0, 0.1, 0.8, NAN), start=2.5, seeds=3, metric=Non
         metrics, modes = {name: curves + 0.001 * np.arange(seeds)[:, None]}, {name: mode}
     lost = np.isnan(final)[:, None] & np.ones(seeds, bool)
     rates = RATES[:settings]
-    control = start * np.ones((seeds, 20)) * (1 + 0.01 * np.sin(np.arange(20)))
+    control = np.full((seeds, STEPS), NAN)
+    control[:, :20] = start * (1 + 0.01 * np.sin(np.arange(20)))
     return SweepResult(
         rates,
         {"learning_rate": rates},

@@ -1,12 +1,14 @@
 """Where a search is asked what it can't know, or what isn't the rate's doing: it says so."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import lrjax as L
-from lrjax.search.judge import Scores
+from lrjax.search.judge import Scores, signed_rank
 from lrjax.search.verdict import verdict
 from lrjax.training.divergence import Control, diverged
 from tests.search.test_sweep import init, loss_fn
@@ -280,3 +282,69 @@ def test_the_rule_of_divergence():
     assert diverged(losses[:1], np.array([False]), control.limit()).tolist() == [True]
     nothing = Control(np.zeros((1, 5))).limit()
     assert not diverged(np.full((1, 20), 5.0), finite[:1], nothing).any()
+
+
+def test_a_few_large_losses_hide_no_fall():
+    """Of 20 batches, in the mean over the seeds, or with one seed alone."""
+    rng = np.random.default_rng(0)
+    fall = rng.exponential(size=(3, 20)) ** 4
+    assert fall.mean() < 3 * fall.std() / np.sqrt(60) and signed_rank(fall) > 2.5 and signed_rank(-fall) < -2.5
+    assert signed_rank(np.zeros((3, 20))) == signed_rank(np.full((1, 5), np.nan)) == 0
+    assert abs(signed_rank(np.repeat(rng.normal(size=(1, 20)), 100, axis=0))) < 2.5  # seeds that saw the same batches
+    control = Control(np.full((1, 20), 3.0))
+    assert control.fall(np.full((4, 1, 20), 1.0)).tolist() == np.full((4, 1, 2), 2.0).tolist()
+
+
+def words_of(final, unsafe=(), metric=None, diverged=(), start=3.0):
+    """Of one seed; nan for what was given up."""
+    final = np.array(final)[:, None]
+    scores = dataclasses.replace(scores_of(final, unsafe), start=np.array([start]))
+    lost = np.isin(np.arange(len(final)), diverged)[:, None]
+    rates = 10.0 ** np.arange(len(final))
+    return verdict(rates, scores, lost, None, metric, (0, len(final) - 1), True).words
+
+
+NAN, INF = np.nan, np.inf
+
+
+@pytest.mark.parametrize(
+    ("final", "options", "words"),
+    [
+        ([NAN, 2.0, 1.0, 2.0, NAN], {}, "Found: 100; none of the others does as well."),
+        ([NAN, 2.0, 1.0, NAN, NAN], {}, "The best of those that went to the end is 100, the highest of them: higher "
+         "rates may do better."),
+        ([NAN, NAN, 1.0, 2.0, NAN], {}, "The best of those that went to the end is 100, the lowest of them: lower "
+         "rates may do better."),
+        ([NAN, NAN, 1.0, NAN, NAN], {}, "The best of those that went to the end is 100, the only one: other rates may "
+         "do better."),
+        ([NAN, 2.0, 1.0, NAN, 1.001, 2.0], {}, "Found: 100; 1e+04 does as well."),
+        ([3.0, 3.0, 3.5, NAN], {}, "Nothing was learned: the loss ends at 3 at the best rate, 1, and is 3 without "
+         "training."),
+        ([3.1, 3.5, NAN, NAN], {}, "Nothing was learned: the loss ends at 3.1 at the best rate, 1, and is 3 without "
+         "training. Lower rates may learn."),
+        ([3.0, 3.01, NAN, NAN], {}, "Cannot tell: nothing was learned from 1 to 10, and higher rates were not trained "
+         "to the end; the loss ends at 3 at the best rate, 1, and is 3 without training."),
+        ([NAN, NAN, 3.1, 9.0], {"metric": "error"}, "Cannot tell: nothing was learned from 100 to 1e+03, and lower "
+         "rates were not trained to the end; the error ends at 3.1 at the best rate, 100, and is 3 without training."),
+        ([NAN, 1.0, 1.0, NAN], {"metric": "error"}, "Any of the rates from 10 to 100 will do: they end at the same "
+         "error."),
+        ([3.0, 3.0, 3.0], {}, "Cannot tell the rates apart: all of them end at the same loss."),
+        ([INF, INF, NAN], {"diverged": [0, 1]}, "Everything diverged: try rates below 1."),
+        ([INF, INF, NAN], {"diverged": [0, 1], "metric": "error"}, "Everything diverged: try rates below 1."),
+        ([NAN, INF, INF], {"diverged": [1, 2]}, "All that went to the end diverged, from 10 to 100: lower rates may "
+         "not."),
+        ([INF, INF, NAN], {"metric": "error"}, "error is not finite after training at any rate: no rate can be "
+         "recommended."),
+    ],
+)  # fmt: skip
+def test_what_is_not_known_is_not_said(final, options, words):
+    assert words_of(final, **options) == words
+
+
+def test_what_may_be_noise_is_not_called_nothing():
+    scores = dataclasses.replace(scores_of(np.array([[2.0], [1.0], [4.0]])), start_error=np.array([1.4]))
+    words = verdict(np.array([0.1, 1.0, 10.0]), scores, np.zeros((3, 1), bool), None, None, (0, 2)).words
+    assert words == (
+        "Cannot tell whether anything was learned: the loss ends at 1 at the best rate, 1, and is 3 without training. "
+        "That may be noise."
+    )

@@ -126,6 +126,36 @@ def test_verdicts(name):
     assert len(found.rows()) == GRID
 
 
+def test_a_budget_that_is_too_small_says_which_would_do():
+    run = lambda **options: L.tune(TASK, L.adam(0.1), progress=False, **options)
+    found = run(steps=4)
+    assert found.verdict.startswith("Found") and found.steps_spent <= 0.25 * found.grid_steps
+    words = "Cannot tell: the budget has 20 steps, and a search needs 28: a budget of 0.33 would do."
+    found = run(steps=4, seeds=1)
+    assert found.verdict == words and found.steps_spent == 0 and np.isnan(found.final).all()
+    assert "the budget has" not in run(steps=4, seeds=1, budget=0.33).verdict
+    assert "10 steps, and a search needs 25: more steps or seeds" in run(steps=1, seeds=1, budget=0.5).verdict
+    assert run(steps=1, budget=0.42).verdict == "Cannot tell: after 1 step the loss is the same at all rates."
+
+
+def test_the_search_goes_further_out_where_a_short_run_misleads():
+    """After a tenth of the run, and after a third, the best rate is far below the one that is the best at the end."""
+    distance = lambda best: 0.02 * np.abs(np.arange(GRID) - best)[:, None, None]
+    for early, late in ((6, 16), (20, 10)):
+        losses = np.broadcast_to(1 + distance(early), (GRID, 3, 100)).copy()
+        losses[:, :, -20:] = 0.5 + distance(late)
+        search = Halving(recorded(losses), 100, 3, 0.25 * GRID * 3 * 100)
+        search.search()
+        done = search.finished()
+        assert abs(int(search.best(done)) - late) <= 1 and search.cost <= search.total
+        # with less it says that it doesn't know
+        search = Halving(recorded(losses), 100, 1, 0.15 * GRID * 3 * 100)
+        search.search()
+        best, done = search.best(search.finished()), search.finished()
+        ends = search.scores().open_ends(best)
+        assert abs(best - late) <= 1 or ends == (best == done[0], best == done[-1]) != (False, False)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -8,9 +8,8 @@ from lrjax.search.judge import Scores, is_tied
 from lrjax.training.divergence import diverged, final_loss
 
 GRID = 25  # rates, at equal ratios
-
-FEW = 2  # rates that get other seeds at least, where that is possible
 WINDOW = 9  # rates that go on after the first part of a run
+FEW = 2  # rates that get other seeds at least, where that is possible
 
 # (rates, seed, begin, end) -> (their losses [rates, steps], the score of the metric that decides after them [rates] or
 # None, whether their parameters are finite [rates])
@@ -51,6 +50,7 @@ class Halving:
         self.limit = np.full(seeds, np.inf) if limit is None else limit
         self.losses = np.full((GRID, seeds, steps), np.nan)
         self.score = np.full((GRID, seeds), np.inf)  # of a run as far as it is, inf where it can't go on
+        self.loss = self.score.copy()  # the same, of the training loss
         self.diverged = np.zeros((GRID, seeds), bool)
         self.unsafe = np.zeros(GRID, bool)  # rates at which a run was above its limit at some stage, or not finite
         self.done = np.zeros((GRID, seeds), int)  # steps that a run was given
@@ -85,6 +85,7 @@ class Halving:
                 found = final_loss(known)
             else:  # what is high may come back
                 lost, found = ~finite, final_loss(known, 0.3)
+            self.loss[some, seed] = np.where(np.isfinite(found), found, np.inf)
             found = found if score is None else score
             self.diverged[some, seed] = lost
             self.score[some, seed] = np.where(np.isfinite(found) & ~lost, found, np.inf)
@@ -160,8 +161,8 @@ class Halving:
         return [r for r in (best + 1, best - 1) if 0 <= r < GRID and r not in done]
 
     def best(self, rates: np.ndarray) -> int:
-        """The rate with the lowest score; of several the highest, since a rate that is too low changes nothing."""
-        return int(rates[::-1][np.argmin(self.score[rates[::-1], 0])])
+        """The rate with the lowest score; of several, as where a metric counts examples, that with the lowest loss."""
+        return int(rates[np.lexsort((self.loss[rates, 0], self.score[rates, 0]))[0]])
 
     def give_up(self, rates: np.ndarray, kept: np.ndarray) -> None:
         """All of these rates but those to keep."""

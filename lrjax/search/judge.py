@@ -110,14 +110,16 @@ class Scores:
 
     def careful_best(self, rates: np.ndarray) -> int:
         """The rate that can be expected to be the best with other seeds, but no further below the one with the lowest
-        mean than the next, or the second next where that one is not known with all seeds."""
+        mean than the next; or than the second next, where that one is not known with all seeds and more than a slight
+        difference is expected."""
         lowest, expected = int(np.nanargmin(self.mean)), self.expected(rates)
-        below = [r for r in range(max(lowest - 2, 0), lowest) if np.isfinite(expected[r])]
-        return (
-            max(int(np.nanargmin(expected)), below[-1] if below else lowest)
-            if np.isfinite(expected[lowest])
-            else lowest
-        )
+        known = [r for r in range(max(lowest - 2, 0), lowest) if np.isfinite(expected[r])]
+        if not np.isfinite(expected[lowest]) or not known:
+            return lowest
+        nearest = known[-1]
+        if nearest == lowest - 2 and expected[lowest] - expected[nearest] <= SLIGHT * abs(self.untrained):
+            return lowest
+        return max(int(np.nanargmin(expected)), nearest)
 
     def band(self, best: int, tolerance: float = AS_GOOD) -> tuple[int, int]:
         """(first, last) of the rates around the best that are as good, each of them: nothing is bridged, and what is

@@ -69,8 +69,10 @@ def _answer(rates: np.ndarray, scores: Scores, best: int, band: tuple[int, int],
         return f"Any of these rates will do: the best, {at}, is no better than the noise or 5 % of the fall."
     if best in edges:
         return f"The best rate, {at}, is at the edge of the range: widen it."
-    ends = scores.open_ends(best)
+    lowest = int(np.nanargmin(scores.mean))
+    ends = scores.open_ends(lowest)
     if any(ends):
+        at = f"{rates[lowest]:.3g}"
         place = {(True, False): "lowest of them", (False, True): "highest of them", (True, True): "only one"}[ends]
         return f"The best of those that went to the end is {at}, the {place}: {_OTHERS[ends]} may do better."
     others = [f"{rates[i]:.3g}" for i in np.flatnonzero(scores.is_safe_and_good(best)) if i != best]

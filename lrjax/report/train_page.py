@@ -32,7 +32,7 @@ def train_findings(setup: Setup, run: Run) -> Findings:
         setup,
         f"Training: {setup.task}, {plural(steps, 'step')}, seed {run.seed}",
         verdict,
-        [],
+        ["Stopped by a signal before its last step."] if run.interrupted else [],
         _facts(run, columns[0][-1], rates),
         {
             "diverged": run.diverged,

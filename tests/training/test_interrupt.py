@@ -217,4 +217,5 @@ def test_a_command_writes_what_there_is(tmp_path, number):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number, errors
     assert f"Stopped by {number.name}" in errors and "Traceback" not in errors
-    assert files["html"].stat().st_size > 1000 and json.loads(files["json"].read_text())
+    assert files["html"].stat().st_size > 1000
+    assert json.loads(files["json"].read_text())["notes"] == ["Stopped by a signal before its last step."]

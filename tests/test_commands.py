@@ -1,13 +1,11 @@
 """`lrjax find`, `sweep`, `tune` and `train`, and task files, as a user meets them."""
 
 import csv
-import errno
 import io
 import json
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,7 +15,6 @@ import lrjax
 from lrjax.__main__ import main
 from lrjax.commands.shared import described, use_devices
 from lrjax.tasks.file import BUILT_IN
-from lrjax.training.files import write_file
 from tests.pages import assert_needs_nothing, charts_of
 from tests.test_main import HERE, fails, run
 
@@ -384,34 +381,3 @@ def test_the_devices_of_a_cpu_share_the_runs(task, place, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", HERE)
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, cwd=place)
     assert done.returncode == 0, done.stderr
-
-
-def test_a_file_that_cannot_be_written_keeps_no_other_from_being_written(task, place, capsys, monkeypatch):
-    write, full = Path.write_bytes, OSError(errno.ENOSPC, "No space left on device")
-
-    def writing(path, content):
-        write(path, content[:10])
-        if path.name.startswith("page.html"):
-            raise full
-        write(path, content)
-
-    monkeypatch.setattr(Path, "write_bytes", writing)
-    (place / "page.html").write_text("the page of yesterday")
-    outputs = ["--out", "page.html", "--json", "numbers.json", "--save", "run.pickle"]
-    with pytest.raises(SystemExit) as ended:
-        main(["train", task, "--steps", "20", *outputs])
-    errors = capsys.readouterr().err
-    assert ended.value.code == 2
-    assert "could not write 'page.html': No space left on device." in errors
-    assert json.loads((place / "numbers.json").read_text()) and lrjax.Run.load(place / "run.pickle").losses.size == 20
-    assert (place / "page.html").read_text() == "the page of yesterday"
-    assert sorted(path.name for path in place.iterdir() if "part" in path.name) == []
-
-
-def test_what_is_no_regular_file_is_written_as_it_is(place):
-    (place / "target").write_text("x")
-    (place / "link").symlink_to("target")
-    write_file("link", b"new")
-    write_file("/dev/null", b"gone")
-    assert (place / "link").is_symlink() and (place / "target").read_text() == "new"
-    assert Path("/dev/null").is_char_device()

@@ -116,8 +116,11 @@ class SamplingError:
         return self._once(("start", seed), make)
 
     def _of_run(self, run: int, carry: Carry) -> np.ndarray:
-        carry = self.engine.on_devices(carry)
-        return self._once(run, lambda: (carry.params, carry.model_state) if self.task.has_state else carry.params)
+        def make() -> Any:
+            placed = self.engine.on_devices(carry)
+            return (placed.params, placed.model_state) if self.task.has_state else placed.params
+
+        return self._once(run, make)
 
     def _once(self, key: Any, make: Callable[[], Any]) -> np.ndarray:
         """[parts]: the metric in each; 0 where it takes no other number of examples than the whole set has."""

@@ -165,7 +165,6 @@ class _BestSeeds(Kept):
 
     def __init__(self, engine: Engine):
         super().__init__(engine, None, np.full(engine.count, -1))
-        self._engine = engine
 
     def at_rate(self, place: int) -> tuple[int, Carry] | None:
         """(the run, what it carried)."""

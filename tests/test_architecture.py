@@ -29,7 +29,7 @@ LAYERS = [
     ("training",),
     ("search",),
     ("tasks",),
-    ("config", "parse"),
+    ("config", "parse", "catalogue"),
     ("report",),
     ("commands",),
     ("__main__",),

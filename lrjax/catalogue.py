@@ -1,0 +1,65 @@
+"""What there is: the public values, each with the example that its docstring gives.
+
+The pictures, tables, pages and benchmarks that show every value are made from these; so a new value needs no entry in
+any of them.
+"""
+
+import ast
+import doctest
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from lrjax.value import Value
+
+
+def public_values(names: Mapping[str, Any]) -> dict[str, type[Value]]:
+    """The value classes among the public names (`vars(lrjax)`), without aliases, in the order of their files."""
+    values = {
+        name: thing
+        for name, thing in names.items()
+        if isinstance(thing, type)
+        and issubclass(thing, Value)
+        and thing.__name__ == name
+        and "__wrapped__" in vars(thing)
+    }
+    line = lambda cls: (cls.__module__, vars(cls)["__wrapped__"].__code__.co_firstlineno)
+    return dict(sorted(values.items(), key=lambda item: line(item[1])))
+
+
+def example_call(cls: type[Value]) -> str:
+    """The call that the docstring of `cls` shows first, as it is written there.
+
+    Raises:
+      ValueError: the docstring shows no call of `cls`.
+
+    >>> import lrjax
+    >>> example_call(lrjax.cosine_decay_schedule)
+    'lrjax.cosine_decay_schedule(0.5, decay_steps=100)'
+    """
+    return _found(cls)[0]
+
+
+def example(cls: type[Value]) -> Value:
+    """The value that `example_call` makes.
+
+    >>> import lrjax
+    >>> example(lrjax.cosine_decay_schedule)
+    cosine_decay_schedule(init_value=0.5, decay_steps=100, alpha=0.0, exponent=1.0)
+    """
+    call, lines_before = _found(cls)
+    names: dict[str, Any] = {}
+    for source in lines_before:
+        exec(source, names)
+    return eval(call, names)
+
+
+def _found(cls: type[Value]) -> tuple[str, list[str]]:
+    """The first call, and the lines of the docstring's examples before it."""
+    before: list[str] = []
+    for line in doctest.DocTestParser().get_examples(inspect.getdoc(cls) or ""):
+        for node in ast.walk(ast.parse(line.source)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == cls.__name__:
+                return ast.get_source_segment(line.source, node) or "", before
+        before.append(line.source)
+    raise ValueError(f"example: the docstring of {cls.__name__} must show a call of it, got none.")

@@ -13,7 +13,7 @@ import reprlib
 import sys
 from collections import ChainMap
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,15 +26,30 @@ from lrjax.domains import Domain, NotInDomain, Requirement, domain_of, is_functi
 from lrjax.numerics import LargeCount
 from lrjax.signatures import WrittenSignature
 
+P = ParamSpec("P")
 V = TypeVar("V", bound="Value")
+V_co = TypeVar("V_co", bound="Value", covariant=True)
 
 _EXACT = 2**24  # the whole numbers up to here are float32 numbers
 
 value_classes: dict[str, type["Value"]] = {}  # by config name
 
 
+class ValueClass(type, Generic[P, V_co]):
+    """The class that a decorator makes of a function, to a type checker: called with the function's parameters, it
+    makes a value; and it is a class for `isinstance`."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> V_co: ...  # type: ignore[override]
+
+
 class Value:
     """Base of all values. The fields of a subclass are its hyperparameters."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...  # its hyperparameters, which a type checker doesn't know
 
     __slots__ = ("__dict__", "__weakref__", "_children", "_foreign")  # `__dict__` holds the fields and nothing else
 

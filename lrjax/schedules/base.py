@@ -22,7 +22,7 @@ from lrjax.domains import (
     is_function,
 )
 from lrjax.numerics import Time, split
-from lrjax.value import Value, as_arrays, may_compile, value_class, value_classes
+from lrjax.value import Value, ValueClass, as_arrays, may_compile, value_class, value_classes
 
 P = ParamSpec("P")
 
@@ -131,11 +131,11 @@ def _as_step(step: Any) -> Any:
 
 
 @overload
-def schedule(formula: Callable[Concatenate[Any, P], Any], /) -> Callable[P, Schedule]: ...
+def schedule(formula: Callable[Concatenate[Any, P], Any], /) -> ValueClass[P, Schedule]: ...
 @overload
 def schedule(
     *requirements: Requirement,
-) -> Callable[[Callable[Concatenate[Any, P], Any]], Callable[P, Schedule]]: ...
+) -> Callable[[Callable[Concatenate[Any, P], Any]], ValueClass[P, Schedule]]: ...
 def schedule(*arguments: Any) -> Any:
     """Makes a schedule of its formula, a function of the step and the hyperparameters.
 

@@ -12,7 +12,7 @@ import numpy as np
 from lrjax.domains import Domain, NotInDomain, is_function
 from lrjax.numerics import Array, ArrayTree, safe_increment
 from lrjax.schedules.base import Schedule, or_schedule
-from lrjax.value import Value, as_arrays, is_tracing, may_compile, value_class
+from lrjax.value import Value, ValueClass, as_arrays, is_tracing, may_compile, value_class
 
 P = ParamSpec("P")
 
@@ -203,7 +203,7 @@ def _with_numbers(tx: Any, now: dict[str, Any]) -> Any:
 
 def transformation(
     init: Callable[[Any, Any], Any], per_number: Callable[[Any], bool] = lambda tx: False, **namespace: Any
-) -> Callable[[Callable[Concatenate[Any, Any, Any, P], Any]], Callable[P, GradientTransformation]]:
+) -> Callable[[Callable[Concatenate[Any, Any, Any, P], Any]], ValueClass[P, GradientTransformation]]:
     """Makes a transformation of `fn(updates, state, params, *hyperparameters) -> (updates, state)`.
 
     `init(params, tx)` makes its first state. A function with `**extra_args` gets those of `update`. `per_number(tx)`
@@ -229,7 +229,7 @@ def _takes_keywords(fn: Callable[..., Any]) -> bool:
     return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(fn).parameters.values())
 
 
-def optimizer(fn: Callable[P, GradientTransformation]) -> Callable[P, GradientTransformation]:
+def optimizer(fn: Callable[P, GradientTransformation]) -> ValueClass[P, GradientTransformation]:
     """Makes a value of its own arguments of a function that returns a chain; `tx.transforms` are the chain's parts."""
 
     def parts(tx: Any) -> Any:

@@ -1,16 +1,18 @@
 """Lifts a formula on arrays to trees of parameters: the machinery of every transformation that has moments."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, overload
 
 import jax
 import jax.numpy as jnp
 
-from lrjax.numerics import common_dtype, narrowed, safe_increment
+from lrjax.numerics import Array, common_dtype, narrowed, safe_increment
 from lrjax.schedules.base import Schedule
-from lrjax.transforms.base import assert_agree, transformation_class
+from lrjax.transforms.base import GradientTransformation, assert_agree, transformation_class
 from lrjax.transforms.sharding import spec
-from lrjax.value import as_arrays, is_tracing
+from lrjax.value import ValueClass, as_arrays, is_tracing
+
+P = ParamSpec("P")
 
 
 class Slot(NamedTuple):
@@ -102,9 +104,25 @@ def cast(scalar: jax.Array, like: jax.Array) -> jax.Array:
     return scalar.astype(real_dtype(like.dtype))
 
 
+class _HasCount(Protocol):
+    @property
+    def count(self) -> Array: ...  # not a tuple's method of this name
+
+
+class _HasT(Protocol):
+    @property
+    def t(self) -> Array: ...
+
+
+@overload  # where the state counts, the first argument of a formula is `t`, which is no hyperparameter
 def elementwise(
-    State: Any, needs_params: bool = False, per_number: bool = True, **slots: Slot
-) -> Callable[[Callable[..., Any]], Any]:
+    State: type[_HasCount] | type[_HasT], needs_params: bool = False, per_number: bool = True, **slots: Slot
+) -> Callable[[Callable[Concatenate[Any, P], Any]], ValueClass[P, GradientTransformation]]: ...
+@overload
+def elementwise(
+    State: type[Any], needs_params: bool = False, per_number: bool = True, **slots: Slot
+) -> Callable[[Callable[P, Any]], ValueClass[P, GradientTransformation]]: ...
+def elementwise(State: Any, needs_params: bool = False, per_number: bool = True, **slots: Slot) -> Any:
     """Makes a transformation of a formula in two stages:
 
         @elementwise(ScaleByAdamState, nu=Slot(real=True))

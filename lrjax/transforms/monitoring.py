@@ -10,7 +10,7 @@ from lrjax.domains import Decay, Domain, DType, NotInDomain
 from lrjax.numerics import ArrayTree
 from lrjax.transforms.base import as_transformation, transformation, update_part
 from lrjax.transforms.chain import Named
-from lrjax.transforms.momentum import EmaState, ema
+from lrjax.transforms.momentum import ema
 from lrjax.transforms.sharding import vary_like
 from lrjax.value import Value
 
@@ -116,7 +116,7 @@ def _numbers(tree: Any) -> Any:
     )
 
 
-def _init_ema(params: Any, tx: Any) -> EmaState:
+def _init_ema(params: Any, tx: Any) -> Any:  # `EmaState`
     like = _zeros(lambda p: _numbers(tx.measure(p)), params)
     return ema(tx.decay, tx.debias, tx.accumulator_dtype).init(like)
 

@@ -4,7 +4,6 @@ A schedule is a pure function from a step to a rate; an optimizer is an `(init, 
 they print, compare, hash, pickle, and pass through `jit`, `vmap` and `grad`.
 """
 
-import lrjax.report.svg  # noqa: F401  (schedules show themselves in a notebook)
 from lrjax.config import from_config as from_config
 from lrjax.config import to_config as to_config
 from lrjax.hyperparameters import batched as batched
@@ -47,17 +46,17 @@ from lrjax.optimizers.sign import sign_sgd as sign_sgd
 from lrjax.parse import parse_schedule as parse_schedule
 from lrjax.schedules.base import Schedule as Schedule
 from lrjax.schedules.base import as_schedule as as_schedule
+from lrjax.schedules.base import clip_schedule as clip_schedule
 from lrjax.schedules.base import constant_schedule as constant_schedule
+from lrjax.schedules.base import delay_schedule as delay_schedule
 from lrjax.schedules.base import from_callable as from_callable
+from lrjax.schedules.base import product_schedule as product_schedule
+from lrjax.schedules.base import repeat_schedule as repeat_schedule
 from lrjax.schedules.base import schedule as schedule
-from lrjax.schedules.compose import clip_schedule as clip_schedule
-from lrjax.schedules.compose import delay_schedule as delay_schedule
+from lrjax.schedules.base import stretch_schedule as stretch_schedule
+from lrjax.schedules.base import sum_schedule as sum_schedule
+from lrjax.schedules.base import warmup_schedule as warmup_schedule
 from lrjax.schedules.compose import join_schedules as join_schedules
-from lrjax.schedules.compose import product_schedule as product_schedule
-from lrjax.schedules.compose import repeat_schedule as repeat_schedule
-from lrjax.schedules.compose import stretch_schedule as stretch_schedule
-from lrjax.schedules.compose import sum_schedule as sum_schedule
-from lrjax.schedules.compose import warmup_schedule as warmup_schedule
 from lrjax.schedules.cyclic import cosine_restarts_schedule as cosine_restarts_schedule
 from lrjax.schedules.cyclic import cyclic_schedule as cyclic_schedule
 from lrjax.schedules.cyclic import sgdr_schedule as sgdr_schedule

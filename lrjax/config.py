@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from lrjax.static import Frozen, StaticArguments
 from lrjax.transforms.chain import Named
 from lrjax.transforms.orthogonal import MuonDimensionNumbers
-from lrjax.value import Frozen, StaticArguments, Value, config_name, hyperparameter_names, value_classes
+from lrjax.value import Value, config_name, hyperparameter_names, value_classes
 
 _TYPE = "type"
 

@@ -89,7 +89,8 @@ def as_scalar(x: Any) -> jax.Array:
 
 
 def _entering(number: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda x: jax.tree.map(number, x, is_leaf=lambda v: isinstance(v, LargeCount))
+    is_one = lambda x: isinstance(x, (jax.Array, float, LargeCount))
+    return lambda x: number(x) if isinstance(x, (jax.Array, float)) else jax.tree.map(number, x, is_leaf=is_one)
 
 
 def _number_domain(words: str, holds: Callable[[Any], Any]) -> Domain:
@@ -191,7 +192,7 @@ def _flag(x: Any) -> bool:
 
 def is_function(x: Any) -> bool:
     """Whether it is a function, rather than a tree that can be called, such as an Equinox module."""
-    return callable(x) and all(leaf is x for leaf in jax.tree.leaves(x))
+    return callable(x) and not [leaf for leaf in jax.tree.leaves(x) if leaf is not x]
 
 
 def _function(x: Any) -> Any:

@@ -1,9 +1,12 @@
 """Signatures as they are written."""
 
 import ast
+import builtins
 import inspect
+import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -36,3 +39,28 @@ def _written_annotations(function: Callable[..., Any]) -> dict[str, _Written]:
     is_function = isinstance(definition, ast.FunctionDef)
     given = [node for node in ast.walk(definition.args) if isinstance(node, ast.arg)] if is_function else []
     return {arg.arg: _Written(ast.unparse(arg.annotation)) for arg in given if arg.annotation is not None}
+
+
+def evaluated(annotation: Any, function: Callable[..., Any], imported_for_types: Mapping[str, Any]) -> Any:
+    """The annotation itself, where `from __future__ import annotations` made a string of it.
+
+    Its names are looked up where the function was written: in its closure, in the functions around it that are still
+    running, in its module; and, for names that were imported for the type checker alone, in the last argument.
+    """
+    if not isinstance(annotation, str):
+        return annotation
+    closure = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
+    module = getattr(function, "__globals__", {})
+    scopes, frame = [], sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals is module:
+            scopes.append(frame.f_locals)
+        frame = frame.f_back
+    names = ChainMap(dict(closure), *map(dict, scopes), module, vars(builtins), imported_for_types)
+    try:
+        return eval(annotation, {}, names)
+    except NameError as error:
+        raise TypeError(
+            f"{function.__name__}: the annotation {annotation!r} must be of names that exist when the function is "
+            f"decorated. {error}."
+        ) from None

@@ -5,15 +5,12 @@ strings and functions are part of the structure. So a value has a repr that read
 and a hash by value, a pickle and a config, and passes through `jit`, `vmap` and `grad` as an argument.
 """
 
-import builtins
 import dataclasses
 import functools
 import inspect
 import reprlib
-import sys
-from collections import ChainMap
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +21,8 @@ from jax.tree_util import GetAttrKey, register_pytree_with_keys
 import lrjax.domains as annotation_names
 from lrjax.domains import Domain, NotInDomain, Requirement, domain_of, is_function
 from lrjax.numerics import LargeCount
-from lrjax.signatures import WrittenSignature
+from lrjax.signatures import WrittenSignature, evaluated
+from lrjax.static import StaticArguments
 
 P = ParamSpec("P")
 V = TypeVar("V", bound="Value")
@@ -33,6 +31,23 @@ V_co = TypeVar("V_co", bound="Value", covariant=True)
 _EXACT = 2**24  # the whole numbers up to here are float32 numbers
 
 value_classes: dict[str, type["Value"]] = {}  # by config name
+
+
+class Layout(NamedTuple):
+    """The hyperparameters of a class by what becomes of them."""
+
+    names: tuple[str, ...]
+    leaves: tuple[str, ...]
+    static: tuple[str, ...]  # part of the structure
+    keys: tuple[Any, ...]  # of the leaves
+    numbers: tuple[tuple[str, Domain], ...]  # those that enter a formula in the form that their domain says
+
+    @classmethod
+    def of(cls, names: Sequence[str], domains: dict[str, Domain]) -> "Layout":
+        static = [n for n in names if n in domains and domains[n].static]
+        leaves = [n for n in names if n not in static]
+        numbers = [(n, domain) for n, domain in domains.items() if n not in static]
+        return cls(tuple(names), tuple(leaves), tuple(static), tuple(map(GetAttrKey, leaves)), tuple(numbers))
 
 
 class ValueClass(type, Generic[P, V_co]):
@@ -53,6 +68,7 @@ class Value:
 
     __slots__ = ("__dict__", "__weakref__", "_children", "_foreign")  # `__dict__` holds the fields and nothing else
 
+    _layout: ClassVar[Layout] = Layout((), (), (), (), ())
     _domains: ClassVar[dict[str, Domain]] = {}
     _requirements: ClassVar[tuple[Requirement, ...]] = ()
     _variadic: ClassVar[str | None] = None  # the field that holds *args
@@ -133,7 +149,7 @@ def bad_argument(value: Value | str, argument: str, words: str, got: Any) -> Val
 
 
 def hyperparameter_names(value: Value) -> tuple[str, ...]:
-    return tuple(f.name for f in dataclasses.fields(value))  # type: ignore[arg-type]
+    return value._layout.names
 
 
 def value_class(
@@ -146,7 +162,7 @@ def value_class(
 ) -> type[V]:
     """Makes the class whose fields are the parameters of `function` that aren't `call_arguments`."""
     parameters = [
-        p.replace(annotation=_evaluated(p.annotation, function))
+        p.replace(annotation=evaluated(p.annotation, function, vars(annotation_names)))
         for p in inspect.signature(function).parameters.values()
         if p.name not in call_arguments and p.kind is not p.VAR_KEYWORD
     ]
@@ -180,6 +196,7 @@ def value_class(
         repr=False,
         namespace={
             **namespace,
+            "_layout": Layout.of([p.name for p in parameters], domains),
             "_domains": domains,
             "_requirements": tuple(requirements),
             "_variadic": variadic,
@@ -196,31 +213,6 @@ def value_class(
     function.__doc__ = None  # the class has it: once is enough for doctest
     value_classes[config_name(cls)] = cls
     return cls
-
-
-def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
-    """The annotation itself, where `from __future__ import annotations` made a string of it.
-
-    Its names are looked up where the function was written: in its closure, in the functions around it that are still
-    running, in its module; and, for names that were imported for the type checker alone, in `lrjax.domains`.
-    """
-    if not isinstance(annotation, str):
-        return annotation
-    closure = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
-    module = getattr(function, "__globals__", {})
-    scopes, frame = [], sys._getframe(1)
-    while frame is not None:
-        if frame.f_globals is module:
-            scopes.append(frame.f_locals)
-        frame = frame.f_back
-    names = ChainMap(dict(closure), *map(dict, scopes), module, vars(builtins), vars(annotation_names))
-    try:
-        return eval(annotation, {}, names)
-    except NameError as error:
-        raise TypeError(
-            f"{function.__name__}: the annotation {annotation!r} must be of names that exist when the function is "
-            f"decorated. {error}."
-        ) from None
 
 
 def config_name(cls: type[Value]) -> str:
@@ -244,36 +236,28 @@ def _documented(function: Callable[..., Any], domains: dict[str, Domain]) -> str
     return "\n".join([doc, "", "Args (any other value raises ValueError):", *lines]) if lines else doc
 
 
-@functools.cache
-def _layout(cls: type[Value]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Any, ...]]:
-    """The names of the hyperparameters that are leaves, of those that are structure, and the keys of the leaves."""
-    names = tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
-    static = tuple(n for n in names if n in cls._domains and cls._domains[n].static)
-    leaves = tuple(n for n in names if n not in static)
-    return leaves, static, tuple(map(GetAttrKey, leaves))
-
-
 def _flatten(value: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     try:
         return value._children  # a value never changes, and `jit` asks for its leaves at every call
     except AttributeError:
-        fields, (leaves, static, _) = vars(value), _layout(type(value))
-        flat = tuple(_as_leaf(fields[n]) for n in leaves), tuple(fields[n] for n in static)
+        fields, layout = vars(value), value._layout
+        children = [x if type(x := fields[n]) is float else _as_leaf(x) for n in layout.leaves]
+        flat = tuple(children), tuple([fields[n] for n in layout.static])
         object.__setattr__(value, "_children", flat)
         return flat
 
 
 def _flatten_with_keys(value: Any) -> Any:
     children, meta = _flatten(value)
-    return tuple(zip(_layout(type(value))[2], children, strict=True)), meta
+    return tuple(zip(value._layout.keys, children, strict=True)), meta
 
 
 def _unflatten(cls: type[Value], meta: Any, children: Any) -> Any:  # no check: the leaves may be anything
     value = object.__new__(cls)
-    fields, (leaves, static, _) = vars(value), _layout(cls)
-    for name, leaf in zip(leaves, children, strict=True):
-        fields[name] = _from_leaf(leaf, cls._domains.get(name))
-    fields.update(zip(static, meta, strict=True))
+    fields, layout = vars(value), cls._layout
+    for name, leaf in zip(layout.leaves, children, strict=True):
+        fields[name] = leaf if isinstance(leaf, jax.Array) else _from_leaf(leaf, cls._domains.get(name))
+    fields.update(zip(layout.static, meta, strict=True))
     return value
 
 
@@ -315,6 +299,8 @@ def _is_foreign(x: Any) -> bool:
             foreign = any(map(_is_foreign, vars(x).values()))
             object.__setattr__(x, "_foreign", foreign)
             return foreign
+    if x is None or isinstance(x, (bool, int, float, str, jax.Array, np.ndarray)):
+        return False
     if inspect.isfunction(x) and x.__module__.startswith("lrjax.") and "<" not in x.__qualname__:
         return False
     if isinstance(x, type) and issubclass(x, Value):
@@ -323,77 +309,32 @@ def _is_foreign(x: Any) -> bool:
         return any(map(_is_foreign, x.values()))
     if is_function(x):
         return True
-    leaves = jax.tree.leaves(x, is_leaf=lambda v: isinstance(v, Value))
+    leaves = jax.tree.leaves(x, is_leaf=_is_value)
     return any(leaf is not x and _is_foreign(leaf) for leaf in leaves)
 
 
 def as_arrays(value: Value) -> dict[str, Any]:
     """The hyperparameters in the form in which they enter a formula; what that is, the domains say."""
-    entered = {}
-    for name in hyperparameter_names(value):
-        x, domain = vars(value)[name], value._domains.get(name)
-        if domain is not None and not domain.static:
-            _assert_unbatched(value, name, x, domain.rank)
-            x = domain.enter(x)
-        entered[name] = x
+    assert_unbatched(value)
+    entered = dict(vars(value))
+    for name, domain in value._layout.numbers:
+        if not isinstance(entered[name], Value):
+            entered[name] = domain.enter(entered[name])
     return entered
 
 
-def _assert_unbatched(value: Value, name: str, x: Any, rank: int) -> None:
-    for leaf in jax.tree.leaves(x, is_leaf=lambda v: isinstance(v, Value)):
-        if isinstance(leaf, (jax.Array, np.ndarray)) and leaf.ndim > rank:
-            raise ValueError(
-                f"{type(value).__name__}: `{name}` is a batch of shape {leaf.shape}. "
-                "Map over it with `jax.vmap`, or take one of them."
-            )
+def assert_unbatched(value: Value) -> None:
+    """Raises where a hyperparameter is several ones, for `jax.vmap` to map over."""
+    fields = vars(value)
+    for name, domain in value._layout.numbers:
+        x = fields[name]
+        for leaf in (x,) if isinstance(x, (jax.Array, float)) else jax.tree.leaves(x, is_leaf=_is_value):
+            if isinstance(leaf, (jax.Array, np.ndarray)) and leaf.ndim > domain.rank:
+                raise ValueError(
+                    f"{type(value).__name__}: `{name}` is a batch of shape {leaf.shape}. "
+                    "Map over it with `jax.vmap`, or take one of them."
+                )
 
 
-class Frozen:
-    """A tree as a static hyperparameter: hashed and compared by its structure and leaves."""
-
-    def __init__(self, tree: Any):
-        self.tree = tree
-        leaves, structure = jax.tree.flatten(tree)
-        self._key = (structure, tuple(leaves))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Frozen) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    def __repr__(self) -> str:
-        return repr(self.tree)
-
-
-class StaticArguments(dict):
-    """Arguments of any kind, by name, as part of a value's structure; compared by identity where `==` says nothing."""
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, StaticArguments) or list(self) != list(other):
-            return False
-        return all(x is other[name] or _says_equal(x, other[name]) for name, x in self.items())
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(tuple(self))
-
-
-def _says_equal(x: Any, y: Any) -> bool:
-    try:
-        return type(x) is type(y) and bool(x == y)
-    except Exception:  # arrays, and whatever else compares in a way of its own
-        return False
-
-
-def _is_flag(x: Any) -> bool:
-    is_array = isinstance(x, (np.ndarray, jax.Array)) and not isinstance(x, jax.core.Tracer)
-    return isinstance(x, (bool, np.bool_)) or (is_array and x.shape == () and x.dtype == bool)
-
-
-def as_mask(x: Any) -> Any:
-    """A function as it is, a tree of flags frozen."""
-    if x is None or isinstance(x, Frozen) or is_function(x):
-        return x
-    if not all(map(_is_flag, jax.tree.leaves(x))):
-        raise NotInDomain
-    return Frozen(jax.tree.map(bool, x))
+def _is_value(x: Any) -> bool:
+    return isinstance(x, Value)

@@ -19,11 +19,12 @@ MODULES = {name: path for name, path in FILES.items() if path.name != "__init__.
 LAYERS = [
     ("numerics", "signatures"),
     ("domains",),
+    ("static",),
     ("value", "hyperparameters"),
+    ("report.scale", "report.svg"),  # how a schedule shows itself in a notebook
     ("schedules",),
     ("transforms",),
     ("optimizers",),
-    ("report.scale",),
     ("report.plots",),  # reads arrays, whatever the class, so that results can show themselves
     ("interop",),  # knows models and classes of others, not tasks
     ("training",),

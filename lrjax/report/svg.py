@@ -1,4 +1,7 @@
-"""A schedule as a picture, with nothing but strings: how it shows itself in a notebook."""
+"""A schedule as a picture, with nothing but strings: how it shows itself in a notebook.
+
+Schedules import this module, so it knows them only as values that are called with steps.
+"""
 
 import math
 from html import escape
@@ -9,15 +12,14 @@ import numpy as np
 
 from lrjax.domains import MAX_STEPS
 from lrjax.report.scale import number, step_count
-from lrjax.schedules.base import Schedule
-from lrjax.value import hyperparameter_names
+from lrjax.value import Value, hyperparameter_names
 
 _SAMPLES = 2000  # of a curve; those on a straight line are dropped from the picture
 _PERIODS = 6  # shown of what never ends
 _ALONE = 100  # steps shown of a schedule that has no length of its own
 
 
-def horizon(schedule: Schedule) -> int:
+def horizon(schedule: Any) -> int:
     """How many steps show a schedule: all of its phases, or a few periods where it goes on."""
     base = min(max(round(_duration(schedule)), 1), MAX_STEPS // _PERIODS)
     at, rate = curve(schedule, _PERIODS * base)
@@ -36,7 +38,7 @@ def _round_up(x: float) -> int:
 
 def _duration(x: Any) -> float:
     """The sum of all numbers of steps in a schedule; of boundaries the last."""
-    if isinstance(x, Schedule):
+    if isinstance(x, Value):
         total = 0.0
         for name, field in vars(x).items():
             domain = x._domains.get(name)
@@ -46,13 +48,13 @@ def _duration(x: Any) -> float:
                 total += max((float(boundary) for boundary, _ in field), default=0.0)
             elif domain is not None and domain.rank:
                 total += len(field)
-            elif isinstance(field, (Schedule, tuple)):
+            elif isinstance(field, (Value, tuple)):
                 total += _duration(field)
         return total * float(getattr(x, "factor", 1.0)) if hasattr(x, "schedule") else total
     return sum(map(_duration, x)) if isinstance(x, tuple) else 0.0
 
 
-def curve(schedule: Schedule, steps: int) -> tuple[np.ndarray, np.ndarray]:
+def curve(schedule: Any, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """(steps, rates) from step 0 to `steps`, all of them or evenly chosen ones."""
     at = np.unique(np.linspace(0, steps, min(steps, _SAMPLES) + 1).astype(np.int64))
     return at, np.asarray(schedule(at), float)
@@ -77,7 +79,7 @@ def path(x: np.ndarray, y: np.ndarray, tolerance: float = 0.2) -> str:
 
 
 def schedule_svg(
-    schedule: Schedule, steps: int | None = None, width: int = 240, height: int = 80, color: str = "#2f81f7"
+    schedule: Any, steps: int | None = None, width: int = 240, height: int = 80, color: str = "#2f81f7"
 ) -> str:
     """The curve of a schedule as a small picture of its own, in a colour that is seen on white and on black."""
     at, rate = curve(schedule, horizon(schedule) if steps is None else steps)
@@ -92,14 +94,14 @@ def schedule_svg(
     )
 
 
-def _is_single(schedule: Schedule) -> bool:
+def _is_single(schedule: Any) -> bool:
     """Whether it is one schedule with known numbers, not a batch or a traced one."""
     leaves = jax.tree.leaves(schedule)
     tabulated = any(domain.rank for domain in schedule._domains.values())
     return tabulated or not any(isinstance(x, jax.core.Tracer) or np.ndim(x) for x in leaves)
 
 
-def repr_html(schedule: Schedule) -> str:
+def schedule_html(schedule: Any) -> str:
     """Its name, its curve, and its arguments."""
     if not _is_single(schedule):
         return f"<code>{escape(repr(schedule))}</code>"
@@ -117,6 +119,3 @@ def repr_html(schedule: Schedule) -> str:
         f"{schedule_svg(schedule, end, color='currentColor')}<br/><small>{caption}</small></div>"
         f"<table>{rows}</table></div>"
     )
-
-
-Schedule._repr_html_ = repr_html  # type: ignore[attr-defined]

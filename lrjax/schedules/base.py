@@ -1,9 +1,9 @@
-"""What a schedule is: a value that maps a step to a rate."""
+"""What a schedule is: a value that maps a step to a rate; and what its operators and methods make of it."""
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Concatenate, ParamSpec, Self, cast, overload
+from typing import Annotated, Any, ClassVar, Concatenate, ParamSpec, Self, overload
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,21 @@ from jax.typing import ArrayLike
 from lrjax.domains import (
     MAX_STEPS,
     Decay,
+    Delay,
     Domain,
     NonNegative,
     Number,
+    Positive,
     Rate,
     Requirement,
+    Steps,
     domain_of,
     is_function,
+    require,
 )
-from lrjax.numerics import Time, split
-from lrjax.value import Value, ValueClass, as_arrays, may_compile, value_class, value_classes
+from lrjax.numerics import Time, fractions, mix, split, where
+from lrjax.report.svg import schedule_html
+from lrjax.value import Value, ValueClass, as_arrays, may_compile, value_class
 
 P = ParamSpec("P")
 
@@ -52,16 +57,16 @@ class Schedule(Value):
         return evaluate(self, _as_step(step))
 
     def __mul__(self, other: "ScheduleLike") -> "Schedule":
-        return _composed("product_schedule", self, other)
+        return product_schedule(self, other)
 
     def __rmul__(self, other: "ScheduleLike") -> "Schedule":
-        return _composed("product_schedule", other, self)
+        return product_schedule(other, self)
 
     def __add__(self, other: "ScheduleLike") -> "Schedule":
-        return _composed("sum_schedule", self, other)
+        return sum_schedule(self, other)
 
     def __radd__(self, other: "ScheduleLike") -> "Schedule":
-        return _composed("sum_schedule", other, self)
+        return sum_schedule(other, self)
 
     def __neg__(self) -> "Schedule":
         return self * -1.0
@@ -77,23 +82,26 @@ class Schedule(Value):
 
     def clip(self, low: ArrayLike | None = None, high: ArrayLike | None = None) -> "Schedule":
         """The rate, but not below `low` and not above `high`."""
-        return _composed("clip_schedule", self, low, high)
+        return clip_schedule(self, low, high)
 
     def delay(self, steps: ArrayLike) -> "Schedule":
         """The same, `steps` later; until then its first rate."""
-        return _composed("delay_schedule", self, steps)
+        return delay_schedule(self, steps)
 
     def stretch(self, factor: ArrayLike) -> "Schedule":
         """The same, `factor` times as long."""
-        return _composed("stretch_schedule", self, factor)
+        return stretch_schedule(self, factor)
 
     def repeat(self, period: ArrayLike) -> "Schedule":
         """The same from step 0, anew every `period` steps."""
-        return _composed("repeat_schedule", self, period)
+        return repeat_schedule(self, period)
 
     def warmup(self, steps: ArrayLike, init_value: ArrayLike = 0.0) -> "Schedule":
         """A line from `init_value` up to the first rate over `steps`, then the schedule from its step 0."""
-        return _composed("warmup_schedule", self, steps, init_value)
+        return warmup_schedule(self, steps, init_value)
+
+    def _repr_html_(self) -> str:
+        return schedule_html(self)
 
     def plot(self, steps: int, ax: Any = None) -> Any:
         """Draws the rates of the first `steps` steps with matplotlib (extra `plot`), and returns the axes."""
@@ -107,11 +115,6 @@ class Schedule(Value):
         ax.plot(at, np.asarray(self(at)))
         ax.set(xlabel="step", ylabel="learning rate")
         return ax
-
-
-def _composed(name: str, *arguments: Any) -> Schedule:
-    """A schedule of `schedules/compose.py`, which builds upon this module."""
-    return cast(Schedule, value_classes[name](*arguments))
 
 
 def _as_step(step: Any) -> Any:
@@ -219,10 +222,9 @@ def or_schedule(domain: Domain) -> Domain:
     def accept(x: Any) -> Any:
         if isinstance(x, Schedule):
             return x
-        return from_callable(x) if is_function(x) else domain.accept(x)
+        return from_callable(x) if callable(x) and is_function(x) else domain.accept(x)
 
-    enter = lambda x: x if isinstance(x, Schedule) else domain.enter(x)
-    return dataclasses.replace(domain, words=f"{domain.words}, or a schedule", accept=accept, enter=enter)
+    return dataclasses.replace(domain, words=f"{domain.words}, or a schedule", accept=accept)
 
 
 def _native(number: Any) -> Domain:
@@ -242,3 +244,107 @@ def as_schedule(x: Any) -> Schedule:
     if isinstance(x, Schedule):
         return x
     return from_callable(x) if is_function(x) else constant_schedule(x)
+
+
+@schedule
+def product_schedule(step: Any, left: ScheduleLike, right: ScheduleLike):
+    """`left * right`: two rates, or a rate and a number, multiplied at every step.
+
+    η(t) = left(t)·right(t)
+
+    >>> import lrjax
+    >>> (lrjax.linear_schedule(1.0, 0.0, 4) * 0.5)([0, 2, 4])
+    Array([0.5 , 0.25, 0.  ], dtype=float32)
+    """
+    return _at(left, step) * _at(right, step)
+
+
+@schedule
+def sum_schedule(step: Any, left: ScheduleLike, right: ScheduleLike):
+    """`left + right`: two rates, or a rate and a number, added at every step.
+
+    η(t) = left(t) + right(t)
+
+    >>> import lrjax
+    >>> (lrjax.linear_schedule(1.0, 0.0, 4) + 0.5)([0, 2, 4])
+    Array([1.5, 1. , 0.5], dtype=float32)
+    """
+    return _at(left, step) + _at(right, step)
+
+
+def _at(x: Any, step: Time) -> Any:
+    return x(step) if callable(x) else x
+
+
+@schedule(require("high", ">= `low`", lambda high, low: high is None or low is None or high >= low))
+def clip_schedule(step: Any, schedule: ScheduleLike, low: Rate | None = None, high: Rate | None = None):
+    """`schedule.clip(low, high)`: the rate, but not below `low` and not above `high` (None: no such bound).
+
+    η(t) = min(max(schedule(t), low), high)
+
+    >>> import lrjax
+    >>> lrjax.linear_schedule(1.0, 0.0, 4).clip(0.25, 0.75)([0, 2, 4])
+    Array([0.75, 0.5 , 0.25], dtype=float32)
+    """
+    return jnp.clip(_at(schedule, step), low, high)
+
+
+@schedule
+def delay_schedule(step: Any, schedule: ScheduleLike, steps: Delay):
+    """`schedule.delay(steps)`: the same, `steps` later; until then its first rate.
+
+    η(t) = schedule(max(t − steps, 0))
+
+    >>> import lrjax
+    >>> lrjax.linear_schedule(1.0, 0.0, 4).delay(10)([0, 10, 12, 14])
+    Array([1. , 1. , 0.5, 0. ], dtype=float32)
+    """
+    return _at(schedule, (step - steps).clip())
+
+
+@schedule
+def stretch_schedule(step: Any, schedule: ScheduleLike, factor: Positive):
+    """`schedule.stretch(factor)`: the same, `factor` times as long.
+
+    η(t) = schedule(t / factor)
+
+    A factor is exact where it is a whole number, and as exact as float32 elsewhere.
+
+    >>> import lrjax
+    >>> lrjax.linear_schedule(1.0, 0.0, 4).stretch(2)([0, 4, 5, 8])
+    Array([1.   , 0.5  , 0.375, 0.   ], dtype=float32)
+    """
+    whole = (factor == jnp.floor(factor)) & (factor >= 1) & (factor < 2.0**31)
+    period = jnp.where(whole, factor, 1)
+    times, since = step.divmod(split(period))
+    exact = Time(times.whole, since.total / period)
+    return _at(schedule, where(whole, exact, split(step.total / factor)))
+
+
+@schedule
+def repeat_schedule(step: Any, schedule: ScheduleLike, period: Steps):
+    """`schedule.repeat(period)`: begins anew every `period` steps, for ever.
+
+    η(t) = schedule(t mod period)
+
+    >>> import lrjax
+    >>> lrjax.linear_schedule(1.0, 0.0, 4).repeat(4)([0, 2, 3, 4, 6])
+    Array([1.  , 0.5 , 0.25, 1.  , 0.5 ], dtype=float32)
+    """
+    return _at(schedule, step % period)
+
+
+@schedule
+def warmup_schedule(step: Any, schedule: ScheduleLike, steps: Delay, init_value: Rate = 0.0):
+    """`schedule.warmup(steps)`: a line from `init_value` to the schedule's first rate, then the schedule from there.
+
+    η(t) = init·(w−t)/w + schedule(0)·t/w for t < w = `steps`, schedule(t − w) after
+
+    >>> import lrjax
+    >>> lrjax.linear_schedule(1.0, 0.0, 4).warmup(2)([0, 1, 2, 4, 6])
+    Array([0. , 0.5, 1. , 0.5, 0. ], dtype=float32)
+    """
+    done, left = fractions(step, steps)
+    after = _at(schedule, (step - steps).clip())
+    first = _at(schedule, Time(jnp.zeros((), jnp.int32)))
+    return jnp.where(step >= steps, after, mix(init_value, first, done, left))

@@ -72,7 +72,7 @@ def _number_or_schedule(x: Any) -> Any:
 
 
 def _enter_rate(x: Any) -> Any:
-    return jax.tree.map(_RATE.enter, x, is_leaf=is_rate)
+    return jax.tree.map(lambda r: r if isinstance(r, Schedule) else _RATE.enter(r), x, is_leaf=is_rate)
 
 
 Rules = Annotated[

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lrjax.value import Frozen, bad_argument
+from lrjax.static import Frozen
+from lrjax.value import bad_argument
 
 RUNS = "runs"
 

@@ -53,7 +53,7 @@ def skip_large_updates(
     >>> bool(lrjax.skip_large_updates(jnp.array([3.0, 4.0]), 0, None, max_squared_norm=24.0)[0])
     True
     """
-    squares = [jnp.sum(abs_sq(g.astype(compute_dtype(g)))) for g in map(jnp.asarray, jax.tree.leaves(updates))]
+    squares = [jnp.sum(abs_sq(g.astype(compute_dtype(g.dtype)))) for g in map(jnp.asarray, jax.tree.leaves(updates))]
     norm_squared = sum(squares, jnp.zeros([], jnp.result_type(float)))
     skip = ~(norm_squared < max_squared_norm)
     return skip, {"should_skip": skip, "norm_squared": norm_squared}
@@ -171,7 +171,7 @@ def MultiSteps(
         for name, mean in state.acc_extra_args.items()
         if name in extra_args
     }
-    gathered = jax.tree.map(lambda acc, g: acc.astype(inexact_dtype(g)), acc_grads, filled(updates, acc_grads))
+    gathered = jax.tree.map(lambda acc, g: acc.astype(inexact_dtype(g.dtype)), acc_grads, filled(updates, acc_grads))
     do = lambda: update_part(opt, gathered, state.inner_opt_state, params, {**extra_args, **means})
     due = ~skip & (state.mini_step >= k - 1)
     new_updates, inner_state = when(due, do, None, state.inner_opt_state)

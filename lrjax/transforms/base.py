@@ -12,7 +12,7 @@ import numpy as np
 from lrjax.domains import Domain, NotInDomain, is_function
 from lrjax.numerics import Array, ArrayTree, safe_increment
 from lrjax.schedules.base import Schedule, or_schedule
-from lrjax.value import Value, ValueClass, as_arrays, is_tracing, may_compile, value_class
+from lrjax.value import Value, ValueClass, as_arrays, assert_unbatched, is_tracing, may_compile, value_class
 
 P = ParamSpec("P")
 
@@ -75,22 +75,21 @@ class GradientTransformation(Value):
         return GradientTransformation(init or self.init, update or self.update)
 
 
-def is_float0(x: Any) -> bool:
-    """Whether a leaf is the gradient that `jax.grad(..., allow_int=True)` gives an integer: none."""
-    return getattr(x, "dtype", None) == jax.dtypes.float0
-
-
 def without_float0(updates: Any) -> Any:
-    """The updates with None, the mark of a parameter without a gradient, in place of every `float0`."""
-    if not any(map(is_float0, jax.tree.leaves(updates))):
+    """The updates with None, the mark of a parameter without a gradient, in place of every `float0`, which is what
+    `jax.grad(..., allow_int=True)` gives an integer."""
+    if not [u for u in jax.tree.leaves(updates) if getattr(u, "dtype", None) == jax.dtypes.float0]:
         return updates
-    return jax.tree.map(lambda u: None if is_float0(u) else u, updates)
+    return jax.tree.map(lambda u: None if jnp.result_type(u) == jax.dtypes.float0 else u, updates)
+
+
+_TAKEN_BY_JIT = (jax.Array, np.ndarray, np.generic, int, float, complex)
 
 
 def holds_arrays_only(tree: Any) -> bool:
     """Whether `jit` takes it: not where a leaf is a function, as in an unfiltered Equinox model, or any other thing
     that somebody's `update` asks for."""
-    return all(isinstance(x, (jax.Array, np.ndarray, np.generic, int, float, complex)) for x in jax.tree.leaves(tree))
+    return not [x for x in jax.tree.leaves(tree) if not isinstance(x, _TAKEN_BY_JIT)]
 
 
 @functools.cache
@@ -115,6 +114,11 @@ def assert_agree(name: str, **trees: Any) -> None:
     A `None` in either (a parameter without a gradient, a leaf that is no parameter) agrees with whatever the other has.
     """
     (first, updates), (other_name, other) = trees.items()
+    leaves, structure = jax.tree.flatten(updates)
+    other_leaves, other_structure = jax.tree.flatten(other)
+    shapes = [getattr(x, "shape", ()) for x in leaves]
+    if structure == other_structure and shapes == [getattr(x, "shape", ()) for x in other_leaves]:
+        return
     paths, treedef = jax.tree_util.tree_flatten_with_path(updates, is_leaf=lambda x: x is None)
     try:
         pairs = [
@@ -236,7 +240,7 @@ def optimizer(fn: Callable[P, GradientTransformation]) -> ValueClass[P, Gradient
         return fn(**vars(tx))
 
     def update(tx: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
-        as_arrays(tx)  # a batch of hyperparameters is named here by its own name
+        assert_unbatched(tx)  # here, where the names are the optimizer's own
         return update_part(parts(tx), updates, state, params, extra_args)
 
     return _class_of(

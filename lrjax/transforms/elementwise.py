@@ -1,5 +1,6 @@
 """Lifts a formula on arrays to trees of parameters: the machinery of every transformation that has moments."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, overload
 
@@ -53,24 +54,28 @@ def alike(leaves: Sequence[Any]) -> list[list[int]]:
     return [group[start : start + 32] for group in groups.values() for start in range(0, len(group), 32)]
 
 
-def compute_dtype(x: Any) -> Any:
-    """The dtype in which a formula is evaluated: float32 for integers and narrow floats, else the array's own."""
-    return common_dtype(jnp.result_type(x), jnp.float32)
+@functools.cache
+def compute_dtype(dtype: Any) -> Any:
+    """The dtype in which a formula on arrays of `dtype` is evaluated: float32 for integers and narrow floats, else
+    `dtype` itself."""
+    wide = jnp.issubdtype(dtype, jnp.complexfloating) or dtype == jnp.float64
+    return dtype if wide else jnp.dtype(jnp.float32)
 
 
-def inexact_dtype(x: Any) -> Any:
-    """The dtype of the update, or of the moments, of an array: its own, but float32 for an integer one."""
-    dtype = jnp.result_type(x)
+@functools.cache
+def inexact_dtype(dtype: Any) -> Any:
+    """The dtype of the update, or of the moments, of an array of `dtype`: the same, but float32 for integers."""
     return dtype if jnp.issubdtype(dtype, jnp.inexact) else compute_dtype(dtype)
 
 
+@functools.cache
 def real_dtype(dtype: Any) -> Any:
     return jnp.finfo(inexact_dtype(dtype)).dtype
 
 
 def zeros_like(p: Any, dtype: Any = None) -> jax.Array:
     """Where a moment of a parameter begins."""
-    return jnp.zeros_like(p, dtype or inexact_dtype(p))
+    return jnp.zeros_like(p, dtype or inexact_dtype(jnp.result_type(p)))
 
 
 def map_updates(formula: Callable[..., Any], updates: Any, *trees: Any, dtypes: Any = None) -> Any:
@@ -79,18 +84,21 @@ def map_updates(formula: Callable[..., Any], updates: Any, *trees: Any, dtypes: 
 
     @traced_once
     def leaf(u: Any, *rest: Any) -> Any:
-        target = inexact_dtype(u) if dtypes is None else jnp.result_type(rest[-1])
-        dtype = compute_dtype(u)
-        out = formula(*(jnp.asarray(x).astype(_match(dtype, x)) for x in (u, *rest[: len(trees)])))
+        own = jnp.result_type(u)
+        target = inexact_dtype(own) if dtypes is None else jnp.result_type(rest[-1])
+        dtype = compute_dtype(own)
+        out = formula(*[x.astype(_match(dtype, x.dtype)) for x in map(jnp.asarray, (u, *rest[: len(trees)]))])
         return narrowed(out, target)
 
     others = trees if dtypes is None else (*trees, dtypes)
-    return jax.tree.map(lambda *row: None if any(map(is_none, row)) else leaf(*row), updates, *others, is_leaf=is_none)
+    skip = lambda row: [x for x in row if x is None]
+    return jax.tree.map(lambda *row: None if skip(row) else leaf(*row), updates, *others, is_leaf=is_none)
 
 
-def _match(dtype: Any, x: Any) -> Any:
-    """`dtype`, but real for a real array."""
-    return dtype if jnp.iscomplexobj(x) else real_dtype(dtype)
+@functools.cache
+def _match(dtype: Any, other: Any) -> Any:
+    """`dtype`, but real for an array whose dtype, the other one, is real."""
+    return dtype if jnp.issubdtype(other, jnp.complexfloating) else real_dtype(dtype)
 
 
 def filled(updates: Any, like: Any) -> Any:
@@ -194,7 +202,7 @@ def elementwise(State: Any, needs_params: bool = False, per_number: bool = True,
 
 
 def _full(p: Any, start: Any, dtype: Any, real: bool, shape: Any) -> jax.Array:
-    dtype = jnp.dtype(dtype or inexact_dtype(p))
+    dtype = jnp.dtype(dtype or inexact_dtype(jnp.result_type(p)))
     return jnp.full_like(p, start, dtype=real_dtype(dtype) if real else dtype, shape=shape)
 
 
@@ -207,19 +215,19 @@ def _column(name: str, treedef: Any, updates: Any, state: Any, field: str, spec:
 
 
 def _rows(formula_in: Callable[[Any], Any], leaves: Any, given: Any, slots: Any, specs: list[Slot]) -> Any:
-    out: list[list[Any]] = [[] for _ in range(len(slots) + 1)]
+    rows = []
     for g, *rest in zip(leaves, *given, *slots, strict=True):
         params, state = rest[: len(given)], rest[len(given) :]
-        if g is None or any(map(is_none, rest)):  # no gradient, or no parameter: nothing moves
+        if g is None or [x for x in rest if x is None]:  # no gradient, or no parameter: nothing moves
             row = (None, *state)
         else:
-            dtype = compute_dtype(g)
+            own = jnp.result_type(g)
+            dtype = compute_dtype(own)
             formula = formula_in(real_dtype(dtype))
-            wide = (x.astype(_match(dtype, x)) for x in map(jnp.asarray, (g, *params, *state)))
-            u, *new = formula(*wide)
-            like = [s.dtype for s, spec in zip(state, specs, strict=True) if spec.dtype is None and not spec.real]
-            narrow = u.astype(common_dtype(inexact_dtype(g), *like))
-            row = (narrow, *(narrowed(n, s.dtype) for n, s in zip(new, state, strict=True)))
-        for column, x in zip(out, row, strict=True):
-            column.append(x)
-    return out
+            u, *new = formula(*[x.astype(_match(dtype, x.dtype)) for x in map(jnp.asarray, (g, *params, *state))])
+            dtypes = [s.dtype for s in state]
+            like = [d for d, spec in zip(dtypes, specs, strict=True) if spec.dtype is None and not spec.real]
+            narrow = u.astype(common_dtype(inexact_dtype(own), *like))
+            row = (narrow, *map(narrowed, new, dtypes))
+        rows.append(row)
+    return zip(*rows, strict=True) if rows else [()] * (len(slots) + 1)

@@ -99,21 +99,22 @@ def scale_by_factored_rms(
     def one(g: Any, v_row: Any, v_col: Any, v: Any) -> Any:
         if g is None or v is None:
             return None, v_row, v_col, v
-        wide = jnp.asarray(g).astype(compute_dtype(g))
+        wide = jnp.asarray(g).astype(compute_dtype(jnp.result_type(g)))
         real = real_dtype(wide.dtype)
         old, new = keep.astype(real), (1 - keep).astype(real)
         square = abs_sq(wide) + epsilon.astype(real)
         axes = _factored_axes(wide.shape, factored, min_dim_size_to_factor)
+        dtype = inexact_dtype(jnp.result_type(g))
         if axes is None:
             moment = old * v.astype(real) + new * square
-            return (wide * jax.lax.rsqrt(moment)).astype(inexact_dtype(g)), v_row, v_col, narrowed(moment, v.dtype)
+            return (wide * jax.lax.rsqrt(moment)).astype(dtype), v_row, v_col, narrowed(moment, v.dtype)
         short, long = axes
         row = old * v_row.astype(real) + new * jnp.mean(square, axis=long)
         col = old * v_col.astype(real) + new * jnp.mean(square, axis=short)
         mean = jnp.mean(row, axis=short - 1 if short > long else short, keepdims=True)
         row_factor = jnp.expand_dims(jax.lax.rsqrt(row / mean), long)
         u = wide * row_factor * jnp.expand_dims(jax.lax.rsqrt(col), short)
-        return u.astype(inexact_dtype(g)), narrowed(row, v_row.dtype), narrowed(col, v_col.dtype), v
+        return u.astype(dtype), narrowed(row, v_row.dtype), narrowed(col, v_col.dtype), v
 
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     columns = (treedef.flatten_up_to(slot) for slot in state[1:])
@@ -131,7 +132,7 @@ def _init_sm3(params: Any, tx: Any) -> ScaleBySM3State:
             return [zeros_like(p)]
         others = lambda axis: tuple(i for i in range(p.ndim) if i != axis)
         if not p.size:
-            return [jnp.zeros(n, inexact_dtype(p)) for n in p.shape]
+            return [jnp.zeros(n, inexact_dtype(jnp.result_type(p))) for n in p.shape]
         return [zeros_like(_reduced(jnp.max, p, others(axis))) for axis in range(p.ndim)]
 
     return ScaleBySM3State(jax.tree.map(cover, params), jax.tree.map(zeros_like, params))
@@ -157,7 +158,7 @@ def scale_by_sm3(updates: Any, state: Any, params: Any, b1: Decay = 0.9, b2: Fra
     def one(g: Any, cover: Any, mu: Any) -> Any:
         if g is None or mu is None:
             return None, cover, mu
-        wide = jnp.asarray(g).astype(compute_dtype(g))
+        wide = jnp.asarray(g).astype(compute_dtype(jnp.result_type(g)))
         number = lambda x: x.astype(wide.dtype)
         vectors, listed = jax.tree.flatten(cover)  # a list, of which nnx makes a dict by position
         along = lambda v, axis: number(v).reshape([-1 if i == axis else 1 for i in range(wide.ndim)])
@@ -167,7 +168,7 @@ def scale_by_sm3(updates: Any, state: Any, params: Any, b1: Decay = 0.9, b2: Fra
         mu_new = number(b1) * number(mu) + number(1 - b1) * u
         others = lambda axis: tuple(i for i in range(wide.ndim) if i != axis)
         tops = [jnp.max(s, axis=others(axis)).astype(v.dtype) for axis, v in enumerate(vectors)]
-        return mu_new.astype(inexact_dtype(g)), listed.unflatten(tops), mu_new.astype(mu.dtype)
+        return mu_new.astype(inexact_dtype(jnp.result_type(g))), listed.unflatten(tops), mu_new.astype(mu.dtype)
 
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     columns = (treedef.flatten_up_to(slot) for slot in state)

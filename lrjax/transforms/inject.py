@@ -12,9 +12,10 @@ import numpy as np
 from lrjax.domains import Domain, DType, is_function
 from lrjax.numerics import Array, ArrayTree, common_dtype, safe_increment
 from lrjax.schedules.base import Schedule, from_callable
+from lrjax.static import StaticArguments
 from lrjax.transforms.base import GradientTransformation, as_transformation, transformation, update_part
 from lrjax.transforms.learning_rate import InjectedRateState, LearningRateState
-from lrjax.value import StaticArguments, Value
+from lrjax.value import Value
 
 
 class InjectStatefulHyperparamsState(NamedTuple):

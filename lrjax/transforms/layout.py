@@ -15,7 +15,9 @@ from lrjax.transforms.sharding import placed_like, replicated
 
 def _raveled(tree: Any) -> Any:
     """One vector, and the function back to the tree and its shardings."""
-    flat, restored = ravel_pytree(jax.tree.map(lambda x: replicated(jnp.asarray(x, inexact_dtype(x))), tree))
+    flat, restored = ravel_pytree(
+        jax.tree.map(lambda x: replicated(jnp.asarray(x, inexact_dtype(jnp.result_type(x)))), tree)
+    )
     return flat, lambda vector: jax.tree.map(placed_like, restored(vector), tree)
 
 

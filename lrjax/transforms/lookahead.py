@@ -81,11 +81,11 @@ def lookahead(
     def both(u: Any, f: Any, s: Any) -> tuple[Any, Any]:
         if u is None or f is None:
             return None, None
-        dtype = compute_dtype(u)
+        dtype = compute_dtype(jnp.result_type(u))
         wide_u, gap = u.astype(dtype), f.astype(dtype) + u.astype(dtype) - s.astype(dtype)
         part = cast(slow_step_size, gap)
         u_fast = jnp.where(sync, wide_u - (1 - part) * gap, wide_u)
-        target = inexact_dtype(u)
+        target = inexact_dtype(jnp.result_type(u))
         return narrowed(u_fast, target), narrowed(jnp.where(sync, part * gap, 0), target)
 
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
@@ -110,7 +110,7 @@ def incremental_update(new_tensors: Any, old_tensors: Any, step_size: Any) -> An
     def mean(new: Any, old: Any) -> Any:
         if new is None:
             return None
-        wide = compute_dtype(old)
+        wide = compute_dtype(jnp.result_type(old))
         part = jnp.asarray(step_size).astype(jnp.finfo(wide).dtype)
         return narrowed(part * jnp.asarray(new).astype(wide) + (1 - part) * jnp.asarray(old).astype(wide), old.dtype)
 

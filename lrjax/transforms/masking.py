@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from lrjax.domains import Domain, NotInDomain, is_function
 from lrjax.numerics import ArrayTree
+from lrjax.static import Frozen, as_mask
 from lrjax.transforms.base import (
     Transformation,
     always,
@@ -21,7 +22,6 @@ from lrjax.transforms.base import (
 from lrjax.transforms.chain import Named
 from lrjax.transforms.elementwise import is_none
 from lrjax.transforms.sharding import placed_like
-from lrjax.value import Frozen, as_mask
 
 Mask = Annotated[
     ArrayTree | Callable[[Any], Any] | None,

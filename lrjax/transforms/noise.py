@@ -58,6 +58,6 @@ def add_noise(updates: Any, state: Any, params: Any, eta: NonNegative, gamma: Nu
     rng_key, key = jax.random.split(state.rng_key)
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     keys = jax.random.split(key, max(len(leaves), 1))
-    draw = lambda k, g: None if g is None else jax.random.normal(k, jnp.shape(g), inexact_dtype(g))
+    draw = lambda k, g: None if g is None else jax.random.normal(k, jnp.shape(g), inexact_dtype(jnp.result_type(g)))
     noise = treedef.unflatten([draw(k, g) for k, g in zip(keys, leaves, strict=False)])
     return map_updates(lambda g, n: g + cast(deviation, g) * n, updates, noise), AddNoiseState(count, rng_key)

@@ -189,6 +189,6 @@ def global_norm(updates: ArrayTree) -> jax.Array:
     """
     leaves, total = jax.tree.leaves(updates), jnp.zeros([], jnp.result_type(float))
     for group in alike(leaves):
-        squares = (abs_sq(jnp.asarray(leaves[i]).astype(compute_dtype(leaves[i]))) for i in group)
+        squares = (abs_sq(jnp.asarray(leaves[i]).astype(compute_dtype(jnp.result_type(leaves[i])))) for i in group)
         total = total + jnp.sum(functools.reduce(operator.add, squares)).astype(total.dtype)
     return jnp.sqrt(total)

@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lrjax.domains import Domain, DType, Momentum, NonNegative, NotInDomain, Positive, Size, is_function
 from lrjax.numerics import Array, ArrayTree, bias_correction, narrowed, safe_increment
+from lrjax.static import Frozen
 from lrjax.transforms.base import EmptyState, no_state, transformation
 from lrjax.transforms.elementwise import (
     cast,
@@ -20,7 +21,6 @@ from lrjax.transforms.elementwise import (
     real_dtype,
     zeros_like,
 )
-from lrjax.value import Frozen
 
 # The quintic's coefficients by name: those of Jordan et al. for every step, and those of Ahn et al. 2025 (Dion,
 # arXiv:2504.05295), one triple a step.
@@ -261,7 +261,7 @@ def scale_by_muon(
             return None, mu
         if numbers is None:
             raise ValueError(f"scale_by_muon: `weight_dimension_numbers` must be given for the shape {jnp.shape(g)}.")
-        wide = jnp.asarray(g).astype(compute_dtype(g))
+        wide = jnp.asarray(g).astype(compute_dtype(jnp.result_type(g)))
         new = cast(beta, wide) * mu.astype(wide.dtype) + cast(rest, wide) * wide
         mu_hat = cast(scale_mu, wide) * new + cast(scale_g, wide) * wide
         sharding = jax.typeof(mu_hat).sharding
@@ -274,7 +274,7 @@ def scale_by_muon(
         if adaptive:
             u = jnp.sum(jnp.conj(mu_hat) * u) * u
         u = jax.sharding.reshard(u, sharding) if sharded else u
-        return u.astype(inexact_dtype(g)), narrowed(new, mu.dtype)
+        return u.astype(inexact_dtype(jnp.result_type(g))), narrowed(new, mu.dtype)
 
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     mus = treedef.flatten_up_to(state.mu)

@@ -1,0 +1,59 @@
+"""Hyperparameters that are structure rather than numbers: trees, masks, and arguments of any kind."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from lrjax.domains import NotInDomain, is_function
+
+
+class Frozen:
+    """A tree as a static hyperparameter: hashed and compared by its structure and leaves."""
+
+    def __init__(self, tree: Any):
+        self.tree = tree
+        leaves, structure = jax.tree.flatten(tree)
+        self._key = (structure, tuple(leaves))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Frozen) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        return repr(self.tree)
+
+
+class StaticArguments(dict):
+    """Arguments of any kind, by name, as part of a value's structure; compared by identity where `==` says nothing."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, StaticArguments) or list(self) != list(other):
+            return False
+        return all(x is other[name] or _says_equal(x, other[name]) for name, x in self.items())
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self))
+
+
+def _says_equal(x: Any, y: Any) -> bool:
+    try:
+        return type(x) is type(y) and bool(x == y)
+    except Exception:  # arrays, and whatever else compares in a way of its own
+        return False
+
+
+def _is_flag(x: Any) -> bool:
+    is_array = isinstance(x, (np.ndarray, jax.Array)) and not isinstance(x, jax.core.Tracer)
+    return isinstance(x, (bool, np.bool_)) or (is_array and x.shape == () and x.dtype == bool)
+
+
+def as_mask(x: Any) -> Any:
+    """A function as it is, a tree of flags frozen."""
+    if x is None or isinstance(x, Frozen) or is_function(x):
+        return x
+    if not all(map(_is_flag, jax.tree.leaves(x))):
+        raise NotInDomain
+    return Frozen(jax.tree.map(bool, x))

@@ -5,6 +5,7 @@ argument when a value is made, writes the error message, and writes the argument
 """
 
 import dataclasses
+import functools
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -175,6 +176,7 @@ def domain_of(annotation: Any) -> Domain | None:
     return None
 
 
+@functools.cache
 def _or_none(domain: Domain) -> Domain:
     return dataclasses.replace(
         domain,

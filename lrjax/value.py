@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, ParamSpec,
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import get_opaque_trace_state
 from jax.tree_util import GetAttrKey, register_pytree_with_keys
 
 import lrjax.domains as annotation_names
@@ -37,17 +36,27 @@ class Layout(NamedTuple):
     """The hyperparameters of a class by what becomes of them."""
 
     names: tuple[str, ...]
+    positional: tuple[str, ...]
+    defaults: dict[str, Any]
     leaves: tuple[str, ...]
     static: tuple[str, ...]  # part of the structure
     keys: tuple[Any, ...]  # of the leaves
     numbers: tuple[tuple[str, Domain], ...]  # those that enter a formula in the form that their domain says
 
-    @classmethod
-    def of(cls, names: Sequence[str], domains: dict[str, Domain]) -> "Layout":
-        static = [n for n in names if n in domains and domains[n].static]
-        leaves = [n for n in names if n not in static]
-        numbers = [(n, domain) for n, domain in domains.items() if n not in static]
-        return cls(tuple(names), tuple(leaves), tuple(static), tuple(map(GetAttrKey, leaves)), tuple(numbers))
+    @staticmethod
+    def of(parameters: Sequence[inspect.Parameter], domains: dict[str, Domain]) -> "Layout":
+        names = tuple(p.name for p in parameters)
+        static = tuple(n for n in names if n in domains and domains[n].static)
+        leaves = tuple(n for n in names if n not in static)
+        return Layout(
+            names,
+            positional=tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY),
+            defaults={p.name: p.default for p in parameters if p.default is not p.empty},
+            leaves=leaves,
+            static=static,
+            keys=tuple(map(GetAttrKey, leaves)),
+            numbers=tuple((n, domain) for n, domain in domains.items() if n not in static),
+        )
 
 
 class ValueClass(type, Generic[P, V_co]):
@@ -68,13 +77,33 @@ class Value:
 
     __slots__ = ("__dict__", "__weakref__", "_children", "_foreign")  # `__dict__` holds the fields and nothing else
 
-    _layout: ClassVar[Layout] = Layout((), (), (), (), ())
+    _layout: ClassVar[Layout] = Layout.of((), {})
     _domains: ClassVar[dict[str, Domain]] = {}
     _requirements: ClassVar[tuple[Requirement, ...]] = ()
     _variadic: ClassVar[str | None] = None  # the field that holds *args
 
     def __init_subclass__(cls) -> None:  # here, so that a class which comes out of a pickle is a pytree too
         register_pytree_with_keys(cls, _flatten_with_keys, functools.partial(_unflatten, cls), _flatten)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # for all values: compiling one for each is slow to import
+        fields, layout = vars(self), self._layout
+        given = dict(zip(layout.positional, args, strict=False))
+        fields.update(layout.defaults)
+        fields.update(given)
+        fields.update(kwargs)
+        fits = len(args) <= len(layout.positional) and given.keys().isdisjoint(kwargs)
+        if not fits or fields.keys() != set(layout.names):
+            try:
+                type(self).__signature__.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{type(self).__name__}: {error}") from None
+        self.__post_init__()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
 
     def __post_init__(self) -> None:
         fields = vars(self)
@@ -191,12 +220,12 @@ def value_class(
         function.__name__,
         fields,
         bases=(base,),
-        frozen=True,
+        init=False,
         eq=False,
         repr=False,
         namespace={
             **namespace,
-            "_layout": Layout.of([p.name for p in parameters], domains),
+            "_layout": Layout.of(parameters, domains),
             "_domains": domains,
             "_requirements": tuple(requirements),
             "_variadic": variadic,
@@ -205,7 +234,6 @@ def value_class(
             "__signature__": WrittenSignature(function, parameters, base.__name__),
         },
     )
-    cls.__init__.__annotations__ = {}  # the signature says it, in short
     cls.__module__ = function.__module__ or "__main__"  # None in exec; for pickle and doctest
     cls.__qualname__ = function.__qualname__
     # where `inspect.getsource` finds the formula from Python 3.13 on; before it is `__wrapped__`
@@ -284,11 +312,18 @@ def may_compile(value: Value) -> bool:
     return not _is_foreign(value)
 
 
-_NO_TRACE = get_opaque_trace_state()
-
-
 def is_tracing() -> bool:
-    return get_opaque_trace_state() != _NO_TRACE
+    from jax.extend.core import get_opaque_trace_state  # here, as it imports Pallas
+
+    return get_opaque_trace_state() != _state_outside_of_traces()
+
+
+@functools.cache
+def _state_outside_of_traces() -> Any:
+    from jax.extend.core import get_opaque_trace_state
+
+    with jax.ensure_compile_time_eval():
+        return get_opaque_trace_state()
 
 
 def _is_foreign(x: Any) -> bool:

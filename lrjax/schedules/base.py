@@ -216,6 +216,7 @@ def from_callable(step: Any, function: Callable):
     return jnp.asarray([function(one) for one in at.ravel()], dtype).reshape(at.shape)
 
 
+@functools.cache
 def or_schedule(domain: Domain) -> Domain:
     """A number of the domain, or a schedule of such numbers."""
 

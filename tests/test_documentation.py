@@ -138,6 +138,11 @@ def test_included_parts_are_there(path):
         assert text.count(f"--8<-- [start:{section}]") == text.count(f"--8<-- [end:{section}]") == 1
 
 
+def test_the_rows_of_the_readme_are_those_of_the_page():
+    rows = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    assert len(rows) == 6 and set(rows) <= set((NOTEBOOKS / "from_optax.md").read_text(encoding="utf-8").splitlines())
+
+
 def test_the_test_command_is_the_one_that_ci_runs():
     ci = (ROOT / ".ci" / "run").read_text()
     (line,) = [line for line in README.read_text().splitlines() if "'.[test]' && python -m pytest" in line]

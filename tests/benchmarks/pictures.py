@@ -1,27 +1,29 @@
-"""Makes the two pictures of the README: the page of `lrjax compare`, and the plot of `tune`.
+"""Makes the pictures of the README, and the table of `choosing.md`: `python -m tests.benchmarks.pictures`.
 
-Run from the root of the repository, with Chromium installed: `python notebooks/images/make.py`
+They are a real run of `lrjax compare`, whose page Chromium shows, and a real call of `tune`.
 """
 
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from PIL import Image
 
 import lrjax
 from lrjax.tasks.digits import digits
+from tests.benchmarks.pages import NOTEBOOKS, write
 
-HERE = Path(__file__).parent
 WIDTH, HEIGHT = 1240, 1300  # of the part of the page that is shown
 COLOURS = 128  # by maximum coverage, or the thin lines lose theirs
 
 
-def picture_of_compare(into: Path) -> None:
-    """A real run, its page in a browser, and the page up to the end of its first charts."""
+def page_of_compare(into: Path) -> None:
+    """A real run, its page in a browser up to the end of its first charts, and its table."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-m", "lrjax", "compare"], cwd=folder, check=True)
@@ -30,6 +32,18 @@ def picture_of_compare(into: Path) -> None:
         page = Path(folder, "lrjax-compare.html").as_uri()
         subprocess.run([browser, *options, f"--screenshot={shot}", page], check=True)
         quantised(Image.open(shot).crop((0, 0, WIDTH, HEIGHT)), into)
+        found = json.loads(Path(folder, "lrjax-compare.json").read_text(encoding="utf-8"))
+    write("choosing.md", "compare", table(found["rows"]))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """In Markdown."""
+    lines = ["| | technique | peak rate | training loss | accuracy |", "|---|---|---|---|---|"]
+    for row in rows:
+        accuracy = "diverged" if row["accuracy"] is None else f"{row['accuracy']:.3f} ± {row['accuracy_spread']:.3f}"
+        loss = "" if row["train_loss"] is None else f"{row['train_loss']:.3g}"
+        lines.append(f"| {row['group']} | {row['technique']} | {row['peak_rate']:.3g} | {loss} | {accuracy} |")
+    return "\n".join(lines)
 
 
 def picture_of_tune(into: Path) -> None:
@@ -51,5 +65,5 @@ def quantised(image: Image.Image, into: Path) -> None:
 
 
 if __name__ == "__main__":
-    picture_of_compare(HERE / "compare.png")
-    picture_of_tune(HERE / "tune.png")
+    page_of_compare(NOTEBOOKS / "images" / "compare.png")
+    picture_of_tune(NOTEBOOKS / "images" / "tune.png")

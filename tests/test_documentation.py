@@ -18,6 +18,7 @@ FACTOR = 3.0  # a printed number may be another one with another processor or ve
 NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
 STATED = re.compile(r"^print\(.*\)  # (.+)$", flags=re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+SLOW = {"README", "finding", "training"}
 WRITTEN_ELSEWHERE = {"gallery.md", "extending.md", "changelog.md"}
 
 
@@ -93,9 +94,15 @@ CHECKS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.promotes  # as everybody runs them
-@pytest.mark.parametrize("path", [path for path in DOCUMENTS if blocks(path)], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
+        for path in DOCUMENTS
+        if blocks(path)
+    ],
+)
 def test_blocks_run_and_print_what_they_say(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # some of them write files
     pytest.importorskip("matplotlib").use("agg")

@@ -145,6 +145,14 @@ def test_included_parts_are_there(path):
         assert text.count(f"--8<-- [start:{section}]") == text.count(f"--8<-- [end:{section}]") == 1
 
 
+def test_the_verdicts_that_are_explained_are_those_that_are_given():
+    text = (NOTEBOOKS / "finding.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \|", text.partition("| it begins with |")[2].partition("\n\n")[0], re.MULTILINE)
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "lrjax" / "search").glob("*.py"))
+    beginnings = [re.split(r"\*|…", row)[0].strip() for row in rows]
+    assert len(beginnings) == 8 and [words for words in beginnings if words not in sources] == []
+
+
 def test_the_rows_of_the_readme_are_those_of_the_page():
     rows = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     assert len(rows) == 6 and set(rows) <= set((NOTEBOOKS / "from_optax.md").read_text(encoding="utf-8").splitlines())

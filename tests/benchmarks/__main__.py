@@ -1,4 +1,4 @@
-"""Measures lrjax beside Optax, and PyTorch where it is installed, and writes the ratios into the README."""
+"""Measures lrjax beside Optax, and PyTorch where it is installed, and writes the ratios into `benchmarks.md`."""
 
 import argparse
 import importlib.metadata
@@ -9,20 +9,20 @@ import time
 import jax
 
 from tests.benchmarks import calls, schedules, sweeps, updates
-from tests.benchmarks.readme import write
+from tests.benchmarks.pages import write
 from tests.benchmarks.table import Table
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer repeats, no tree of 1,000 arrays, README unchanged")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats, no tree of 1,000 arrays, page unchanged")
     quick = parser.parse_args().quick
     start = time.perf_counter()
     tables = [*schedules.measure(quick), *updates.measure(quick), *calls.measure(quick), *sweeps.measure(quick)]
     report = "\n\n".join([_machine(), *(table.markdown() for table in tables)])
     print(f"\n{report}\n\n{time.perf_counter() - start:.0f} s")
     if not quick:
-        write("benchmarks", report)
+        write("benchmarks.md", "benchmarks", report)
     return _goals(tables)
 
 

@@ -3,7 +3,7 @@
 The truth of a setting is a sweep of 25 rates on the whole run with 3 seeds, others than those of `tune`. A rate is
 right when it is within a factor of 3 of the best one, or its loss within 5 % of the lowest. `tune` is charged for every
 step that it makes. Its spread is the standard deviation of log10(rate) over 20 calls with other seeds, for Adam with a
-cosine. Writes the table into the README.
+cosine. Writes the table into `finding.md`.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import numpy as np
 
 import lrjax as L
 from tests.benchmarks.models import tasks
-from tests.benchmarks.readme import write
+from tests.benchmarks.pages import write
 
 SEEDS, FRESH, CALLS, CORES = 3, 8, 20, 2
 RATES = np.geomspace(1e-7, 10, 25)
@@ -74,9 +74,9 @@ class Setting:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.finding", description=__doc__)
-    parser.add_argument("--task", action="append", help="only this one, README unchanged; may be given several times")
+    parser.add_argument("--task", action="append", help="only this one, page unchanged; may be given several times")
     parser.add_argument("--every", type=int, default=1, help="only every so manieth setting, and no spread")
-    parser.add_argument("--first", type=int, default=0, help="with --every: which one to begin with; README unchanged")
+    parser.add_argument("--first", type=int, default=0, help="with --every: which one to begin with; page unchanged")
     chosen = parser.parse_args()
     wanted, every, first = chosen.task, chosen.every, chosen.first
     jax.config.update("jax_num_cpu_devices", CORES)
@@ -120,7 +120,7 @@ def main() -> None:
     report = "\n".join([*lines, "", f"{spent} {interval}"])
     print(f"\n{report}\n\n{time.perf_counter() - begin:.0f} s")
     if not wanted and not first:
-        write("finding", report)
+        write("finding.md", "finding", report)
 
 
 if __name__ == "__main__":

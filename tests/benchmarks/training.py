@@ -2,7 +2,7 @@
 
 Each number is of a process of its own. Memory is the most that was resident, less what was after JAX had begun. The
 plain loop is what everybody writes: one jitted step with Optax, run after run, that keeps its losses. Writes the tables
-into the README.
+into `benchmarks.md`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 import lrjax as L
-from tests.benchmarks.readme import write
+from tests.benchmarks.pages import write
 from tests.benchmarks.table import Table
 
 SMALL, BIG = (16, 32, 1), (16, 3160, 3160, 3160, 1)  # widths of a network; BIG has 20 million parameters
@@ -154,7 +154,7 @@ def main() -> None:
     )
     report = f"{sizes.markdown()}\n\n{loading.markdown()}"
     print(f"\n{report}")
-    write("training", report)
+    write("benchmarks.md", "training", report)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Every public name of Optax 0.2.8, and what becomes of it in lrjax: the table of the README.
+"""Every public name of Optax 0.2.8, and what becomes of it in lrjax: the table of `from_optax.md`.
 
 Writes it there: python -m tests.interop.optax_names
 """
 
 from typing import NamedTuple
 
-from tests.benchmarks.readme import write
+from tests.benchmarks.pages import write
 
-MARK = "optax names"
+PAGE, MARK = "from_optax.md", "optax names"
 
 
 class Row(NamedTuple):
@@ -161,4 +161,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    write(MARK, table())
+    write(PAGE, MARK, table())

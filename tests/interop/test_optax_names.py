@@ -1,4 +1,4 @@
-"""The README's table of Optax's names says what is so."""
+"""The page's table of Optax's names says what is so."""
 
 import inspect
 import types
@@ -11,9 +11,9 @@ import optax
 import pytest
 
 import lrjax
-from tests.benchmarks.readme import README
+from tests.benchmarks.pages import NOTEBOOKS
 from tests.interop.optax_cases import GRADS, MATRICES, PARAMS, THEIRS, VALUES, loss, updates
-from tests.interop.optax_names import BETTER, MARK, NOT_ABOUT_THE_RATE, ROWS, attribute, table
+from tests.interop.optax_names import BETTER, MARK, NOT_ABOUT_THE_RATE, PAGE, ROWS, attribute, table
 
 # √(1 − 0.999ᵗ) in float32 has an error of 1e-5 at the first updates, and Optax's is another one than lrjax's
 RTOL = 3e-5
@@ -42,8 +42,8 @@ def test_every_public_name_has_one_row():
     assert set(ROWS) == names_of_optax()
 
 
-def test_the_readme_has_the_table():
-    assert f"<!-- {MARK} -->\n{table()}\n<!-- /{MARK} -->" in README.read_text()
+def test_the_page_has_the_table():
+    assert f"<!-- {MARK} -->\n{table()}\n<!-- /{MARK} -->" in (NOTEBOOKS / PAGE).read_text(encoding="utf-8")
 
 
 def test_notes_are_short():

@@ -14,6 +14,7 @@ import lrjax.commands.compare
 import lrjax.commands.find
 import lrjax.commands.new
 import lrjax.commands.plot
+import lrjax.commands.reference
 import lrjax.commands.sweep
 import lrjax.commands.train
 import lrjax.commands.tune
@@ -28,6 +29,7 @@ _COMMANDS = (
     lrjax.commands.train,
     lrjax.commands.new,
     lrjax.commands.plot,
+    lrjax.commands.reference,
 )
 
 
@@ -36,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     arguments.typed = shlex.join(["lrjax", *(sys.argv[1:] if argv is None else argv)])
+    arguments.public = vars(lrjax)
     if arguments.command is None:
         parser.print_help()
         return 0

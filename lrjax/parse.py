@@ -5,7 +5,7 @@ import difflib
 import inspect
 import operator
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lrjax.schedules.base import Schedule
@@ -80,7 +80,7 @@ def _optimizer(node: ast.expr, learning_rate: float) -> GradientTransformation:
     function, call = (node.func, node) if isinstance(node, ast.Call) else (node, None)
     if not isinstance(function, ast.Name):
         raise ValueError(f"not an optimizer: {_quoted(ast.unparse(node))}. Write one such as 'sgd(momentum=0.9)'.")
-    cls = _known(function.id, _optimizers(), "optimizer")
+    cls = by_name(function.id, _optimizers(), "optimizer")
     positional, named = ([], {}) if call is None else _arguments(call)
     if not positional:
         named.setdefault("learning_rate", learning_rate)
@@ -142,7 +142,7 @@ def _combined(left: Any, op: Callable[[Any, Any], Any], right: Any) -> Any:
 
 def _callee(node: ast.expr) -> tuple[str, Any]:
     if isinstance(node, ast.Name):
-        return node.id, _known(node.id, _schedules(), "schedule")
+        return node.id, by_name(node.id, _schedules(), "schedule")
     if isinstance(node, ast.Attribute) and isinstance(schedule := _receiver(node.value), Schedule):
         if node.attr not in _METHODS:
             raise ValueError(f"no method {_quoted(node.attr)} is allowed; these are: {', '.join(_METHODS)}.")
@@ -150,7 +150,12 @@ def _callee(node: ast.expr) -> tuple[str, Any]:
     raise _not_allowed(node)
 
 
-def _known(name: str, known: dict[str, Any], what: str) -> Any:
+def by_name(name: str, known: Mapping[str, Any], what: str) -> Any:
+    """What is called so among the `known`.
+
+    Raises:
+      ValueError: nothing is; the message has the names that are close.
+    """
     if name not in known:
         stems = {name.removesuffix("_schedule"): name for name in known}
         close = difflib.get_close_matches(name.removesuffix("_schedule"), stems, n=3, cutoff=0.5)

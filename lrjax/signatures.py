@@ -5,9 +5,10 @@ import builtins
 import inspect
 import sys
 import textwrap
+import typing
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class WrittenSignature:
@@ -18,27 +19,91 @@ class WrittenSignature:
         self._function, self._parameters, self._returns = function, parameters, returns
 
     def __get__(self, instance: Any, owner: type) -> inspect.Signature:
-        written = _written_annotations(self._function)
-        annotated = [p.replace(annotation=written.get(p.name, p.annotation)) for p in self._parameters]
+        written = _written_parts(self._function)
+        annotated = [
+            p.replace(annotation=written[p.name].annotation) if p.name in written else p for p in self._parameters
+        ]
         return inspect.Signature(annotated, return_annotation=_Written(self._returns))
 
 
 class _Written(str):
-    """An annotation in a signature, shown without quotes."""
+    """A part of a signature, shown without quotes."""
 
     def __repr__(self) -> str:
         return str(self)
 
 
-def _written_annotations(function: Callable[..., Any]) -> dict[str, _Written]:
-    """By parameter; empty where the source isn't known."""
+class _Part(NamedTuple):
+    annotation: Any
+    default: Any
+
+
+def _written_parts(function: Callable[..., Any]) -> dict[str, _Part]:
+    """By parameter, and "return" for what is returned; empty where the source isn't known."""
     try:
-        definition = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+        source = textwrap.dedent(inspect.getsource(function))
+        definition = ast.parse(source).body[0]
     except (OSError, TypeError, SyntaxError):
         return {}
-    is_function = isinstance(definition, ast.FunctionDef)
-    given = [node for node in ast.walk(definition.args) if isinstance(node, ast.arg)] if is_function else []
-    return {arg.arg: _Written(ast.unparse(arg.annotation)) for arg in given if arg.annotation is not None}
+    if not isinstance(definition, ast.FunctionDef):
+        return {}
+    empty, arguments = inspect.Parameter.empty, definition.args
+    written = lambda node: empty if node is None else _Written(_unquoted(node))
+    verbatim = lambda node: empty if node is None else _Written(ast.get_source_segment(source, node))
+    positional = [*arguments.posonlyargs, *arguments.args]
+    defaults = [*[None] * (len(positional) - len(arguments.defaults)), *arguments.defaults]
+    variadic = [arg for arg in (arguments.vararg, arguments.kwarg) if arg is not None]
+    pairs = [*zip(positional, defaults, strict=True), *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
+    parts = {arg.arg: _Part(written(arg.annotation), verbatim(default)) for arg, default in pairs}
+    parts |= {arg.arg: _Part(written(arg.annotation), empty) for arg in variadic}
+    return parts | {"return": _Part(written(definition.returns), empty)}
+
+
+def _unquoted(annotation: ast.expr) -> str:
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        return annotation.value
+    return ast.unparse(annotation)
+
+
+def written_calls(name: str, function: Any, width: int = 76) -> str:
+    """How `function`, a class of its formula, or a method can be called, with annotations and defaults as they are
+    written; a line for each parameter where one line is too long; each overload.
+
+    >>> import lrjax
+    >>> written_calls("constant_schedule", lrjax.constant_schedule)
+    'constant_schedule(value: Rate) -> Schedule'
+    """
+    return "\n".join(_written_call(name, overload, width) for overload in typing.get_overloads(function) or [function])
+
+
+def _written_call(name: str, function: Any, width: int) -> str:
+    signature = inspect.signature(function)
+    written = _written_parts(vars(function)["__wrapped__"] if isinstance(function, type) else function)
+    parameters = [
+        p.replace(annotation=written[p.name].annotation, default=written[p.name].default) if p.name in written else p
+        for p in signature.parameters.values()
+        if p.name != "self"
+    ]
+    if "return" in written and not isinstance(function, type):
+        signature = signature.replace(return_annotation=written["return"].annotation)
+    signature = signature.replace(parameters=parameters)
+    if len(line := f"{name}{signature}") <= width:
+        return line
+    ends = str(signature.replace(parameters=[])).removeprefix("()")
+    return "\n".join([f"{name}(", *(f"    {part}," for part in _with_markers(parameters)), f"){ends}"])
+
+
+def _with_markers(parameters: Sequence[inspect.Parameter]) -> list[str]:
+    """The parameters as text, with `/` and `*` between them where their kinds need it."""
+    parts: list[str] = []
+    kinds = [p.kind for p in parameters]
+    for i, p in enumerate(parameters):
+        if p.kind is p.KEYWORD_ONLY and not {p.VAR_POSITIONAL, p.KEYWORD_ONLY} & set(kinds[:i]):
+            parts.append("*")
+        parts.append(str(p))
+        if p.kind is p.POSITIONAL_ONLY and p.POSITIONAL_ONLY not in kinds[i + 1 :]:
+            parts.append("/")
+    return parts
 
 
 def evaluated(annotation: Any, function: Callable[..., Any], imported_for_types: Mapping[str, Any]) -> Any:

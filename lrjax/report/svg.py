@@ -101,21 +101,25 @@ def _is_single(schedule: Any) -> bool:
     return tabulated or not any(isinstance(x, jax.core.Tracer) or np.ndim(x) for x in leaves)
 
 
+def caption(schedule: Any, steps: int) -> str:
+    """What the picture of the first `steps` steps shows, in words."""
+    _, rate = curve(schedule, steps)
+    return f"{number(float(rate.min()))} to {number(float(rate.max()))} over {step_count(steps)} steps"
+
+
 def schedule_html(schedule: Any) -> str:
     """Its name, its curve, and its arguments."""
     if not _is_single(schedule):
         return f"<code>{escape(repr(schedule))}</code>"
     end = horizon(schedule)
-    _, rate = curve(schedule, end)
     cell = '<td style="text-align:left"><code>'
     rows = "".join(
         f"<tr>{cell}{escape(name)}</code></td>{cell}{escape(repr(vars(schedule)[name]))}</code></td></tr>"
         for name in hyperparameter_names(schedule)
     )
-    caption = f"{number(float(rate.min()))} to {number(float(rate.max()))} over {step_count(end)} steps"
     return (
         '<div style="display:flex;flex-wrap:wrap;gap:1em;align-items:center">'
         f"<div><code><b>{escape(type(schedule).__name__)}</b></code><br/>"
-        f"{schedule_svg(schedule, end, color='currentColor')}<br/><small>{caption}</small></div>"
+        f"{schedule_svg(schedule, end, color='currentColor')}<br/><small>{caption(schedule, end)}</small></div>"
         f"<table>{rows}</table></div>"
     )

@@ -1,0 +1,148 @@
+"""Pages of the site that are made at build time: the gallery of schedules, the reference, and extending.md."""
+
+import inspect
+import re
+from functools import cache
+from pathlib import Path
+from posixpath import relpath
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+import lrjax
+from lrjax.catalogue import example, example_call
+from lrjax.report.reference import Entry, families, family, module_summary, section, with_methods
+from lrjax.report.svg import caption, horizon, schedule_svg
+
+ROOT = Path(__file__).parents[1]
+FAMILIES = cache(lambda: families(vars(lrjax)))
+_CODE = re.compile(r"(?<![`\[])`([^`\n]+)`(?![`\]])")
+
+
+def on_config(config: Any) -> Any:
+    """Puts a page for each file into the navigation, below "Reference"."""
+    reference = next(item["Reference"] for item in config.nav if "Reference" in item)
+    folders: dict[str, list[Any]] = {}
+    for module in FAMILIES():
+        folders.setdefault(family(module) or "core", []).append({_title(module): _page(module)})
+    reference += [{folder.capitalize(): pages} for folder, pages in folders.items()]
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    made = {_page(module): _module_page(module, entries) for module, entries in FAMILIES().items()}
+    made |= {"reference/index.md": _index(), "gallery.md": _gallery()}
+    made |= {"extending.md": (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")}
+    for path, text in made.items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Links every `lrjax.name` in the text of a page to the reference."""
+    if page.file.src_uri.endswith(".ipynb"):
+        return markdown
+    fences = re.split(r"(^ *```.*?^ *```)", markdown, flags=re.DOTALL | re.MULTILINE)
+    return "".join(part if i % 2 else _linked(part, page.file.src_uri, "lrjax.") for i, part in enumerate(fences))
+
+
+def _linked(text: str, page: str, prefix: str = "", but: frozenset[str] = frozenset()) -> str:
+    """Links the names in backticks that are public; without a prefix not those that mean something else here."""
+
+    def link(match: re.Match[str]) -> str:
+        name = match[1].removeprefix("lrjax.")
+        if not match[1].startswith(prefix) or name in but or name not in _places():
+            return match[0]
+        return f"[{match[0]}]({_link(name, page)})"
+
+    return _CODE.sub(link, text)
+
+
+@cache
+def _places() -> dict[str, str]:
+    """By name: the page that a public name or a method is on."""
+    return {e.name: _page(module) for module, entries in FAMILIES().items() for e in with_methods({module: entries})}
+
+
+def _page(module: str) -> str:
+    return f"reference/{module.removeprefix('lrjax.').replace('.', '/')}.md"
+
+
+def _title(module: str) -> str:
+    return module.rsplit(".", 1)[1].replace("_", " ").capitalize()
+
+
+def _link(name: str, page: str) -> str:
+    return f"{relpath(_places()[name], str(Path(page).parent))}#lrjax.{name}"
+
+
+def _index() -> str:
+    lines = ["# Reference", "", "Every public name, by the file that it comes from. In a terminal: `lrjax reference`."]
+    for module, entries in FAMILIES().items():
+        lines += ["", f"## {module.removeprefix('lrjax.')}", "", _text(module_summary(module)), ""]
+        lines += ["| | |", "|---|---|"]
+        for e in entries:
+            summary = _text(e.summary).replace("|", "\\|")
+            lines.append(f"| [`{e.name}`]({_link(e.name, 'reference/index.md')}) | {summary} |")
+    return "\n".join(lines)
+
+
+def _gallery() -> str:
+    lines = ["# Gallery of schedules", "", '<div class="grid cards" markdown>', ""]
+    for entries in FAMILIES().values():
+        for entry in entries:
+            if entry.is_schedule:
+                call = example_call(entry.thing).removeprefix("lrjax.")
+                link = f"[`{call}`]({_link(entry.name, 'gallery.md')})"
+                lines += [f"-   {_picture(entry)}", "", f"    {link}", "", f"    {_text(entry.summary)}", ""]
+    return "\n".join([*lines, "</div>", ""])
+
+
+def _picture(entry: Entry) -> str:
+    schedule = example(entry.thing)
+    steps = horizon(schedule)
+    svg = schedule_svg(schedule, steps, color="currentColor")
+    return f'<span class="schedule">{svg}<small>{caption(schedule, steps)}</small></span>'
+
+
+def _module_page(module: str, entries: list[Entry]) -> str:
+    lines = [f"# {module.removeprefix('lrjax.')}", "", _text(module_summary(module))]
+    return "\n".join([*lines, *(line for entry in entries for line in _entry(entry, _page(module)))])
+
+
+def _entry(entry: Entry, page: str, level: int = 2) -> list[str]:
+    lines = ["", f"{'#' * level} `{entry.name}` {{ #lrjax.{entry.name} }}", ""]
+    lines += ["```python", entry.signature, "```", ""]
+    mine = frozenset({entry.name, *re.findall(r"\w+", entry.signature), *(m.name.split(".")[1] for m in entry.methods)})
+    text = lambda words: _linked(_text(words), page, but=mine)
+    for kind, words in entry.parts:
+        match kind:
+            case "formula":
+                lines += [text(words), "{ .formula }"]
+            case "section":
+                title, items = section(words)
+                lines += [f"**{title}**", "", *(f"- `{name}`: {text(about)}" for name, about in items)]
+            case "example":
+                lines += ["```pycon", words, "```"]
+            case "source":
+                lines += [re.sub(r"arXiv:(\d+\.\d+)", r"[arXiv:\1](https://arxiv.org/abs/\1)", text(words))]
+            case _:
+                lines += [text(words)]
+        lines.append("")
+    if entry.is_schedule:
+        lines += [f"The curve of `{example_call(entry.thing)}`:", "", _picture(entry), ""]
+    if isinstance(entry.thing, type) and "__wrapped__" in vars(entry.thing):
+        lines += ['??? note "Code"', "", *(f"    {line}" for line in ["```python", *_code(entry.thing), "```"]), ""]
+    for method in entry.methods:
+        lines += _entry(method, page, level + 1)
+    return lines
+
+
+def _code(cls: type) -> list[str]:
+    return inspect.getsource(vars(cls)["__wrapped__"]).rstrip().split("\n")
+
+
+def _text(words: str) -> str:
+    """Escapes what Markdown would take for its own, outside of code."""
+    parts = re.split(r"(`[^`]*`)", words)
+    return "".join(part if i % 2 else re.sub(r"([\[\]<_])", r"\\\1", part) for i, part in enumerate(parts))

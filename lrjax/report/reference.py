@@ -1,0 +1,206 @@
+"""The reference: what the source and the docstring of a public name say, in parts, for the terminal and the site."""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Annotated, Any, get_origin
+
+from lrjax.catalogue import example
+from lrjax.domains import domain_of
+from lrjax.report.svg import horizon
+from lrjax.report.terminal import plot
+from lrjax.schedules.base import Schedule
+from lrjax.signatures import written_calls
+from lrjax.value import Value
+
+_FAMILIES = ("schedules", "optimizers", "transforms", "training", "search")  # what else there is comes last
+_ORDER = ("summary", "formula", "text", "section", "source", "example")
+_SECTION = re.compile(r"([A-Z][^\n]*):\n((?: {2,}\S.*(?:\n|$))+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A public name, or a method of one."""
+
+    name: str
+    thing: Any
+    signature: str  # how it is called, or its fields, as written
+    parts: tuple[tuple[str, str], ...]  # (kind, text) of the docstring, in the order in which they are shown
+    methods: tuple["Entry", ...] = ()
+
+    @property
+    def summary(self) -> str:
+        return " ".join(self.parts[0][1].split()) if self.parts else ""
+
+    @property
+    def is_schedule(self) -> bool:
+        return isinstance(self.thing, type) and issubclass(self.thing, Schedule) and "__wrapped__" in vars(self.thing)
+
+
+def families(names: Mapping[str, Any]) -> dict[str, list[Entry]]:
+    """The entries of the public names (`vars(lrjax)`) by the module that they come from, in the order of its file."""
+    found: dict[str, list[tuple[int, Entry]]] = {}
+    for name, thing in names.items():
+        if not name.startswith("_") and not isinstance(thing, ModuleType):
+            module = _home(name, thing)
+            found.setdefault(module, []).append((_definitions(module)[name].lineno, _entry(name, thing, module)))
+    rank = lambda module: (_FAMILIES.index(folder) if (folder := family(module)) in _FAMILIES else len(_FAMILIES))
+    ordered = sorted(found, key=lambda module: (rank(module), module))
+    return {module: [entry for _, entry in sorted(found[module], key=lambda pair: pair[0])] for module in ordered}
+
+
+def family(module: str) -> str:
+    """The folder of a module.
+
+    >>> family("lrjax.schedules.decay"), family("lrjax.parse")
+    ('schedules', '')
+    """
+    return ".".join(module.split(".")[1:-1])
+
+
+def with_methods(by_module: Mapping[str, list[Entry]]) -> Iterator[Entry]:
+    for entries in by_module.values():
+        for entry in entries:
+            yield entry
+            yield from entry.methods
+
+
+def module_summary(module: str) -> str:
+    return (inspect.getdoc(sys.modules[module]) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def section(text: str) -> tuple[str, list[tuple[str, str]]]:
+    """The title of a docstring's section, and its items: (name, text).
+
+    >>> section("Args:\\n  low: the lowest\\n    rate.\\n  high: the highest.")
+    ('Args', [('low', 'the lowest rate.'), ('high', 'the highest.')])
+    """
+    title, body = text.split(":\n", 1)
+    items = re.split(r"\n(?=\S)", textwrap.dedent(body).strip())
+    return title, [(name, " ".join(words.split())) for name, _, words in (item.partition(": ") for item in items)]
+
+
+def text_of(entry: Entry, columns: int) -> str:
+    """An entry for a terminal so many columns wide, with the curve of a schedule."""
+    wrap = functools.partial(textwrap.fill, width=max(columns, 20), break_long_words=False, break_on_hyphens=False)
+    lines = [entry.signature]
+    for kind, text in entry.parts:
+        if kind == "section":
+            title, items = section(text)
+            indented = [wrap(f"{name}: {words}", initial_indent="  ", subsequent_indent="    ") for name, words in items]
+            lines += ["", f"{title}:", *indented]
+        elif kind == "example" or text.startswith(("- ", "  ")):
+            lines += ["", text]
+        else:
+            lines += ["", wrap(" ".join(text.split()))]
+    if entry.is_schedule:
+        schedule = example(entry.thing)
+        lines += ["", wrap(f"The curve of {schedule!r}:"), plot(schedule, horizon(schedule), columns)]
+    for method in entry.methods:
+        lines += ["", *textwrap.indent(text_of(method, columns - 2), "  ").split("\n")]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _home(name: str, thing: Any) -> str:
+    """The module in whose source a public name stands."""
+    if getattr(thing, "__name__", None) == name:
+        return thing.__module__
+    return next(m for m in sorted(sys.modules) if m.startswith("lrjax.") and name in _definitions(m))
+
+
+@functools.cache
+def _definitions(module: str) -> dict[str, ast.stmt]:
+    """By name: what the source of a module defines at its top level."""
+    found: dict[str, ast.stmt] = {}
+    for node in ast.parse(inspect.getsource(sys.modules[module])).body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                found[name] = node
+            case ast.Assign(targets=targets):
+                found |= {target.id: node for target in targets if isinstance(target, ast.Name)}
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                found[name] = node
+    return found
+
+
+def _entry(name: str, thing: Any, module: str) -> Entry:
+    node = _definitions(module)[name]
+    if getattr(thing, "__name__", None) != name:  # another name, or a type
+        if isinstance(thing, type):
+            return Entry(name, thing, ast.unparse(node), (("summary", f"The same as `{thing.__name__}`."),))
+        if isinstance(node, ast.Assign) and get_origin(thing) is Annotated:
+            kind = node.value.slice.elts[0]  # without the domain, which the summary says in words
+            return Entry(name, thing, f"{name} = {ast.unparse(kind)}", (("summary", f"A type: {domain_of(thing)!r}."),))
+        return Entry(name, thing, ast.unparse(node), (("summary", "A type, for annotations."),))
+    if not isinstance(node, ast.ClassDef):
+        return Entry(name, thing, written_calls(name, thing), _parts(thing))
+    if fields := _fields(node, module):
+        signature = f"class {name}:\n{fields}"
+    elif inspect.isfunction(init := vars(thing).get("__init__")):
+        signature = written_calls(name, init).removesuffix(" -> None")
+    else:
+        signature = f"class {name}"
+    return Entry(name, thing, signature, _parts(thing), _methods(name, thing))
+
+
+def _fields(node: ast.ClassDef, module: str) -> str:
+    """The lines of a dataclass or NamedTuple that declare its fields, with their comments."""
+    lines = inspect.getsource(sys.modules[module]).split("\n")
+    fields = [part for part in node.body if isinstance(part, ast.AnnAssign) and "ClassVar" not in ast.unparse(part)]
+    shown = [line for part in fields for line in lines[part.lineno - 1 : part.end_lineno] if line[4:5] != "_"]
+    return "\n".join(shown)
+
+
+def _methods(name: str, cls: type) -> tuple[Entry, ...]:
+    """The public methods of a class, in the order of the source, those of its bases of ours after them."""
+    found: dict[str, Entry] = {}
+    for base in cls.__mro__:
+        if not base.__module__.startswith("lrjax.") or (base is Value and cls is not Value):
+            continue
+        for method, thing in vars(base).items():
+            function = _function_of(thing)
+            if method.startswith("_") or method in found or function is None:
+                continue
+            full, is_property = f"{name}.{method}", isinstance(thing, (property, functools.cached_property))
+            call = written_calls(full, thing.__get__(None, cls) if isinstance(thing, classmethod) else function)
+            signature = call.replace("()", "", 1) if is_property else call
+            found[method] = Entry(full, function, signature, _parts(function))
+    return tuple(found.values())
+
+
+def _function_of(thing: Any) -> Any:
+    match thing:
+        case property():
+            return thing.fget
+        case functools.cached_property():
+            return thing.func
+        case classmethod() | staticmethod():
+            return thing.__func__
+    return thing if inspect.isfunction(thing) else None
+
+
+def _parts(thing: Any) -> tuple[tuple[str, str], ...]:
+    """The docstring in parts, in the order in which they are shown; none where it was made by the machine."""
+    doc = inspect.cleandoc(vars(thing).get("__doc__") or "" if isinstance(thing, type) else thing.__doc__ or "")
+    if not doc or doc.startswith(f"{thing.__name__}("):  # of a NamedTuple
+        return ()
+    is_value = isinstance(thing, type) and "__wrapped__" in vars(thing)
+    parts: list[tuple[str, str]] = []
+    for i, text in enumerate(re.split(r"\n\n+", doc)):
+        is_formula = i == 1 and is_value and re.search(r" = | ← ", text)
+        kind = (
+            "summary" if i == 0
+            else "example" if text.startswith(">>>")
+            else "section" if _SECTION.fullmatch(text)
+            else "source" if text.startswith("Source:")
+            else "formula" if is_formula
+            else "text"
+        )  # fmt: skip
+        parts.append((kind, text))
+    return tuple(sorted(parts, key=lambda part: _ORDER.index(part[0])))

@@ -11,10 +11,11 @@ from mkdocs.structure.files import File, Files
 
 import lrjax
 from lrjax.catalogue import example, example_call
-from lrjax.report.reference import Entry, families, family, module_summary, section, with_methods
+from lrjax.report.reference import Entry, argument_types, families, family, module_summary, section, with_methods
 from lrjax.report.svg import caption, horizon, schedule_svg
 
 ROOT = Path(__file__).parents[1]
+TYPES = "reference/types.md"
 FAMILIES = cache(lambda: families(vars(lrjax)))
 _CODE = re.compile(r"(?<![`\[])`([^`\n]+)`(?![`\]])")
 
@@ -26,12 +27,13 @@ def on_config(config: Any) -> Any:
     for module in FAMILIES():
         folders.setdefault(family(module) or "core", []).append({_title(module): _page(module)})
     reference += [{folder.capitalize(): pages} for folder, pages in folders.items()]
+    reference.append({"Types of arguments": TYPES})
     return config
 
 
 def on_files(files: Files, config: Any) -> Files:
     made = {_page(module): _module_page(module, entries) for module, entries in FAMILIES().items()}
-    made |= {"reference/index.md": _index(), "gallery.md": _gallery()}
+    made |= {"reference/index.md": _index(), TYPES: _types(), "gallery.md": _gallery()}
     made |= {"extending.md": (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")}
     for path, text in made.items():
         files.append(File.generated(config, path, content=text))
@@ -61,7 +63,10 @@ def _linked(text: str, page: str, prefix: str = "", but: frozenset[str] = frozen
 @cache
 def _places() -> dict[str, str]:
     """By name: the page that a public name or a method is on."""
-    return {e.name: _page(module) for module, entries in FAMILIES().items() for e in with_methods({module: entries})}
+    places = {entry.name: TYPES for entry in argument_types(FAMILIES())}
+    for module, entries in FAMILIES().items():
+        places |= {entry.name: _page(module) for entry in with_methods({module: entries})}
+    return places
 
 
 def _page(module: str) -> str:
@@ -77,25 +82,33 @@ def _link(name: str, page: str) -> str:
 
 
 def _index() -> str:
-    lines = ["# Reference", "", "Every public name, by the file that it comes from. In a terminal: `lrjax reference`."]
+    lines = ["# Reference", "", "Every public name, by the file that it comes from; in a terminal: `lrjax reference`."]
     for module, entries in FAMILIES().items():
-        lines += ["", f"## {module.removeprefix('lrjax.')}", "", _text(module_summary(module)), ""]
-        lines += ["| | |", "|---|---|"]
-        for e in entries:
-            summary = _text(e.summary).replace("|", "\\|")
-            lines.append(f"| [`{e.name}`]({_link(e.name, 'reference/index.md')}) | {summary} |")
+        page = _page(module).removeprefix("reference/")
+        lines += ["", f"## [{module.removeprefix('lrjax.')}]({page})", "", _text(module_summary(module)), ""]
+        lines += [f"- [`{e.name}`]({_link(e.name, 'reference/index.md')}): {_text(e.summary)}" for e in entries]
     return "\n".join(lines)
 
 
+def _types() -> str:
+    lines = ["# Types of arguments", "", "What the types in the signatures take; any other value raises ValueError."]
+    return "\n".join([*lines, *(line for entry in argument_types(FAMILIES()) for line in _entry(entry, TYPES))])
+
+
 def _gallery() -> str:
-    lines = ["# Gallery of schedules", "", '<div class="grid cards" markdown>', ""]
-    for entries in FAMILIES().values():
-        for entry in entries:
-            if entry.is_schedule:
-                call = example_call(entry.thing).removeprefix("lrjax.")
-                link = f"[`{call}`]({_link(entry.name, 'gallery.md')})"
-                lines += [f"-   {_picture(entry)}", "", f"    {link}", "", f"    {_text(entry.summary)}", ""]
-    return "\n".join([*lines, "</div>", ""])
+    lines = ["# Gallery of schedules"]
+    for module, entries in FAMILIES().items():
+        if schedules := [entry for entry in entries if entry.is_schedule]:
+            lines += ["", f"## {_title(module)}", "", _text(module_summary(module)), ""]
+            cards = [line for entry in schedules for line in _card(entry)]
+            lines += ['<div class="grid cards" markdown>', "", *cards, "</div>"]
+    return "\n".join([*lines, ""])
+
+
+def _card(entry: Entry) -> list[str]:
+    call = example_call(entry.thing).removeprefix("lrjax.")
+    link = f"[`{call}`]({_link(entry.name, 'gallery.md')})"
+    return [f"-   {_picture(entry)}", "", f"    {link}", "", f"    {_text(entry.summary)}", ""]
 
 
 def _picture(entry: Entry) -> str:
@@ -131,7 +144,7 @@ def _entry(entry: Entry, page: str, level: int = 2) -> list[str]:
         lines.append("")
     if entry.is_schedule:
         lines += [f"The curve of `{example_call(entry.thing)}`:", "", _picture(entry), ""]
-    if isinstance(entry.thing, type) and "__wrapped__" in vars(entry.thing):
+    if entry.is_value:
         lines += ['??? note "Code"', "", *(f"    {line}" for line in ["```python", *_code(entry.thing), "```"]), ""]
     for method in entry.methods:
         lines += _entry(method, page, level + 1)

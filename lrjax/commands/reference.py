@@ -2,12 +2,14 @@
 
 import argparse
 import textwrap
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from lrjax.commands.arguments import finish
 from lrjax.commands.shared import Refused, ascii_only, columns
 from lrjax.parse import by_name
-from lrjax.report.reference import families, module_summary, text_of, with_methods
+from lrjax.report.reference import Entry, argument_types, families, module_summary, text_of, with_methods
 from lrjax.report.terminal import as_ascii
 
 
@@ -18,16 +20,19 @@ def add(commands: Any) -> None:
         description="Lists the public names by the file that they come from; or explains one, "
         "for example: lrjax reference cosine_decay_schedule",
     )
-    parser.add_argument("name", metavar="NAME", nargs="?", help="a public name such as adam, or a method: Task.from_nnx")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="a public name, or a method such as Task.from_nnx")
     finish(parser, _run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     by_module = families(arguments.public)
+    types = argument_types(by_module)
     if arguments.name is None:
-        text = "\n\n".join(_list(module, by_module[module], columns()) for module in by_module)
+        heads = {module: f"{module.removeprefix('lrjax.')}: {module_summary(module)}" for module in by_module}
+        lists = [_list(heads[module], entries) for module, entries in by_module.items()]
+        text = "\n\n".join([*lists, _list("Types of arguments:", types)])
     else:
-        entries = {entry.name: entry for entry in with_methods(by_module)}
+        entries = {entry.name: entry for entry in [*types, *with_methods(by_module)]}
         try:
             text = text_of(by_name(arguments.name.removeprefix("lrjax."), entries, "public name"), columns())
         except ValueError as error:
@@ -36,12 +41,10 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _list(module: str, entries: Any, width: int) -> str:
+def _list(head: str, entries: Sequence[Entry]) -> str:
     """The names of a module with their summaries."""
-    wrapped = lambda words, first, rest: textwrap.wrap(
-        words, max(width, 20), initial_indent=first, subsequent_indent=rest, break_long_words=False
-    )
-    lines = wrapped(f"{module.removeprefix('lrjax.')}: {module_summary(module)}", "", "")
+    wrap = partial(textwrap.wrap, width=max(columns(), 20), break_long_words=False, subsequent_indent=" " * 6)
+    lines = textwrap.wrap(head, max(columns(), 20), break_long_words=False)
     for entry in entries:
-        lines += wrapped(f"{entry.name}  {entry.summary}".rstrip(), "  ", " " * 6)
+        lines += wrap(f"{entry.name}  {entry.summary}".rstrip(), initial_indent="  ")
     return "\n".join(lines)

@@ -39,8 +39,13 @@ class Entry:
         return " ".join(self.parts[0][1].split()) if self.parts else ""
 
     @property
+    def is_value(self) -> bool:
+        """Whether it is made of a formula or a chain, by one of the decorators."""
+        return isinstance(self.thing, type) and "__wrapped__" in vars(self.thing)
+
+    @property
     def is_schedule(self) -> bool:
-        return isinstance(self.thing, type) and issubclass(self.thing, Schedule) and "__wrapped__" in vars(self.thing)
+        return self.is_value and issubclass(self.thing, Schedule)
 
 
 def families(names: Mapping[str, Any]) -> dict[str, list[Entry]]:
@@ -50,7 +55,7 @@ def families(names: Mapping[str, Any]) -> dict[str, list[Entry]]:
         if not name.startswith("_") and not isinstance(thing, ModuleType):
             module = _home(name, thing)
             found.setdefault(module, []).append((_definitions(module)[name].lineno, _entry(name, thing, module)))
-    rank = lambda module: (_FAMILIES.index(folder) if (folder := family(module)) in _FAMILIES else len(_FAMILIES))
+    rank = lambda module: _FAMILIES.index(folder) if (folder := family(module)) in _FAMILIES else len(_FAMILIES)
     ordered = sorted(found, key=lambda module: (rank(module), module))
     return {module: [entry for _, entry in sorted(found[module], key=lambda pair: pair[0])] for module in ordered}
 
@@ -69,6 +74,19 @@ def with_methods(by_module: Mapping[str, list[Entry]]) -> Iterator[Entry]:
         for entry in entries:
             yield entry
             yield from entry.methods
+
+
+def argument_types(by_module: Mapping[str, list[Entry]]) -> list[Entry]:
+    """The types that stand in signatures of values and are not public, such as `Decay`: what each takes, by name."""
+    public = {entry.name for entries in by_module.values() for entry in entries}
+    found: dict[str, Entry] = {}
+    for entry in (entry for entries in by_module.values() for entry in entries if entry.is_value):
+        names = vars(entry.thing)["__wrapped__"].__globals__
+        for name in set(re.findall(r"\w+", entry.signature)) - public - set(found):
+            if get_origin(names.get(name)) is Annotated:
+                module = _home(name, names[name])
+                found[name] = _type(name, names[name], _definitions(module)[name], f"{module}.{name}")
+    return [found[name] for name in sorted(found)]
 
 
 def module_summary(module: str) -> str:
@@ -93,8 +111,8 @@ def text_of(entry: Entry, columns: int) -> str:
     for kind, text in entry.parts:
         if kind == "section":
             title, items = section(text)
-            indented = [wrap(f"{name}: {words}", initial_indent="  ", subsequent_indent="    ") for name, words in items]
-            lines += ["", f"{title}:", *indented]
+            lines += ["", f"{title}:"]
+            lines += [wrap(f"{name}: {about}", initial_indent="  ", subsequent_indent="    ") for name, about in items]
         elif kind == "example" or text.startswith(("- ", "  ")):
             lines += ["", text]
         else:
@@ -134,10 +152,7 @@ def _entry(name: str, thing: Any, module: str) -> Entry:
     if getattr(thing, "__name__", None) != name:  # another name, or a type
         if isinstance(thing, type):
             return Entry(name, thing, ast.unparse(node), (("summary", f"The same as `{thing.__name__}`."),))
-        if isinstance(node, ast.Assign) and get_origin(thing) is Annotated:
-            kind = node.value.slice.elts[0]  # without the domain, which the summary says in words
-            return Entry(name, thing, f"{name} = {ast.unparse(kind)}", (("summary", f"A type: {domain_of(thing)!r}."),))
-        return Entry(name, thing, ast.unparse(node), (("summary", "A type, for annotations."),))
+        return _type(name, thing, node, name)
     if not isinstance(node, ast.ClassDef):
         return Entry(name, thing, written_calls(name, thing), _parts(thing))
     if fields := _fields(node, module):
@@ -147,6 +162,15 @@ def _entry(name: str, thing: Any, module: str) -> Entry:
     else:
         signature = f"class {name}"
     return Entry(name, thing, signature, _parts(thing), _methods(name, thing))
+
+
+def _type(name: str, thing: Any, node: Any, shown: str) -> Entry:
+    """A type for annotations; its domain is in words, not in the signature."""
+    written, domain = getattr(node, "value", node), domain_of(thing)
+    if get_origin(thing) is Annotated and isinstance(written, ast.Subscript):
+        written = written.slice.elts[0]
+    words = f"A type: {domain!r}." if domain else "A type, for annotations."
+    return Entry(name, thing, f"{shown} = {ast.unparse(written)}", (("summary", words),))
 
 
 def _fields(node: ast.ClassDef, module: str) -> str:

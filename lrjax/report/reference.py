@@ -36,7 +36,7 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        return " ".join(self.parts[0][1].split()) if self.parts else ""
+        return next((" ".join(text.split()) for kind, text in self.parts if kind == "summary"), "")
 
     @property
     def is_value(self) -> bool:
@@ -155,13 +155,16 @@ def _entry(name: str, thing: Any, module: str) -> Entry:
         return _type(name, thing, node, name)
     if not isinstance(node, ast.ClassDef):
         return Entry(name, thing, written_calls(name, thing), _parts(thing))
-    if fields := _fields(node, module):
-        signature = f"class {name}:\n{fields}"
+    parts, (fields, comments) = _parts(thing), _fields(node, module)
+    if fields:
+        signature = "\n".join([f"class {name}:", *fields])
     elif inspect.isfunction(init := vars(thing).get("__init__")):
         signature = written_calls(name, init).removesuffix(" -> None")
     else:
         signature = f"class {name}"
-    return Entry(name, thing, signature, _parts(thing), _methods(name, thing))
+    if comments:
+        parts = _in_order([*parts, ("section", "\n  ".join(["Fields:", *comments]))])
+    return Entry(name, thing, signature, parts, _methods(name, thing))
 
 
 def _type(name: str, thing: Any, node: Any, shown: str) -> Entry:
@@ -173,12 +176,19 @@ def _type(name: str, thing: Any, node: Any, shown: str) -> Entry:
     return Entry(name, thing, f"{shown} = {ast.unparse(written)}", (("summary", words),))
 
 
-def _fields(node: ast.ClassDef, module: str) -> str:
-    """The lines of a dataclass or NamedTuple that declare its fields, with their comments."""
+def _fields(node: ast.ClassDef, module: str) -> tuple[list[str], list[str]]:
+    """The fields of a dataclass or NamedTuple as they are written, and what the comments behind them say of each."""
     lines = inspect.getsource(sys.modules[module]).split("\n")
-    fields = [part for part in node.body if isinstance(part, ast.AnnAssign) and "ClassVar" not in ast.unparse(part)]
-    shown = [line for part in fields for line in lines[part.lineno - 1 : part.end_lineno] if line[4:5] != "_"]
-    return "\n".join(shown)
+    declared = [part for part in node.body if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)]
+    fields, comments = [], []
+    for part in declared:
+        name, written = part.target.id, ast.unparse(part)
+        if "ClassVar" in written or name.startswith("_") and name != "_":  # `_: KW_ONLY`
+            continue
+        fields.append(f"    {written}")
+        _, _, comment = lines[(part.end_lineno or part.lineno) - 1][part.end_col_offset :].partition("#")
+        comments += [f"{name}: {comment.strip()}"] if comment else []
+    return fields, comments
 
 
 def _methods(name: str, cls: type) -> tuple[Entry, ...]:
@@ -227,4 +237,8 @@ def _parts(thing: Any) -> tuple[tuple[str, str], ...]:
             else "text"
         )  # fmt: skip
         parts.append((kind, text))
+    return _in_order(parts)
+
+
+def _in_order(parts: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(parts, key=lambda part: _ORDER.index(part[0])))

@@ -21,7 +21,9 @@ _ALONE = 100  # steps shown of a schedule that has no length of its own
 
 def horizon(schedule: Any) -> int:
     """How many steps show a schedule: all of its phases, or a few periods where it goes on."""
-    base = min(max(round(_duration(schedule)), 1), MAX_STEPS // _PERIODS)
+    if (length := round(_duration(schedule))) < 1:
+        return _ALONE
+    base = min(length, MAX_STEPS // _PERIODS)
     at, rate = curve(schedule, _PERIODS * base)
     moving = np.abs(rate - rate[-1]) > 1e-4 * np.abs(rate).max()
     if not moving.any():

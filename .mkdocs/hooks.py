@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from posixpath import relpath
@@ -41,23 +42,33 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links every `lrjax.name` in the text of a page to the reference."""
-    if page.file.src_uri.endswith(".ipynb"):
+    """Links every `lrjax.name`, schedule and optimizer in the text of a page to the reference."""
+    path = page.file.src_uri
+    if path.endswith(".ipynb") or path.startswith("reference/"):
         return markdown
     fences = re.split(r"(^ *```.*?^ *```)", markdown, flags=re.DOTALL | re.MULTILINE)
-    return "".join(part if i % 2 else _linked(part, page.file.src_uri, "lrjax.") for i, part in enumerate(fences))
+    return "".join(part if i % 2 else _linked(part, path, _is_linked) for i, part in enumerate(fences))
 
 
-def _linked(text: str, page: str, prefix: str = "", but: frozenset[str] = frozenset()) -> str:
-    """Links the names in backticks that are public; without a prefix not those that mean something else here."""
+def _is_linked(code: str) -> bool:
+    """Other names than schedules and optimizers mean too many other things without `lrjax.` before them."""
+    places = ("reference/schedules/", "reference/optimizers/")
+    return code.startswith("lrjax.") or (code in _values() and _places()[code].startswith(places))
+
+
+def _linked(text: str, page: str, is_linked: Callable[[str], bool]) -> str:
+    """Links the public names in backticks."""
 
     def link(match: re.Match[str]) -> str:
         name = match[1].removeprefix("lrjax.")
-        if not match[1].startswith(prefix) or name in but or name not in _places():
-            return match[0]
-        return f"[{match[0]}]({_link(name, page)})"
+        return f"[{match[0]}]({_link(name, page)})" if name in _places() and is_linked(match[1]) else match[0]
 
     return _CODE.sub(link, text)
+
+
+@cache
+def _values() -> frozenset[str]:
+    return frozenset(entry.name for entries in FAMILIES().values() for entry in entries if entry.is_value)
 
 
 @cache
@@ -126,8 +137,8 @@ def _module_page(module: str, entries: list[Entry]) -> str:
 def _entry(entry: Entry, page: str, level: int = 2) -> list[str]:
     lines = ["", f"{'#' * level} `{entry.name}` {{ #lrjax.{entry.name} }}", ""]
     lines += ["```python", entry.signature, "```", ""]
-    mine = frozenset({entry.name, *re.findall(r"\w+", entry.signature), *(m.name.split(".")[1] for m in entry.methods)})
-    text = lambda words: _linked(_text(words), page, but=mine)
+    mine = {entry.name, *re.findall(r"\w+", entry.signature), *(method.name.split(".")[1] for method in entry.methods)}
+    text = lambda words: _linked(_text(words), page, lambda code: code not in mine)
     for kind, words in entry.parts:
         match kind:
             case "formula":

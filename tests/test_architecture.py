@@ -20,7 +20,7 @@ LAYERS = [
     ("numerics", "signatures"),
     ("domains",),
     ("static",),
-    ("value", "hyperparameters"),
+    ("value", "hyperparameters", "catalogue"),
     ("report.scale", "report.svg"),  # how a schedule shows itself in a notebook
     ("schedules",),
     ("transforms",),
@@ -30,7 +30,7 @@ LAYERS = [
     ("training",),
     ("search",),
     ("tasks",),
-    ("config", "parse", "catalogue"),
+    ("config", "parse"),
     ("report",),
     ("commands",),
     ("__main__",),

@@ -16,11 +16,12 @@ class Case(NamedTuple):
     law: Callable[..., float]  # (step, **arguments) -> the rate, in float64
     rows: list[tuple[int, Callable[[int], dict[str, Any]]]]  # (least T, arguments for a length of T steps)
     exponential: bool = False  # its relative error grows with the exponent
+    source: bool = True  # is from a paper or a library, and names it
 
 
 # numbers are float32 numbers of few digits, so that both sides see the same ones
 CASES: dict[str, Case] = {
-    "constant_schedule": Case(oracles.constant_schedule, [(1, lambda T: {"value": 0.125})]),
+    "constant_schedule": Case(oracles.constant_schedule, [(1, lambda T: {"value": 0.125})], source=False),
     "linear_schedule": Case(
         oracles.linear_schedule,
         [
@@ -28,6 +29,7 @@ CASES: dict[str, Case] = {
             (1, lambda T: {"init_value": 0.0, "end_value": 0.5, "transition_steps": T}),
             (1, lambda T: {"init_value": 0.5, "end_value": 0.0625, "transition_steps": T, "transition_begin": T // 3}),
         ],
+        source=False,
     ),
     "polynomial_schedule": Case(
         oracles.polynomial_schedule,
@@ -56,6 +58,7 @@ CASES: dict[str, Case] = {
             (1, lambda T: {"init_value": 1.0, "transition_steps": T, "decay_rate": 0.5, "transition_begin": T // 2}),
         ],
         exponential=True,
+        source=False,
     ),
     "step_decay": Case(
         oracles.step_decay, [(1, lambda T: {"init_value": 1.0, "step_size": T, "decay_rate": 0.125})], exponential=True
@@ -106,12 +109,13 @@ CASES: dict[str, Case] = {
             (1, lambda T: {"init_value": 1.0, "decay_steps": T, "end_value": 0.125, "lower": -4.0, "upper": 4.0}),
         ],
     ),
-    "tabulated_schedule": Case(oracles.tabulated_schedule, [(1, lambda T: {"values": [0.5, 0.25, 1.0]})]),
+    "tabulated_schedule": Case(oracles.tabulated_schedule, [(1, lambda T: {"values": [0.5, 0.25, 1.0]})], source=False),
     "piecewise_constant_schedule": Case(
         oracles.piecewise_constant_schedule,
         [
             (2, lambda T: {"init_value": 1.0, "boundaries_and_scales": {T // 2: 0.5, T: 0.125}}),
         ],
+        source=False,
     ),
     "piecewise_values_schedule": Case(
         oracles.piecewise_values_schedule, [(2, lambda T: {"values": [1.0, 0.5, 0.0], "boundaries": [T // 2, T]})]
@@ -136,6 +140,7 @@ CASES: dict[str, Case] = {
                 },
             ),
         ],
+        source=False,
     ),
     "linear_onecycle_schedule": Case(
         oracles.linear_onecycle_schedule, [(3, lambda T: {"transition_steps": T, "peak_value": 1.0, "pct_start": 0.25})]
@@ -209,6 +214,7 @@ CASES: dict[str, Case] = {
             ),
         ],
         exponential=True,
+        source=False,
     ),
     "warmup_stable_decay_schedule": Case(
         oracles.warmup_stable_decay_schedule,

@@ -148,7 +148,8 @@ def test_nothing_but_the_package_is_needed_to_import_it():
     import subprocess
     import sys
 
-    blocked = ("optax", "flax", "equinox", "matplotlib", "sklearn", "rich", "hypothesis", "pytest")
+    blocked = ("optax", "flax", "equinox", "matplotlib", "sklearn", "rich", "orbax", "orbax.checkpoint", "tensorboardX")
+    blocked += ("hypothesis", "pytest")
     program = textwrap.dedent(f"""
         import sys
         for name in {blocked!r}:

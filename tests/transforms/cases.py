@@ -116,7 +116,7 @@ CASES: dict[str, Case] = {
     "identity": Case(source=False),
     # transforms/chain.py
     "chain": Case([L.chain(L.clip(0.75), L.named_chain(("trace", L.trace(0.5)), ("sgd", L.sgd(0.1))))], source=False),
-    "named_chain": Case(source=False),
+    "named_chain": Case([L.named_chain(("trace", L.trace(0.5)), ("sgd", L.sgd(0.1)))], source=False),
     # transforms/conditional.py
     "conditionally_transform": Case([L.conditionally_transform(L.scale(0.5), lambda step: step >= 1)], source=False),
     "conditionally_mask": Case([L.conditionally_mask(L.scale(0.5), lambda step: step >= 1)], source=False),

@@ -17,9 +17,13 @@ def rescalable_examples(family: ModuleType) -> dict[str, Schedule]:
     They count steps, and the largest of their rates is `PEAK`: so no tables, no momentum, and none of those whose rate
     is a law of its own, such as `noam_schedule`.
     """
-    values = {n: c for n, c in public_values(vars(family)).items() if c.__module__ == family.__name__}
-    examples = {name: example(cls) for name, cls in values.items() if issubclass(cls, Schedule)}
-    return {name: schedule for name, schedule in examples.items() if _is_rescalable(schedule)}
+    found: dict[str, Schedule] = {}
+    for name, cls in public_values(vars(family)).items():
+        if cls.__module__ == family.__name__ and issubclass(cls, Schedule):  # others it imports
+            schedule = example(cls)
+            if isinstance(schedule, Schedule) and _is_rescalable(schedule):
+                found[name] = schedule
+    return found
 
 
 def rescaled(schedule: Schedule, rate: float, time: float) -> Schedule:

@@ -1,6 +1,6 @@
 """The schedules that the tests run through: the one table in which a new schedule gets a row.
 
-Those of `lrjax/schedules/compose.py`, made of other schedules, are tested in test_compose.py.
+Those that are made of other schedules or functions are tested in test_compose.py.
 """
 
 from collections.abc import Callable

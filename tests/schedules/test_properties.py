@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 import lrjax
-from lrjax.catalogue import public_values
+from lrjax.catalogue import example, public_values
 from tests.schedules.cases import CASES
 from tests.schedules.test_precision import assert_close
 
@@ -51,9 +51,10 @@ few_examples = settings(deadline=None, max_examples=30, derandomize=True)
 
 
 def test_every_public_schedule_has_a_row():
-    schedules = {n: cls for n, cls in public_values(vars(lrjax)).items() if issubclass(cls, lrjax.Schedule)}
-    made_of_others = {n for n, cls in schedules.items() if cls.__module__ == "lrjax.schedules.compose"}
-    assert set(schedules) == set(CASES) | made_of_others | {"from_callable"}
+    schedules = {n: example(cls) for n, cls in public_values(vars(lrjax)).items() if issubclass(cls, lrjax.Schedule)}
+    parts = {n: [x for x in jax.tree.leaves(vars(s), is_leaf=callable) if callable(x)] for n, s in schedules.items()}
+    assert set(CASES) <= set(schedules)
+    assert [name for name in schedules if name not in CASES and not parts[name]] == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,7 +5,6 @@ any of them.
 """
 
 import ast
-import doctest
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -35,9 +34,9 @@ def example_call(cls: type[Value]) -> str:
 
     >>> import lrjax
     >>> example_call(lrjax.cosine_decay_schedule)
-    'lrjax.cosine_decay_schedule(0.5, decay_steps=100)'
+    'lrjax.cosine_decay_schedule(0.1, decay_steps=100)'
     """
-    return _found(cls)[0]
+    return example_source(cls)[1]
 
 
 def example(cls: type[Value]) -> Value:
@@ -45,21 +44,26 @@ def example(cls: type[Value]) -> Value:
 
     >>> import lrjax
     >>> example(lrjax.cosine_decay_schedule)
-    cosine_decay_schedule(init_value=0.5, decay_steps=100, alpha=0.0, exponent=1.0)
+    cosine_decay_schedule(init_value=0.1, decay_steps=100, alpha=0.0, exponent=1.0)
     """
-    call, lines_before = _found(cls)
-    names: dict[str, Any] = {}
-    for source in lines_before:
-        exec(source, names)
+    lines_before, call = example_source(cls)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(lines_before, names)
     return eval(call, names)
 
 
-def _found(cls: type[Value]) -> tuple[str, list[str]]:
-    """The first call, and the lines of the docstring's examples before it."""
-    before: list[str] = []
+def example_source(cls: type[Value]) -> tuple[str, str]:
+    """The lines of the docstring's examples before the one that shows a call of `cls`, and that call.
+
+    Raises:
+      ValueError: the docstring shows no call of `cls`.
+    """
+    import doctest  # here, as it takes long to import
+
+    before = ""
     for line in doctest.DocTestParser().get_examples(inspect.getdoc(cls) or ""):
         for node in ast.walk(ast.parse(line.source)):
             if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == cls.__name__:
-                return ast.get_source_segment(line.source, node) or "", before
-        before.append(line.source)
+                return before, ast.get_source_segment(line.source, node) or ""
+        before += line.source
     raise ValueError(f"example: the docstring of {cls.__name__} must show a call of it, got none.")

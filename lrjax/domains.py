@@ -37,6 +37,7 @@ class Domain:
     enter: Callable[[Any], Any] = lambda x: x  # and in the form in which it enters a formula
     static: bool = False
     whole: bool = False  # counts steps
+    rate: bool = False  # what a multiple of a schedule has multiplied
     scheduled: bool = False  # one number, which a transformation may take from a schedule
     rank: int = 0  # dimensions of an array that is one argument; more make a batch
 
@@ -94,8 +95,8 @@ def _entering(number: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda x: number(x) if isinstance(x, (jax.Array, float)) else jax.tree.map(number, x, is_leaf=is_one)
 
 
-def _number_domain(words: str, holds: Callable[[Any], Any]) -> Domain:
-    return Domain(words, _number(holds), _entering(as_scalar), scheduled=True)
+def _number_domain(words: str, holds: Callable[[Any], Any], rate: bool = False) -> Domain:
+    return Domain(words, _number(holds), _entering(as_scalar), rate=rate, scheduled=True)
 
 
 def _steps_domain(words: str, least: int, whole: bool = True) -> Domain:
@@ -106,7 +107,8 @@ def _steps_domain(words: str, least: int, whole: bool = True) -> Domain:
 
 
 Number = Annotated[ArrayLike, _number_domain("a finite number", lambda x: True)]
-Rate = Number  # of a schedule, which may be part of another one, and negative
+# of a schedule, which may be part of another one, and negative
+Rate = Annotated[ArrayLike, _number_domain("a finite number", lambda x: True, rate=True)]
 NonNegative = Annotated[ArrayLike, _number_domain("a finite number >= 0", lambda x: x >= 0)]
 Positive = Annotated[ArrayLike, _number_domain("a finite number > 0", lambda x: x > 0)]
 Negative = Annotated[ArrayLike, _number_domain("a finite number < 0", lambda x: x < 0)]

@@ -217,6 +217,7 @@ def test_a_task_imports_its_neighbours(task, place, capsys):
     ))  # fmt: skip
     assert main(["train", task, "--steps", "3"]) == 0
     sys.modules.pop("neighbour_of_a_task")
+    assert str(place) not in sys.path and str(place.resolve()) not in sys.path
 
 
 def test_a_built_in_task_needs_no_file(capsys, place):

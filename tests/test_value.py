@@ -12,7 +12,9 @@ import optax
 import pytest
 
 import lrjax as L
+from tests.everything import EVERYTHING
 from tests.problems import nested_params
+from tests.transforms.cases import CASES, OTHERWISE, Case
 
 VALUES = {
     "schedule": L.warmup_cosine_decay_schedule(0.0, 1e-3, 10, 100),
@@ -108,97 +110,17 @@ def test_an_equal_value_made_anew_is_the_same_static_argument(count_traces):
     assert traces == [1]
 
 
-# every public transformation, with every number in it away from 0, 1 and the kinks of its formula
-NUMBERS = [
-    L.sgd(0.1, momentum=0.5),
-    L.adagrad(0.1, initial_accumulator_value=0.5, eps=1e-2),
-    L.rmsprop(0.1, decay=0.5, eps=1e-2, initial_scale=0.5, momentum=0.5, nesterov=True),
-    L.rmsprop(0.1, decay=0.5, eps=1e-2, initial_scale=0.5, centered=True, momentum=0.25),
-    L.adam(0.1, b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2),
-    L.adam(0.1, b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2, nesterov=True),
-    L.adam(L.inverse_time_decay(0.5, 2, 0.5), b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2),
-    L.adamw(0.1, b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2, weight_decay=0.5),
-    L.amsgrad(0.1, b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2),
-    L.nadam(0.1, b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2),
-    L.nadamw(0.1, b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2, weight_decay=0.5),
-    L.adamax(0.1, b1=0.5, b2=0.75, eps=1e-2),
-    L.adamaxw(0.1, b1=0.5, b2=0.75, eps=1e-2, weight_decay=0.5),
-    L.adabelief(0.1, b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2, nesterov=True),
-    L.yogi(0.1, b1=0.5, b2=0.75, eps=1e-2),
-    L.adan(0.1, b1=0.5, b2=0.75, b3=0.25, eps=1e-2, eps_root=1e-2, weight_decay=0.5),
-    L.ademamix(0.1, b1=0.5, b2=0.75, b3=0.25, alpha=2.0, eps=1e-2, eps_root=1e-2, weight_decay=0.5),
-    L.ademamix(
-        0.1, 0.5, 0.75, L.inverse_time_decay(0.5, 2, 0.5), L.inverse_time_decay(2.0, 2, 0.5), 1e-2, 1e-2, None, 0.5
-    ),
-    L.optimistic_adam(0.1, optimism=0.5, b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2, alpha=0.75),
-    L.optimistic_gradient_descent(0.1, alpha=0.75, beta=0.5),
-    L.adadelta(0.5, rho=0.5, eps=1e-2, weight_decay=0.5),
-    L.madgrad(0.1, momentum=0.5, weight_decay=0.25, eps=1e-2),
-    L.lion(0.1, b1=0.5, b2=0.75, weight_decay=0.5, mode="smooth", smooth_beta=0.5),
-    L.sign_sgd(0.1),
-    L.lars(0.1, weight_decay=0.5, trust_coefficient=0.5, eps=1e-2, momentum=0.5),
-    L.lamb(0.1, b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2, weight_decay=0.5),
-    L.novograd(0.1, b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2, weight_decay=0.5),
-    L.sm3(0.1, momentum=0.5),
-    L.noisy_sgd(0.1, eta=0.5, gamma=0.5),
-    L.trace(0.5, nesterov=True),
-    L.scale_by_adadelta(rho=0.5, eps=1e-2),
-    L.scale_by_adamax(b1=0.5, b2=0.75, eps=1e-2),
-    L.scale_by_adan(b1=0.5, b2=0.75, b3=0.25, eps=1e-2, eps_root=1e-2),
-    L.scale_by_ademamix(b1=0.5, b2=0.75, b3=0.25, alpha=2.0, eps=1e-2, eps_root=1e-2),
-    L.scale_by_belief(b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2),
-    L.scale_by_yogi(b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2, initial_accumulator_value=0.5),
-    L.scale_by_lion(b1=0.5, b2=0.75, mode="smooth", smooth_beta=0.5),
-    L.scale_by_madgrad(0.1, momentum=0.5, eps=1e-2),
-    L.scale_by_novograd(b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2, weight_decay=0.5),
-    L.scale_by_optimistic_gradient(alpha=0.75, beta=0.5),
-    L.scale_by_sm3(b1=0.5, b2=0.75, eps=1e-2),
-    L.add_noise(eta=0.5, gamma=0.5),
-    L.contract(0.5),
-    L.clip_by_block_rms(0.5),
-    L.adaptive_grad_clip(0.5, eps=3.0),
-    L.normalize_by_update_norm(scale_factor=0.5, eps=1e-2),
-    L.scale_by_learning_rate(L.by_path({"": 0.1})),
-    L.masked(L.scale(-0.5), True),
-    L.partition({"a": L.sgd(0.1)}, "a"),
-    L.selective_transform(L.sgd(0.1), freeze_mask=False),
-    L.conditionally_transform(L.scale(0.5), lambda step: step >= 1),
-    L.conditionally_mask(L.scale(0.5), lambda step: step >= 1),
-    L.apply_if_finite(L.scale(0.5)),
-    L.flatten(L.sgd(0.1)),
-    L.packed(L.sgd(0.1)),
-    L.ema(0.5),
-    L.scale(-0.5),
-    L.scale_by_learning_rate(0.1),
-    L.scale_by_schedule(0.5),
-    L.scale_by_rss(initial_accumulator_value=0.5, eps=1e-2),
-    L.scale_by_rms(decay=0.5, eps=1e-2, initial_scale=0.5, bias_correction=True),
-    L.scale_by_stddev(decay=0.5, eps=1e-2, initial_scale=0.5),
-    L.scale_by_adam(b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2),
-    L.scale_by_amsgrad(b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2),
-    L.add_decayed_weights(0.5),
-    L.clip(0.75),
-    L.clip_by_global_norm(0.5),
-    L.chain(L.clip(0.75), L.named_chain(("trace", L.trace(0.5)), ("sgd", L.sgd(0.1)))),
-]
+NUMBERS = [tx for case in CASES.values() if not isinstance(case.numbers, str) for tx in case.numbers]
 each_with_numbers = pytest.mark.parametrize("tx", NUMBERS, ids=lambda tx: type(tx).__name__)
 
 
-def test_the_list_of_values_with_numbers_is_complete():
-    public = {x for x in vars(L).values() if isinstance(x, type) and issubclass(x, L.GradientTransformation)}
-    no_number = {
-        L.GradientTransformation, L.identity, L.named_chain, L.scale_by_sign, L.set_to_zero, L.stateless, L.freeze,
-        L.stateless_with_tree_map, L.keep_params_nonnegative, L.zero_nans, L.centralize, L.snapshot, L.measured,
-        L.hutchinson_estimator_diag_hessian, L.scale_by_shape,
-    }  # fmt: skip
-    # numbers that count or bound, that act later than the second step, or on matrices, or come from the state
-    act_otherwise = {
-        L.apply_every, L.MultiSteps, L.lookahead, L.scale_by_rprop, L.rprop, L.scale_by_radam, L.radam, L.adopt,
-        L.scale_by_adopt, L.scale_by_polyak, L.polyak_sgd, L.scale_by_trust_ratio, L.fromage, L.scale_by_sophia,
-        L.scale_by_param_block_norm, L.scale_by_param_block_rms, L.scale_by_factored_rms, L.adafactor, L.sophia,
-        L.scale_by_muon, L.muon, L.injected, L.monitor, L.measure_with_ema, L.record_learning_rate,
-    }  # fmt: skip
-    assert public - set(map(type, NUMBERS)) == no_number | act_otherwise
+@pytest.mark.parametrize("name", CASES)
+def test_a_transformation_with_numbers_has_them_in_its_row(name):
+    numbers = CASES[name].numbers
+    if numbers == Case().numbers:
+        assert jax.tree.leaves(EVERYTHING[name]) == []
+    elif numbers != OTHERWISE:
+        assert {type(tx) for tx in numbers} == {getattr(L, name)}
 
 
 def two_steps(tx):
@@ -228,7 +150,7 @@ def test_vmap_and_grad_over_every_number(tx, x64, count_traces):
     np.testing.assert_allclose(gradient, slopes, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("tx", NUMBERS[:-1], ids=lambda tx: type(tx).__name__)
+@pytest.mark.parametrize("tx", NUMBERS, ids=lambda tx: type(tx).__name__)
 def test_every_number_is_checked_and_named(tx):
     for field in dataclasses.fields(tx):
         name = field.name

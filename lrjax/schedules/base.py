@@ -188,8 +188,8 @@ def constant_schedule(step: Any, value: Rate):
     η(t) = value
 
     >>> import lrjax
-    >>> float(lrjax.constant_schedule(0.5)(10**9))
-    0.5
+    >>> lrjax.constant_schedule(0.1)([0, 10**9])
+    Array([0.1, 0.1], dtype=float32)
     """
     return value
 
@@ -203,9 +203,9 @@ def from_callable(step: Any, function: Callable):
     Wherever lrjax takes a schedule it takes such a function; this is what it becomes. Its hash and equality are the
     function's own. Called outside of `jit` the function runs as plain Python, at every call, with one step at a time.
 
-    >>> import lrjax, optax
-    >>> lrjax.from_callable(optax.linear_schedule(0.0, 1.0, 10))(5)
-    Array(0.5, dtype=float32)
+    >>> import lrjax
+    >>> lrjax.from_callable(lambda step: 0.1 / (1 + step / 50))([0, 50, 150])
+    Array([0.1  , 0.05 , 0.025], dtype=float32)
     """
     dtype = jnp.result_type(float)
     at = jnp.asarray(step.whole if step.part is None else step.total)
@@ -254,8 +254,11 @@ def product_schedule(step: Any, left: ScheduleLike, right: ScheduleLike):
     η(t) = left(t)·right(t)
 
     >>> import lrjax
-    >>> (lrjax.linear_schedule(1.0, 0.0, 4) * 0.5)([0, 2, 4])
-    Array([0.5 , 0.25, 0.  ], dtype=float32)
+    >>> wave, decay = lrjax.cyclic_schedule(0.5, 1.0, 10), lrjax.linear_schedule(0.1, 0.0, 100)
+    >>> lrjax.product_schedule(wave, decay)([0, 10, 20, 100])
+    Array([0.05, 0.09, 0.04, 0.  ], dtype=float32)
+    >>> (decay * 0.5)([0, 50, 100])
+    Array([0.05 , 0.025, 0.   ], dtype=float32)
     """
     return _at(left, step) * _at(right, step)
 
@@ -267,8 +270,11 @@ def sum_schedule(step: Any, left: ScheduleLike, right: ScheduleLike):
     η(t) = left(t) + right(t)
 
     >>> import lrjax
-    >>> (lrjax.linear_schedule(1.0, 0.0, 4) + 0.5)([0, 2, 4])
-    Array([1.5, 1. , 0.5], dtype=float32)
+    >>> wave, decay = lrjax.cyclic_schedule(0.0, 0.02, 10), lrjax.linear_schedule(0.08, 0.0, 100)
+    >>> lrjax.sum_schedule(wave, decay)([0, 50, 100])
+    Array([0.08, 0.06, 0.  ], dtype=float32)
+    >>> (decay + 0.02)([50, 100])
+    Array([0.06, 0.02], dtype=float32)
     """
     return _at(left, step) + _at(right, step)
 
@@ -284,8 +290,11 @@ def clip_schedule(step: Any, schedule: ScheduleLike, low: Rate | None = None, hi
     η(t) = min(max(schedule(t), low), high)
 
     >>> import lrjax
-    >>> lrjax.linear_schedule(1.0, 0.0, 4).clip(0.25, 0.75)([0, 2, 4])
-    Array([0.75, 0.5 , 0.25], dtype=float32)
+    >>> decay = lrjax.linear_schedule(0.1, 0.0, 100)
+    >>> lrjax.clip_schedule(decay, low=0.02, high=0.08)([0, 50, 100])
+    Array([0.08, 0.05, 0.02], dtype=float32)
+    >>> decay.clip(0.02, 0.08)([0, 50, 100])
+    Array([0.08, 0.05, 0.02], dtype=float32)
     """
     return jnp.clip(_at(schedule, step), low, high)
 
@@ -297,8 +306,11 @@ def delay_schedule(step: Any, schedule: ScheduleLike, steps: Delay):
     η(t) = schedule(max(t − steps, 0))
 
     >>> import lrjax
-    >>> lrjax.linear_schedule(1.0, 0.0, 4).delay(10)([0, 10, 12, 14])
-    Array([1. , 1. , 0.5, 0. ], dtype=float32)
+    >>> decay = lrjax.linear_schedule(0.1, 0.0, 70)
+    >>> lrjax.delay_schedule(decay, steps=30)([0, 30, 65, 100])
+    Array([0.1 , 0.1 , 0.05, 0.  ], dtype=float32)
+    >>> decay.delay(30)([0, 30, 65, 100])
+    Array([0.1 , 0.1 , 0.05, 0.  ], dtype=float32)
     """
     return _at(schedule, (step - steps).clip())
 
@@ -312,8 +324,11 @@ def stretch_schedule(step: Any, schedule: ScheduleLike, factor: Positive):
     A factor is exact where it is a whole number, and as exact as float32 elsewhere.
 
     >>> import lrjax
-    >>> lrjax.linear_schedule(1.0, 0.0, 4).stretch(2)([0, 4, 5, 8])
-    Array([1.   , 0.5  , 0.375, 0.   ], dtype=float32)
+    >>> decay = lrjax.rex_schedule(0.1, 50)
+    >>> lrjax.stretch_schedule(decay, factor=2)([0, 50, 100])
+    Array([0.1       , 0.06666667, 0.        ], dtype=float32)
+    >>> decay.stretch(2)([0, 50, 100])
+    Array([0.1       , 0.06666667, 0.        ], dtype=float32)
     """
     whole = (factor == jnp.floor(factor)) & (factor >= 1) & (factor < 2.0**31)
     period = jnp.where(whole, factor, 1)
@@ -329,8 +344,11 @@ def repeat_schedule(step: Any, schedule: ScheduleLike, period: Steps):
     η(t) = schedule(t mod period)
 
     >>> import lrjax
-    >>> lrjax.linear_schedule(1.0, 0.0, 4).repeat(4)([0, 2, 3, 4, 6])
-    Array([1.  , 0.5 , 0.25, 1.  , 0.5 ], dtype=float32)
+    >>> decay = lrjax.linear_schedule(0.1, 0.0, 25)
+    >>> lrjax.repeat_schedule(decay, period=25)([0, 20, 25, 45])
+    Array([0.1 , 0.02, 0.1 , 0.02], dtype=float32)
+    >>> decay.repeat(25)([0, 20, 25, 45])
+    Array([0.1 , 0.02, 0.1 , 0.02], dtype=float32)
     """
     return _at(schedule, step % period)
 
@@ -342,8 +360,11 @@ def warmup_schedule(step: Any, schedule: ScheduleLike, steps: Delay, init_value:
     η(t) = init·(w−t)/w + schedule(0)·t/w for t < w = `steps`, schedule(t − w) after
 
     >>> import lrjax
-    >>> lrjax.linear_schedule(1.0, 0.0, 4).warmup(2)([0, 1, 2, 4, 6])
-    Array([0. , 0.5, 1. , 0.5, 0. ], dtype=float32)
+    >>> decay = lrjax.cosine_decay_schedule(0.1, 80)
+    >>> lrjax.warmup_schedule(decay, steps=20)([0, 10, 20, 60, 100])
+    Array([0.  , 0.05, 0.1 , 0.05, 0.  ], dtype=float32)
+    >>> decay.warmup(20)([0, 10, 20, 60, 100])
+    Array([0.  , 0.05, 0.1 , 0.05, 0.  ], dtype=float32)
     """
     done, left = fractions(step, steps)
     after = _at(schedule, (step - steps).clip())

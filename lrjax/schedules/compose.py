@@ -37,9 +37,9 @@ def join_schedules(step: Any, schedules: Schedules, boundaries: Boundaries):
     η(t) = schedules[i](t − boundaries[i−1]), i = #{boundary ≤ t}
 
     >>> import lrjax
-    >>> warmup, decay = lrjax.linear_schedule(0.0, 1.0, 2), lrjax.linear_schedule(1.0, 0.0, 4)
-    >>> lrjax.join_schedules([warmup, decay], [2])([0, 1, 2, 4, 6])
-    Array([0. , 0.5, 1. , 0.5, 0. ], dtype=float32)
+    >>> warmup, decay = lrjax.linear_schedule(0.0, 0.1, 30), lrjax.cosine_decay_schedule(0.1, 70)
+    >>> lrjax.join_schedules([warmup, decay], [30])([0, 15, 30, 65, 100])
+    Array([0.  , 0.05, 0.1 , 0.05, 0.  ], dtype=float32)
     """
     rate = schedules[0](step)
     for boundary, following in zip(boundaries, schedules[1:], strict=True):

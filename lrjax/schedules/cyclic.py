@@ -37,8 +37,8 @@ def cyclic_schedule(
     (None: the same); scale = 1 (triangular), 2^−(cycles done) (triangular2), gammaᵗ (exp_range)
 
     >>> import lrjax
-    >>> lrjax.cyclic_schedule(0.0, 1.0, step_size_up=2, step_size_down=4)([0, 1, 2, 4, 6, 8])
-    Array([0. , 0.5, 1. , 0.5, 0. , 1. ], dtype=float32)
+    >>> lrjax.cyclic_schedule(0.01, 0.1, step_size_up=10, step_size_down=15)([0, 5, 10, 25, 35])
+    Array([0.01 , 0.055, 0.1  , 0.01 , 0.1  ], dtype=float32)
 
     Source: Smith 2017, Cyclical Learning Rates for Training Neural Networks, arXiv:1506.01186, section 3.
     """
@@ -79,8 +79,8 @@ def cosine_restarts_schedule(
     exact as float32.
 
     >>> import lrjax
-    >>> lrjax.cosine_restarts_schedule(1.0, first_cycle_steps=10, cycle_mult=2)([0, 5, 10, 20, 30])
-    Array([1. , 0.5, 1. , 0.5, 1. ], dtype=float32)
+    >>> lrjax.cosine_restarts_schedule(0.1, first_cycle_steps=20, cycle_mult=4)([0, 10, 20, 60, 100])
+    Array([0.1 , 0.05, 0.1 , 0.05, 0.1 ], dtype=float32)
 
     Source: Loshchilov & Hutter 2017, SGDR, arXiv:1608.03983, eq. 5.
     """
@@ -158,9 +158,9 @@ def sgdr_schedule(step: Any, cosine_kwargs: CosineCycles):
     For restarts that don't end: `cosine_restarts_schedule`.
 
     >>> import lrjax
-    >>> cycle = dict(init_value=0.0, peak_value=1.0, warmup_steps=2, decay_steps=6)
-    >>> lrjax.sgdr_schedule([cycle, cycle])([0, 2, 4, 6, 8, 12])
-    Array([0. , 1. , 0.5, 0. , 1. , 0. ], dtype=float32)
+    >>> cycle = dict(init_value=0.01, peak_value=0.1, warmup_steps=10, decay_steps=50)
+    >>> lrjax.sgdr_schedule([cycle, cycle | dict(peak_value=0.05)])([0, 10, 30, 50, 60, 100])
+    Array([0.01, 0.1 , 0.05, 0.01, 0.05, 0.  ], dtype=float32)
 
     Source: Loshchilov & Hutter 2017, SGDR, arXiv:1608.03983, eq. 5.
     """

@@ -18,8 +18,8 @@ def linear_schedule(
     η(t) = init·(T−t)/T + end·t/T, t counted from `transition_begin`, T = `transition_steps`
 
     >>> import lrjax
-    >>> lrjax.linear_schedule(1.0, 0.0, transition_steps=4)([0, 1, 2, 3, 4, 5])
-    Array([1.  , 0.75, 0.5 , 0.25, 0.  , 0.  ], dtype=float32)
+    >>> lrjax.linear_schedule(0.1, 0.0, transition_steps=100)([0, 25, 50, 75, 100, 101])
+    Array([0.1  , 0.075, 0.05 , 0.025, 0.   , 0.   ], dtype=float32)
     """
     done, left = fractions(step - transition_begin, transition_steps)
     return mix(init_value, end_value, done, left)
@@ -42,8 +42,8 @@ def polynomial_schedule(
     With `cycle` it never ends: T is the next multiple of `transition_steps`, so the rate jumps up behind each of them.
 
     >>> import lrjax
-    >>> lrjax.polynomial_schedule(1.0, 0.0, power=2, transition_steps=4)([0, 2, 4])
-    Array([1.  , 0.25, 0.  ], dtype=float32)
+    >>> lrjax.polynomial_schedule(0.1, 0.0, power=2, transition_steps=100)([0, 50, 100])
+    Array([0.1  , 0.025, 0.   ], dtype=float32)
     >>> lrjax.polynomial_schedule(1.0, 0.0, power=1, transition_steps=4, cycle=True)([0, 4, 5, 8])
     Array([1.   , 0.   , 0.375, 0.   ], dtype=float32)
 
@@ -89,8 +89,8 @@ def exponential_decay(
     `decay_rate` above 1 makes it grow, at most to the largest float.
 
     >>> import lrjax
-    >>> lrjax.exponential_decay(1.0, transition_steps=10, decay_rate=0.25)([0, 5, 10])
-    Array([1.  , 0.5 , 0.25], dtype=float32)
+    >>> lrjax.exponential_decay(0.1, transition_steps=30, decay_rate=0.5)([0, 30, 60, 90])
+    Array([0.1   , 0.05  , 0.025 , 0.0125], dtype=float32)
     >>> lrjax.exponential_decay(1.0, 10, 0.25, staircase=True)([0, 9, 10])
     Array([1.  , 1.  , 0.25], dtype=float32)
     """
@@ -116,8 +116,8 @@ def step_decay(step: Any, init_value: Rate, step_size: Steps, decay_rate: NonNeg
     η(t) = init·decay_rate^⌊t/step_size⌋
 
     >>> import lrjax
-    >>> lrjax.step_decay(1.0, step_size=30, decay_rate=0.5)([0, 29, 30, 60])
-    Array([1.  , 1.  , 0.5 , 0.25], dtype=float32)
+    >>> lrjax.step_decay(0.1, step_size=30, decay_rate=0.5)([0, 29, 30, 60])
+    Array([0.1  , 0.1  , 0.05 , 0.025], dtype=float32)
 
     Source: He et al. 2016, Deep Residual Learning, arXiv:1512.03385; PyTorch `StepLR`.
     """
@@ -135,8 +135,8 @@ def cosine_decay_schedule(
     `alpha` is a fraction of `init_value`, not a rate: above 1 the rate rises.
 
     >>> import lrjax
-    >>> lrjax.cosine_decay_schedule(0.5, decay_steps=100)([0, 50, 100, 101])
-    Array([0.5 , 0.25, 0.  , 0.  ], dtype=float32)
+    >>> lrjax.cosine_decay_schedule(0.1, decay_steps=100)([0, 50, 100, 101])
+    Array([0.1 , 0.05, 0.  , 0.  ], dtype=float32)
 
     Source: Loshchilov & Hutter 2017, SGDR, arXiv:1608.03983, eq. 5, one cycle.
     """
@@ -153,8 +153,8 @@ def inverse_time_decay(
     η(t) = init / (1 + decay_rate·t/T), T = `transition_steps`; with `staircase` ⌊t/T⌋ for t/T
 
     >>> import lrjax
-    >>> lrjax.inverse_time_decay(1.0, transition_steps=10, decay_rate=1.0)([0, 10, 30])
-    Array([1.  , 0.5 , 0.25], dtype=float32)
+    >>> lrjax.inverse_time_decay(0.1, transition_steps=30, decay_rate=1.0)([0, 30, 90])
+    Array([0.1  , 0.05 , 0.025], dtype=float32)
 
     Source: Robbins & Monro 1951; Keras `InverseTimeDecay`.
     """
@@ -173,8 +173,8 @@ def inverse_sqrt_schedule(
     `timescale` None is `warmup_steps`, or 10,000 without a warmup.
 
     >>> import lrjax
-    >>> lrjax.inverse_sqrt_schedule(1.0, warmup_steps=100)([0, 50, 100, 400])
-    Array([0. , 0.5, 1. , 0.5], dtype=float32)
+    >>> lrjax.inverse_sqrt_schedule(0.1, warmup_steps=20)([0, 10, 20, 80])
+    Array([0.  , 0.05, 0.1 , 0.05], dtype=float32)
 
     Source: Raffel et al. 2020, T5, arXiv:1910.10683; the timescale as in Zhai et al. 2022,
     Scaling Vision Transformers, arXiv:2106.04560.
@@ -195,9 +195,9 @@ def noam_schedule(step: Any, model_size: Positive, warmup_steps: Duration = 4000
     η(t) = factor·d^−½·min(n^−½, n·w^−3/2), n = t + 1, d = `model_size`, w = `warmup_steps`
 
     >>> import lrjax
-    >>> schedule = lrjax.noam_schedule(512)
-    >>> round(float(schedule(3999)), 9), round(float(schedule(15999)), 9)
-    (0.000698771, 0.000349386)
+    >>> schedule = lrjax.noam_schedule(512, warmup_steps=20)
+    >>> [round(float(schedule(t)), 4) for t in (0, 9, 19, 79)]
+    [0.0005, 0.0049, 0.0099, 0.0049]
 
     Source: Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762, eq. 3.
     """
@@ -223,9 +223,9 @@ def power_schedule(
     `join_schedules([power, decay], [boundary])`.
 
     >>> import lrjax
-    >>> schedule = lrjax.power_schedule(0.02, batch_size=128, tokens_per_step=128 * 4096, warmup_steps=100)
-    >>> [round(float(schedule(t)), 4) for t in (0, 50, 100, 10_000, 1_000_000)]
-    [0.0, 0.01, 0.02, 0.0065, 0.0006]
+    >>> schedule = lrjax.power_schedule(0.02, batch_size=128, tokens_per_step=2**24, warmup_steps=10)
+    >>> [round(float(schedule(t)), 4) for t in (0, 5, 10, 34, 100)]
+    [0.0, 0.01, 0.02, 0.02, 0.0116]
 
     Source: Shen et al. 2024, Power Scheduler, arXiv:2408.13359.
     """
@@ -242,8 +242,8 @@ def rex_schedule(step: Any, init_value: Rate, transition_steps: Duration, end_va
     η(t) = end + (init − end)·(1−p)/(1 − p/2), p = t/T, T = `transition_steps`
 
     >>> import lrjax
-    >>> lrjax.rex_schedule(1.0, transition_steps=3)([0, 1, 2, 3])
-    Array([1. , 0.8, 0.5, 0. ], dtype=float32)
+    >>> lrjax.rex_schedule(0.1, transition_steps=100)([0, 50, 100])
+    Array([0.1       , 0.06666667, 0.        ], dtype=float32)
 
     Source: Chen et al. 2022, REX, arXiv:2107.04197.
     """
@@ -265,9 +265,9 @@ def tanh_decay(
     η(t) = end + (init − end)·½(1 − tanh(lower·(1−p) + upper·p)), p = t/T, T = `decay_steps`
 
     >>> import lrjax
-    >>> schedule = lrjax.tanh_decay(1.0, decay_steps=100)
+    >>> schedule = lrjax.tanh_decay(0.1, decay_steps=100)
     >>> [round(float(schedule(t)), 4) for t in (0, 50, 70, 90, 100)]
-    [1.0, 0.982, 0.5, 0.018, 0.0]
+    [0.1, 0.0982, 0.05, 0.0018, 0.0]
 
     Source: Hsueh et al. 2019, Stochastic Gradient Descent with Hyperbolic-Tangent Decay, arXiv:1806.01593.
     """
@@ -286,7 +286,7 @@ def tabulated_schedule(step: Any, values: Curve):
     different schedules can go through one compiled program.
 
     >>> import lrjax
-    >>> lrjax.tabulated_schedule([0.1, 0.2, 0.4])([0, 1, 2, 3])
-    Array([0.1, 0.2, 0.4, 0.4], dtype=float32)
+    >>> lrjax.tabulated_schedule([0.1, 0.08, 0.09, 0.05, 0.06, 0.02])([0, 1, 2, 5, 6])
+    Array([0.1 , 0.08, 0.09, 0.02, 0.02], dtype=float32)
     """
     return jnp.take(values, step.whole, mode="clip")

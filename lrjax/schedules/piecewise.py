@@ -18,8 +18,8 @@ def piecewise_constant_schedule(step: Any, init_value: Rate, boundaries_and_scal
     For rates instead of scales: `piecewise_values_schedule`.
 
     >>> import lrjax
-    >>> lrjax.piecewise_constant_schedule(1.0, {3: 0.5, 6: 0.5})([0, 2, 3, 6])
-    Array([1.  , 1.  , 0.5 , 0.25], dtype=float32)
+    >>> lrjax.piecewise_constant_schedule(0.1, {30: 0.5, 60: 0.5})([0, 29, 30, 60])
+    Array([0.1  , 0.1  , 0.05 , 0.025], dtype=float32)
     """
     rate = init_value
     for boundary, scale in boundaries_and_scales:
@@ -41,8 +41,8 @@ def piecewise_values_schedule(step: Any, values: Rates, boundaries: Boundaries):
     η(t) = values[#{boundary ≤ t}]
 
     >>> import lrjax
-    >>> lrjax.piecewise_values_schedule([0.1, 0.05, 0.01], boundaries=[3, 6])([0, 2, 3, 6])
-    Array([0.1 , 0.1 , 0.05, 0.01], dtype=float32)
+    >>> lrjax.piecewise_values_schedule([0.1, 0.03, 0.01], boundaries=[40, 80])([0, 39, 40, 80])
+    Array([0.1 , 0.1 , 0.03, 0.01], dtype=float32)
 
     Source: Keras `PiecewiseConstantDecay`, which changes the rate one step later.
     """
@@ -64,8 +64,8 @@ def piecewise_interpolate_schedule(
     η(boundary) = init·∏{scales so far}, between boundaries a line, or ½(1 + cos) between the two rates
 
     >>> import lrjax
-    >>> lrjax.piecewise_interpolate_schedule("linear", 1.0, {4: 0.5, 8: 0.5})([0, 2, 4, 6, 8])
-    Array([1.   , 0.75 , 0.5  , 0.375, 0.25 ], dtype=float32)
+    >>> lrjax.piecewise_interpolate_schedule("cosine", 0.025, {30: 4.0, 100: 0.0})([0, 15, 30, 65, 100])
+    Array([0.025 , 0.0625, 0.1   , 0.05  , 0.    ], dtype=float32)
     """
     values = [init_value]
     for _, scale in boundaries_and_scales:

@@ -30,8 +30,8 @@ def warmup_constant_schedule(step: Any, init_value: Rate, peak_value: Rate, warm
     η(t) = init·(w−t)/w + peak·t/w for t < w = `warmup_steps`, peak after
 
     >>> import lrjax
-    >>> lrjax.warmup_constant_schedule(0.0, 1.0, warmup_steps=4)([0, 1, 4, 9])
-    Array([0.  , 0.25, 1.  , 1.  ], dtype=float32)
+    >>> lrjax.warmup_constant_schedule(0.0, 0.1, warmup_steps=40)([0, 10, 40, 100])
+    Array([0.   , 0.025, 0.1  , 0.1  ], dtype=float32)
 
     Source: Goyal et al. 2017, Accurate, Large Minibatch SGD, arXiv:1706.02677, section 2.2.
     """
@@ -55,8 +55,8 @@ def warmup_cosine_decay_schedule(
     `decay_steps` include the warmup, as in Optax.
 
     >>> import lrjax
-    >>> lrjax.warmup_cosine_decay_schedule(0.0, 1.0, warmup_steps=10, decay_steps=110)([0, 5, 10, 60, 110])
-    Array([0. , 0.5, 1. , 0.5, 0. ], dtype=float32)
+    >>> lrjax.warmup_cosine_decay_schedule(0.0, 0.1, warmup_steps=20, decay_steps=100)([0, 10, 20, 60, 100])
+    Array([0.  , 0.05, 0.1 , 0.05, 0.  ], dtype=float32)
 
     Source: Loshchilov & Hutter 2017, SGDR, arXiv:1608.03983, eq. 5; the warmup Goyal et al. 2017, arXiv:1706.02677.
     """
@@ -76,8 +76,8 @@ def warmup_linear_decay_schedule(
     `decay_steps` include the warmup, as in `warmup_cosine_decay_schedule`.
 
     >>> import lrjax
-    >>> lrjax.warmup_linear_decay_schedule(0.0, 1.0, warmup_steps=10, decay_steps=110)([0, 5, 10, 60, 110])
-    Array([0. , 0.5, 1. , 0.5, 0. ], dtype=float32)
+    >>> lrjax.warmup_linear_decay_schedule(0.0, 0.1, warmup_steps=20, decay_steps=100)([0, 10, 20, 60, 100])
+    Array([0.  , 0.05, 0.1 , 0.05, 0.  ], dtype=float32)
 
     Source: Bergsma et al. 2025, Straight to Zero, arXiv:2502.15938; Devlin et al. 2019, BERT, arXiv:1810.04805.
     """
@@ -111,8 +111,9 @@ def warmup_exponential_decay_schedule(
     goes in jumps.
 
     >>> import lrjax
-    >>> lrjax.warmup_exponential_decay_schedule(0.0, 1.0, 10, transition_steps=10, decay_rate=0.25)([5, 10, 15, 20])
-    Array([0.5 , 1.  , 0.5 , 0.25], dtype=float32)
+    >>> schedule = lrjax.warmup_exponential_decay_schedule(0.0, 0.1, 20, transition_steps=30, decay_rate=0.5)
+    >>> schedule([0, 10, 20, 50, 80])
+    Array([0.   , 0.05 , 0.1  , 0.05 , 0.025], dtype=float32)
     """
     since = step - warmup_steps - transition_begin
     decayed = exponential(since, peak_value, transition_steps, decay_rate, staircase, end_value)
@@ -138,9 +139,9 @@ def warmup_stable_decay_schedule(
     No phase includes another: the run has `warmup_steps + stable_steps + decay_steps` steps.
 
     >>> import lrjax
-    >>> schedule = lrjax.warmup_stable_decay_schedule(0.0, 1.0, 10, stable_steps=80, decay_steps=100)
-    >>> schedule([0, 5, 10, 90, 115, 190])
-    Array([0. , 0.5, 1. , 1. , 0.5, 0. ], dtype=float32)
+    >>> schedule = lrjax.warmup_stable_decay_schedule(0.0, 0.1, 15, stable_steps=49, decay_steps=36)
+    >>> schedule([0, 15, 64, 73, 100])
+    Array([0.  , 0.1 , 0.1 , 0.05, 0.  ], dtype=float32)
 
     Source: Hu et al. 2024, MiniCPM, arXiv:2404.06395, section 4; 1-sqrt: Hägele et al. 2024, arXiv:2405.18392,
     section 3.
@@ -184,8 +185,8 @@ def linear_onecycle_schedule(
     Every phase has one step at least, so the peak is always reached.
 
     >>> import lrjax
-    >>> lrjax.linear_onecycle_schedule(10, peak_value=1.0, pct_start=0.4, pct_final=0.8)([0, 2, 4, 6, 8])
-    Array([0.04, 0.52, 1.  , 0.52, 0.04], dtype=float32)
+    >>> lrjax.linear_onecycle_schedule(100, peak_value=0.1)([0, 15, 30, 85])
+    Array([0.004, 0.052, 0.1  , 0.004], dtype=float32)
 
     Source: Smith & Topin 2018, Super-Convergence, arXiv:1708.07120.
     """
@@ -211,8 +212,8 @@ def cosine_onecycle_schedule(
     Every phase has one step at least, so the peak is always reached.
 
     >>> import lrjax
-    >>> lrjax.cosine_onecycle_schedule(10, peak_value=1.0, pct_start=0.4)([0, 2, 4])
-    Array([0.04, 0.52, 1.  ], dtype=float32)
+    >>> lrjax.cosine_onecycle_schedule(100, peak_value=0.1)([0, 15, 30])
+    Array([0.004, 0.052, 0.1  ], dtype=float32)
 
     Source: Smith & Topin 2018, Super-Convergence, arXiv:1708.07120; the cosine from fastai.
     """
@@ -240,8 +241,8 @@ def three_phase_onecycle_schedule(
     init = peak/`div_factor`
 
     >>> import lrjax
-    >>> lrjax.three_phase_onecycle_schedule(10, peak_value=1.0, pct_start=0.4)([0, 2, 4, 6, 8])
-    Array([0.04, 0.52, 1.  , 0.52, 0.04], dtype=float32)
+    >>> lrjax.three_phase_onecycle_schedule(100, peak_value=0.1)([0, 15, 30, 60])
+    Array([0.004, 0.052, 0.1  , 0.004], dtype=float32)
 
     Source: Smith & Topin 2018, Super-Convergence, arXiv:1708.07120; PyTorch `OneCycleLR(three_phase=True)`, which
     counts the last step of a phase as the first of the next.
@@ -271,9 +272,9 @@ def onecycle_momentum_schedule(
     Goes with `cosine_onecycle_schedule`, or `three_phase_onecycle_schedule`, of the same steps and `pct_start`.
 
     >>> import lrjax
-    >>> rate, momentum = lrjax.cosine_onecycle_schedule(10, 0.1), lrjax.onecycle_momentum_schedule(10)
+    >>> rate, momentum = lrjax.cosine_onecycle_schedule(100, 0.1), lrjax.onecycle_momentum_schedule(100)
     >>> tx = lrjax.sgd(rate, momentum=momentum, nesterov=True)
-    >>> momentum([0, 3, 10])
+    >>> momentum([0, 30, 100])
     Array([0.95, 0.85, 0.95], dtype=float32)
 
     Source: Smith & Topin 2018, Super-Convergence, arXiv:1708.07120; defaults as fastai and PyTorch `OneCycleLR`.

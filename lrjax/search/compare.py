@@ -100,7 +100,7 @@ def compare(
     seed_numbers = distinct_seeds(task, given)
     every = interval("compare", eval_every) or max(1, steps // EVALUATIONS)
     own = None if optimizers is None else _own_entries(optimizers)
-    listed = techniques(steps)
+    listed = techniques(steps) if own is None else []
     total = len(own or listed) * len(seed_numbers) * steps
     if own is None:
         each = min(SEARCH_SEEDS, len(seed_numbers))

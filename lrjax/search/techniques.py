@@ -5,23 +5,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+import lrjax.schedules.cyclic as cyclic
+import lrjax.schedules.decay as decay
+import lrjax.schedules.warmup as warmup
 from lrjax.optimizers.adam import adam
 from lrjax.optimizers.adaptive import adagrad, rmsprop
 from lrjax.optimizers.sgd import sgd
 from lrjax.schedules.base import Schedule, constant_schedule
-from lrjax.schedules.cyclic import cosine_restarts_schedule, cyclic_schedule
-from lrjax.schedules.decay import (
-    exponential_decay,
-    inverse_time_decay,
-    linear_schedule,
-    polynomial_schedule,
-    step_decay,
-)
-from lrjax.schedules.warmup import (
-    cosine_onecycle_schedule,
-    warmup_cosine_decay_schedule,
-    warmup_stable_decay_schedule,
-)
+from lrjax.schedules.rescale import PEAK, STEPS, rescalable_examples, rescaled
 from lrjax.transforms.base import GradientTransformation
 
 FIXED, DECAYS, CYCLES, ADAPTIVE = "Fixed rates", "Decays", "Warmups and cycles", "Adaptive methods"
@@ -63,32 +54,25 @@ FAMILIES: dict[str, Callable[[Schedule], GradientTransformation]] = {
 
 
 def techniques(steps: int) -> list[Technique]:
-    """Every technique for runs of so many steps."""
-    third, part = -(-steps // 3), max(steps // 10, 1)
+    """Every technique for runs of so many steps.
+
+    The decays, warmups and cycles are the public schedules of these families, as in the examples of their docstrings;
+    the adaptive methods, at a fixed rate, are the ones of which each adds one thing to the one before.
+    """
     fixed = [
         ("fixed, too low", constant_schedule, TOO_LOW),
         (REFERENCE, constant_schedule, 1.0),
         ("fixed, too high", constant_schedule, TOO_HIGH),
     ]
-    decays = [
-        ("step decay", lambda rate: step_decay(rate, third, 0.3)),
-        ("exponential decay", lambda rate: exponential_decay(rate, steps, 0.03)),
-        ("polynomial decay", lambda rate: polynomial_schedule(rate, 0.0, 2, steps)),
-        ("linear decay", lambda rate: linear_schedule(rate, 0.0, steps)),
-        ("inverse-time decay", lambda rate: inverse_time_decay(rate, steps, 8.0)),
-    ]
-    cycles = [
-        ("cyclic, triangular", lambda rate: cyclic_schedule(rate / 20, rate, max(steps // 8, 1))),
-        ("cosine, warm restarts", lambda rate: cosine_restarts_schedule(rate, third)),
-        ("cosine with warmup", lambda rate: warmup_cosine_decay_schedule(0.0, rate, part, max(steps, part + 1))),
-        ("warmup-stable-decay", lambda rate: _trapezoid(rate, steps)),
-        ("one cycle", lambda rate: cosine_onecycle_schedule(max(steps, 2), rate)),
-    ]
     sgd_family = "SGD with momentum"
     found = [Technique(FIXED, name, sgd_family, shape, momentum, multiple) for name, shape, multiple in fixed]
     found += [Technique(FIXED, "fixed, no momentum", "SGD", constant_schedule, FAMILIES["SGD"])]
-    found += [Technique(DECAYS, name, sgd_family, shape, momentum) for name, shape in decays]
-    found += [Technique(CYCLES, name, sgd_family, shape, momentum) for name, shape in cycles]
+    for group, modules in ((DECAYS, [decay]), (CYCLES, [warmup, cyclic])):
+        examples = {name: schedule for module in modules for name, schedule in rescalable_examples(module).items()}
+        found += [
+            Technique(group, _term(name), sgd_family, _Rescaled(schedule, steps), momentum)
+            for name, schedule in examples.items()
+        ]
     return found + [
         Technique(ADAPTIVE, name, name, constant_schedule, make)
         for name, make in FAMILIES.items()
@@ -96,9 +80,20 @@ def techniques(steps: int) -> list[Technique]:
     ]
 
 
-def _trapezoid(peak: float, steps: int) -> Schedule:
-    warmup, decay = max(steps // 10, 1), max(steps // 5, 1)
-    return warmup_stable_decay_schedule(0.0, peak, warmup, max(steps - warmup - decay, 1), decay)
+def _term(name: str) -> str:
+    """What a schedule is called in the field, by its public name."""
+    return name.removesuffix("_schedule").replace("_", " ")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rescaled:
+    """From a peak to the example of a schedule at this peak, for runs of so many steps."""
+
+    example: Schedule
+    steps: int
+
+    def __call__(self, peak: float) -> Schedule:
+        return rescaled(self.example, peak / PEAK, self.steps / STEPS)
 
 
 RATES = np.geomspace(1e-6, 10.0, 22)  # of the first look, a factor of 2.15 apart

@@ -71,17 +71,16 @@ def template(name: str, framework: str = "jax") -> str:
 
 
 def _imported(path: Path) -> ModuleType:
-    """The file as a module, which can import its neighbours, as `python FILE` does."""
+    """The file as a module, which can import its neighbours while it is loaded, as `python FILE` does."""
     if not path.is_file():
         raise TaskError(f"{path}: {'a directory, not a file' if path.is_dir() else 'no such file'}.")
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
     loader = importlib.machinery.SourceFileLoader(_MODULE, str(path.resolve()))
     spec = importlib.util.spec_from_loader(_MODULE, loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[_MODULE] = module  # dataclasses and pickle look there
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
     try:
         loader.exec_module(module)
     except SyntaxError as error:
@@ -91,6 +90,9 @@ def _imported(path: Path) -> ModuleType:
         raise TaskError(f"{path} is not Python: {line}{error.msg}.") from None
     except (Exception, SystemExit) as error:
         raise TaskError(f"{path}, {in_file(error, path) or f'while it is imported: {said(error)}'}.") from error
+    finally:
+        if folder in sys.path:  # the file may change it too
+            sys.path.remove(folder)
     return module
 
 

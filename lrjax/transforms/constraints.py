@@ -24,9 +24,9 @@ def stateless(updates: Any, state: Any, params: Any, f: Callable):
     u = f(updates, params)
 
     >>> import jax, jax.numpy as jnp, lrjax
-    >>> tx = lrjax.stateless(lambda updates, params: jax.tree.map(jnp.negative, updates))
+    >>> tx = lrjax.stateless(lambda updates, params: jax.tree.map(lambda g: g + g, updates))
     >>> tx.update(jnp.ones(1), lrjax.EmptyState())[0]
-    Array([-1.], dtype=float32)
+    Array([2.], dtype=float32)
     """
     return f(updates, params), state
 
@@ -38,7 +38,7 @@ def stateless_with_tree_map(updates: Any, state: Any, params: Any, f: Callable):
     u = f(g, p) for every array, with p None where there are no parameters
 
     >>> import jax.numpy as jnp, lrjax
-    >>> lrjax.stateless_with_tree_map(lambda g, p: 2 * g).update({"w": jnp.ones(1)}, lrjax.EmptyState())[0]
+    >>> lrjax.stateless_with_tree_map(lambda g, p: g + g).update({"w": jnp.ones(1)}, lrjax.EmptyState())[0]
     {'w': Array([2.], dtype=float32)}
     """
     if params is None:

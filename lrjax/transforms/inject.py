@@ -179,7 +179,7 @@ def _renamed(state: Any, hyperparams: Any, inward: bool) -> Any:
 
 
 Factory = Annotated[Any, Domain("a function that makes a gradient transformation", lambda x: x, static=True)]
-Static = Annotated[Any, Domain("arguments", lambda x: x, static=True)]
+Static = Annotated[Any, Domain("arguments", StaticArguments, static=True)]
 
 
 @transformation(_init_injected)
@@ -199,8 +199,8 @@ def injected(
     """What `inject_hyperparams(factory)(...)` makes: its arguments, by what becomes of them.
 
     >>> import lrjax
-    >>> lrjax.inject_hyperparams(lrjax.scale)(2.0).numbers
-    {'step_size': 2.0}
+    >>> lrjax.inject_hyperparams(lrjax.scale)(2.0) == lrjax.injected(lrjax.scale, {"step_size": 2.0}, {}, {}, {}, {})
+    True
     """
     tx = injected(factory, numbers, schedules, trees, stateful, static, hyperparam_dtype)
     given, like = state.hyperparams, updates if params is None else params
@@ -263,8 +263,8 @@ def inject_hyperparams(
             sorts.numbers,
             sorts.schedules,
             sorts.trees,
-            StaticArguments(sorts.stateful),
-            StaticArguments(sorts.static),
+            sorts.stateful,
+            sorts.static,
             hyperparam_dtype,
         )
 

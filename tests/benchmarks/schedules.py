@@ -6,26 +6,10 @@ from typing import Any
 import optax
 
 import lrjax
+from lrjax.catalogue import example, example_source, public_values
 from tests.benchmarks.table import Table
 from tests.benchmarks.timing import ratio
 
-_CYCLE = {"init_value": 0.0, "peak_value": 0.1, "warmup_steps": 10, "decay_steps": 500}
-
-ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    "constant_schedule": (0.1,),
-    "linear_schedule": (0.1, 0.0, 1000),
-    "polynomial_schedule": (0.1, 0.0, 2, 1000),
-    "piecewise_constant_schedule": (0.1, {300: 0.1, 600: 0.1}),
-    "piecewise_interpolate_schedule": ("linear", 0.1, {300: 0.1, 600: 0.1}),
-    "exponential_decay": (0.1, 1000, 0.1),
-    "cosine_decay_schedule": (0.1, 1000),
-    "linear_onecycle_schedule": (1000, 0.1),
-    "cosine_onecycle_schedule": (1000, 0.1),
-    "warmup_constant_schedule": (0.0, 0.1, 100),
-    "warmup_cosine_decay_schedule": (0.0, 0.1, 100, 1000),
-    "warmup_exponential_decay_schedule": (0.0, 0.1, 100, 1000, 0.1),
-    "sgdr_schedule": ([_CYCLE, _CYCLE],),
-}
 GOALS = dict.fromkeys(
     [
         "cosine_decay_schedule",
@@ -37,22 +21,27 @@ GOALS = dict.fromkeys(
 )
 
 
-def _made(module: Any) -> dict[str, Any]:
-    made = {name: getattr(module, name)(*arguments) for name, arguments in ARGUMENTS.items()}
-    warmup, decay = module.linear_schedule(0.0, 0.1, 100), module.linear_schedule(0.1, 0.0, 900)
-    return made | {"join_schedules": module.join_schedules([warmup, decay], [100])}
+def _made() -> dict[str, tuple[Any, Any]]:
+    """The public schedules that Optax has too, as in the examples of their docstrings: by name, ours and Optax's."""
+    made = {}
+    for name, cls in public_values(vars(lrjax)).items():
+        if issubclass(cls, lrjax.Schedule) and hasattr(optax, name):
+            before, call = example_source(cls)
+            names: dict[str, Any] = {}
+            exec(before.replace("lrjax", "optax"), names)
+            made[name] = (example(cls), eval(call.replace("lrjax", "optax"), names))
+    return made
 
 
 def measure(quick: bool) -> list[Table]:
     table = Table("A schedule, called eagerly", "schedule", ["time"])
     table.goals = {(name, "time"): goal for name, goal in GOALS.items()}
-    ours, theirs = _made(lrjax), _made(optax)
     blocks, budget = (11, 0.2) if quick else (31, 1.0)
-    for name in ours:
-        table.add(name, {"time": ratio(_calls(ours[name]), _calls(theirs[name]), blocks, budget)})
+    for name, (ours, theirs) in _made().items():
+        table.add(name, {"time": ratio(_calls(ours), _calls(theirs), blocks, budget)})
     return [table]
 
 
 def _calls(schedule: Any) -> Any:
-    steps = itertools.cycle(range(1000))
+    steps = itertools.cycle(range(100))
     return lambda: schedule(next(steps))

@@ -1,5 +1,6 @@
 """Updates: eager, jitted, their compilation and memory, and how many programs three rates make."""
 
+import inspect
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 import lrjax
+from lrjax.catalogue import public_values
 from tests.benchmarks import pytorch, trees
 from tests.benchmarks.table import Table
 from tests.benchmarks.timing import ratio
@@ -25,10 +27,9 @@ OPTIMIZERS: dict[str, Callable[[Any], Any]] = {  # by library, whose names are t
     "clip_by_global_norm, adamw": lambda m: m.chain(m.clip_by_global_norm(1.0), m.adamw(1e-3)),
 }
 CLIPPED = "clip_by_global_norm, adamw"
+_TIMED = {name.split(",")[0] for name in OPTIMIZERS}
 PACKED = f"{CLIPPED}, packed"  # ours; Optax has nothing like it, so beside its plain chain
-CONTRIB = ("adopt", "ademamix", "madgrad", "muon")  # in optax.contrib
-OTHERS = """adabelief adadelta adafactor adamax adamaxw adan fromage lamb lars lion nadam nadamw noisy_sgd novograd
-optimistic_adam optimistic_gradient_descent polyak_sgd radam rprop sign_sgd sm3 yogi""".split()
+CURVATURE = ("sophia",)  # need the loss as a function
 TREES = {"1 × 10M": trees.one_array, "144 of a Transformer": trees.transformer, "1,000 × 64": trees.thousand}
 THOUSAND = "1,000 × 64"
 GOAL = 1.05  # of a jitted update
@@ -144,15 +145,24 @@ def clipped(name: str) -> float:
     return ratio(_calls(ours, grads), _calls(theirs, grads), 31, 2.0)
 
 
+def _both() -> dict[str, tuple[Callable[..., Any], Callable[..., Any]]]:
+    """The public optimizers that Optax has too, and that aren't timed above: by name, ours and Optax's."""
+    found = {}
+    for name, cls in public_values(vars(lrjax)).items():
+        theirs = getattr(optax, name, None) or getattr(optax.contrib, name, None)
+        if cls.__module__.startswith("lrjax.optimizers.") and theirs and name not in (*CURVATURE, *_TIMED):
+            found[name] = (cls, theirs)
+    return found
+
+
 def _others() -> Table:
     """Every other optimizer that Optax has too."""
     table = Table("A jitted update of 144 arrays: the other optimizers", "optimizer", ["time", "bytes"])
     params = trees.transformer()
     grads = trees.gradients(params)
-    for name in (*OTHERS, *CONTRIB):
-        modules = (lrjax, optax.contrib if name in CONTRIB else optax)
-        key = {"key": 0} if name == "noisy_sgd" else {}
-        ours, theirs = (compiled(m, getattr(m, name)(1e-3, **key), params) for m in modules)
+    for name, (make, make_theirs) in _both().items():
+        key = {"key": 0} if "key" in inspect.signature(make).parameters else {}
+        ours, theirs = (compiled(m, f(1e-3, **key), params) for m, f in ((lrjax, make), (optax, make_theirs)))
         table.goals[name, "time"], table.goals[name, "bytes"] = GOAL, 1.001
         time_ratio = ratio(_calls(ours, grads), _calls(theirs, grads), 15, 1.5, GOAL)
         table.add(name, {"time": time_ratio, "bytes": ours.bytes / theirs.bytes})

@@ -141,9 +141,9 @@ VALUES: dict[str, Callable[[Library], Any]] = {
     "skip_not_finite": lambda m: [m.skip_not_finite(g, 0, None) for g in (GRADS[0], {"w": jnp.array([1.0, jnp.nan])})],
     "sophia": lambda m: updates(m.sophia(0.1, update_interval=2), obj_fn=loss),
 }
-for _name, _rows in SCHEDULES.items():
+for _name, _case in SCHEDULES.items():
     _known = inspect.signature(getattr(THEIRS, _name)).parameters if hasattr(THEIRS, _name) else {}
-    for _arguments in [make(20) for _, make in _rows if set(make(20)) <= set(_known)]:
+    for _arguments in [make(20) for _, make in _case.rows if set(make(20)) <= set(_known)]:
         SCHEDULE_CALLS.setdefault(_name, []).append(_arguments)
 for _name, _calls in SCHEDULE_CALLS.items():
     # Optax's take one step at a time

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import lrjax as L
+from tests.schedules.cases import CASES
 
 NAN, INF = math.nan, math.inf
 
@@ -231,83 +232,48 @@ def test_boundaries_past_two_to_the_24_are_exact():
     assert got == 1.0  # also where the boundary is an argument
 
 
-# Every number of every schedule is traceable: (class, keyword arguments, whether a gradient is expected)
-TRACED = {
-    L.linear_schedule: dict(init_value=1.0, end_value=0.5, transition_steps=10, transition_begin=1),
-    L.polynomial_schedule: dict(init_value=1.0, end_value=0.5, power=2.0, transition_steps=10, transition_begin=1),
-    L.exponential_decay: dict(init_value=1.0, transition_steps=10, decay_rate=0.5, transition_begin=1, end_value=0.25),
-    L.cosine_decay_schedule: dict(init_value=1.0, decay_steps=10, alpha=0.25, exponent=1.5),
-    L.step_decay: dict(init_value=1.0, step_size=2, decay_rate=0.5),
-    L.inverse_time_decay: dict(init_value=1.0, transition_steps=10, decay_rate=0.5),
-    L.inverse_sqrt_schedule: dict(peak_value=1.0, warmup_steps=2, timescale=5, init_value=0.5),
-    L.noam_schedule: dict(model_size=512, warmup_steps=10, factor=2.0),
-    L.power_schedule: dict(max_value=100.0, batch_size=8.0, tokens_per_step=64.0, warmup_steps=2, a=4.0, b=-0.5),
-    L.rex_schedule: dict(init_value=1.0, transition_steps=10, end_value=0.25),
-    L.tanh_decay: dict(init_value=1.0, decay_steps=10, end_value=0.25, lower=-6.0, upper=3.0),
-    L.linear_onecycle_schedule: dict(
-        transition_steps=10, peak_value=1.0, pct_start=0.25, pct_final=0.75, div_factor=25.0, final_div_factor=100.0
-    ),
-    L.cosine_onecycle_schedule: dict(
-        transition_steps=10, peak_value=1.0, pct_start=0.25, div_factor=25.0, final_div_factor=100.0
-    ),
-    L.three_phase_onecycle_schedule: dict(
-        transition_steps=10, peak_value=1.0, pct_start=0.25, div_factor=25.0, final_div_factor=100.0
-    ),
-    L.onecycle_momentum_schedule: dict(transition_steps=10, max_value=1.0, min_value=0.5, pct_start=0.25),
-    L.warmup_constant_schedule: dict(init_value=0.5, peak_value=1.0, warmup_steps=5),
-    L.warmup_cosine_decay_schedule: dict(
-        init_value=0.5, peak_value=1.0, warmup_steps=2, decay_steps=10, end_value=0.25, exponent=1.5
-    ),
-    L.warmup_linear_decay_schedule: dict(
-        init_value=0.5, peak_value=1.0, warmup_steps=2, decay_steps=10, end_value=0.25
-    ),
-    L.warmup_exponential_decay_schedule: dict(
-        init_value=0.5, peak_value=1.0, warmup_steps=2, transition_steps=10, decay_rate=0.5, transition_begin=1
-    ),
-    L.warmup_stable_decay_schedule: dict(
-        init_value=0.5, peak_value=1.0, warmup_steps=1, stable_steps=1, decay_steps=10, end_value=0.25
-    ),
-    L.cyclic_schedule: dict(
-        min_value=0.25, max_value=1.0, step_size_up=5, step_size_down=4, mode="exp_range", gamma=0.9
-    ),
-    L.cosine_restarts_schedule: dict(
-        peak_value=1.0, first_cycle_steps=2, cycle_mult=2.0, peak_decay=0.9, end_value=0.25, warmup_steps=1
-    ),
-    L.constant_schedule: dict(value=0.5),
-}
-NUMBERS = [(cls, name) for cls, kwargs in TRACED.items() for name, x in kwargs.items() if not isinstance(x, str)]
-number_of_each = pytest.mark.parametrize(("cls", "name"), NUMBERS, ids=lambda x: getattr(x, "__name__", x))
+def most_arguments(case):
+    return max((make(max(least, 10)) for least, make in case.rows), key=len)
+
+
+# Every single number of every schedule is traceable: (name, argument), with those of the row that gives most
+TRACED = {name: vars(getattr(L, name)(**most_arguments(case))) for name, case in CASES.items()}
+NUMBERS = [(name, key) for name, kwargs in TRACED.items() for key, x in kwargs.items() if type(x) in (int, float)]
+number_of_each = pytest.mark.parametrize(("name", "argument"), NUMBERS)
 
 
 @number_of_each
-def test_vmap_over_every_number(cls, name):
-    kwargs, x = TRACED[cls], TRACED[cls][name]
-    batch = jnp.asarray([x, x, x])
-    got = jax.vmap(lambda v: cls(**{**kwargs, name: v})(3))(batch)
+def test_vmap_over_every_number(name, argument):
+    cls, kwargs = getattr(L, name), TRACED[name]
+    batch = jnp.asarray([kwargs[argument]] * 3)
+    got = jax.vmap(lambda v: cls(**{**kwargs, argument: v})(3))(batch)
     np.testing.assert_allclose(got, [cls(**kwargs)(3)] * 3, rtol=1e-6)
 
 
 @number_of_each
-def test_the_gradient_of_every_number_is_finite_and_that_of_a_float_is_right(cls, name):
-    kwargs = TRACED[cls]
-    value = cls(**kwargs)
+def test_the_gradient_of_every_number_is_finite_and_that_of_a_float_is_right(name, argument):
+    cls, kwargs = getattr(L, name), TRACED[name]
     with jax.enable_x64(True):
-        gradient = float(getattr(jax.grad(lambda s: s(3))(value), name))
+        gradient = float(getattr(jax.grad(lambda s: s(3))(cls(**kwargs)), argument))
         assert np.isfinite(gradient)
-        if isinstance(kwargs[name], float) and not name.startswith("pct"):
-            h = 1e-6 * kwargs[name]
-            shifted = [float(cls(**{**kwargs, name: kwargs[name] + d})(3)) for d in (h, -h)]
+        if isinstance(kwargs[argument], float) and kwargs[argument] and not argument.startswith("pct"):
+            h = 1e-6 * kwargs[argument]
+            shifted = [float(cls(**{**kwargs, argument: kwargs[argument] + d})(3)) for d in (h, -h)]
             np.testing.assert_allclose(gradient, (shifted[0] - shifted[1]) / (2 * h), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("cls", [L.linear_schedule, L.cosine_decay_schedule, L.exponential_decay, L.rex_schedule])
-def test_the_gradient_of_a_number_of_steps_is_right(cls):
-    kwargs = {k: v for k, v in TRACED[cls].items() if k not in ("transition_begin", "end_value")} | (
-        {"end_value": 0.5} if cls is L.linear_schedule else {}
-    )
-    name = "decay_steps" if "decay_steps" in kwargs else "transition_steps"
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda T: L.linear_schedule(1.0, 0.5, T),
+        lambda T: L.cosine_decay_schedule(1.0, T, alpha=0.25, exponent=1.5),
+        lambda T: L.exponential_decay(1.0, T, 0.5),
+        lambda T: L.rex_schedule(1.0, T),
+    ],
+)
+def test_the_gradient_of_a_number_of_steps_is_right(make):
     with jax.enable_x64(True):
-        rate = lambda T: cls(**{**kwargs, name: T})(3)
+        rate = lambda T: make(T)(3)
         gradient = jax.grad(rate)(10.0)
         shifted = [float(jax.jit(rate)(10.0 + h)) for h in (1e-5, -1e-5)]
         np.testing.assert_allclose(gradient, (shifted[0] - shifted[1]) / 2e-5, rtol=1e-5)

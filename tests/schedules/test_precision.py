@@ -7,7 +7,7 @@ import pytest
 
 import lrjax
 from tests import oracles
-from tests.schedules.cases import ALL, EXPONENTIAL, IDS, oracle_of, schedule_of
+from tests.schedules.cases import ALL, CASES, IDS, oracle_of, schedule_of
 
 LENGTHS = [1, 2, 3, 7, 100, 12345, 10**6, 2**24 + 1, 10**9]
 LAST = 2**31 - 1
@@ -38,7 +38,7 @@ def test_agrees_with_the_formula_in_float64(name, i, least, arguments, T):
     steps, oracle = steps_around(T), oracle_of(name, arguments(T))
     got = schedule_of(name, arguments(T))(steps)
     assert got.dtype == jnp.float32 and not got.weak_type
-    assert_close(got, [oracle(int(t)) for t in steps], name in EXPONENTIAL)
+    assert_close(got, [oracle(int(t)) for t in steps], CASES[name].exponential)
 
 
 @pytest.mark.parametrize(("name", "i", "least", "arguments"), ALL, ids=IDS)

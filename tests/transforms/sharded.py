@@ -16,19 +16,14 @@ import numpy as np  # noqa: E402
 from jax.sharding import AxisType, NamedSharding  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
-import lrjax as L  # noqa: E402
-from tests.everything import EVERYTHING, NEW_TREE, extra_args, params_of  # noqa: E402
+from tests.everything import EVERYTHING, NEW_TREE, extra_args, for_matrices, params_of  # noqa: E402
 
 # two of one shape but other axes, which may not be joined, and two of one shape and axes, which may
 SHAPES = {"w": (16, 8), "v": (16, 8), "b": (16,), "c": (16,), "r": (3,)}
 SPECS = {"w": P("d"), "v": P(None, "d"), "b": P("d"), "c": P("d"), "r": P()}
 RNG = np.random.default_rng(0)
 HOST = {name: np.asarray(RNG.normal(size=shape), np.float32) for name, shape in SHAPES.items()}
-MATRICES = lambda params: jax.tree.map(lambda p: p.ndim == 2, params)
-TRANSFORMS = {
-    name: L.masked(tx, MATRICES) if name in ("scale_by_muon", "scale_by_shape") else tx
-    for name, tx in EVERYTHING.items()
-}
+TRANSFORMS = {name: for_matrices(name, tx) for name, tx in EVERYTHING.items()}
 LAYOUT = ("flatten", "packed")  # whose states have other arrays than the parameters
 CONSTANT = ("freeze", "set_to_zero")  # zeros, which on an automatic mesh the compiler places
 

@@ -12,19 +12,18 @@ import optax
 import pytest
 
 import lrjax as L
-from tests.everything import BASES, EVERYTHING, extra_args, params_of
+from tests.everything import CLASSES, EVERYTHING, extra_args, for_matrices, params_of
+from tests.transforms.cases import CASES
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 each = pytest.mark.parametrize("name", EVERYTHING)
 # what is a part of an optimizer is tested with it
-OPTIMIZERS = [name for name in EVERYTHING if not name.startswith("scale_by_") and name != "multi_transform"]
+OPTIMIZERS = [name for name in EVERYTHING if not name.startswith("scale_by_")]
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
-def test_the_table_is_complete():
-    classes = {name for name, thing in vars(L).items() if isinstance(thing, type)}
-    transforms = {name for name in classes if issubclass(getattr(L, name), L.GradientTransformation)}
-    assert transforms - set(BASES) <= set(EVERYTHING)
+def test_every_public_transformation_has_a_row():
+    assert set(CASES) == set(CLASSES)
 
 
 @pytest.mark.slow
@@ -37,12 +36,6 @@ def test_on_meshes_and_inside_of_shard_map():
 
 def small_params():
     return {"w": jnp.ones((3, 2)), "v": jnp.ones((2, 3)), "b": jnp.ones(2), "c": jnp.ones(2), "s": jnp.ones(())}
-
-
-def for_matrices(name, tx):
-    """The transformation, shown matrices alone if it takes no others."""
-    matrices = lambda params: jax.tree.map(lambda p: jnp.ndim(p) == 2, params)
-    return L.masked(tx, matrices) if name in ("scale_by_muon", "scale_by_shape") else tx
 
 
 @each

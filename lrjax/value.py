@@ -336,7 +336,7 @@ def _is_foreign(x: Any) -> bool:
             return foreign
     if x is None or isinstance(x, (bool, int, float, str, jax.Array, np.ndarray)):
         return False
-    if inspect.isfunction(x) and x.__module__.startswith("lrjax.") and "<" not in x.__qualname__:
+    if inspect.isfunction(x) and (x.__module__ or "").startswith("lrjax.") and "<" not in x.__qualname__:
         return False
     if isinstance(x, type) and issubclass(x, Value):
         return not x.__module__.startswith("lrjax.")

@@ -234,3 +234,12 @@ def test_the_readme_of_the_decorator_runs_in_a_module(tmp_path):
         assert make()(1.0)(0) == 0.5
     """
     exec(compile(textwrap.dedent(program), "module", "exec"), {"__name__": "a_module"})
+
+
+def test_a_function_of_no_module_is_a_foreign_function():
+    names = {}
+    exec("def rate(step): return 0.25", {"__builtins__": __builtins__}, names)
+    names["rate"].__module__ = None  # as in a bare `exec` of some versions
+    tx = L.sgd(names["rate"])
+    updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+    np.testing.assert_array_equal(updates, -0.25 * PARAMS)

@@ -1,6 +1,6 @@
 """What an argument may be, as a type: its range, its unit, its check and the form in which a value keeps it.
 
-``init_value: Rate`` is an `ArrayLike` to a type checker; at run time it carries a `Domain`, which checks the
+``init_value: Rate`` is an `RealLike` to a type checker; at run time it carries a `Domain`, which checks the
 argument when a value is made, writes the error message, and writes the argument's line in the docs.
 """
 
@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
-from lrjax.numerics import LargeCount, split
+from lrjax.numerics import LargeCount, RealLike, split
 
 MAX_STEPS = 2**31 - 1  # the largest int32: the last step of a count, and of every schedule
 
@@ -106,23 +106,23 @@ def _steps_domain(words: str, least: int, whole: bool = True) -> Domain:
     return Domain(words, number, _entering(split), whole=True, scheduled=True)
 
 
-Number = Annotated[ArrayLike, _number_domain("a finite number", lambda x: True)]
+Number = Annotated[RealLike, _number_domain("a finite number", lambda x: True)]
 # of a schedule, which may be part of another one, and negative
-Rate = Annotated[ArrayLike, _number_domain("a finite number", lambda x: True, rate=True)]
-NonNegative = Annotated[ArrayLike, _number_domain("a finite number >= 0", lambda x: x >= 0)]
-Positive = Annotated[ArrayLike, _number_domain("a finite number > 0", lambda x: x > 0)]
-Negative = Annotated[ArrayLike, _number_domain("a finite number < 0", lambda x: x < 0)]
-Fraction = Annotated[ArrayLike, _number_domain("a number in [0, 1]", lambda x: (x >= 0) & (x <= 1))]
-OpenFraction = Annotated[ArrayLike, _number_domain("a number in (0, 1)", lambda x: (x > 0) & (x < 1))]
-Decay = Annotated[ArrayLike, _number_domain("a number in [0, 1)", lambda x: (x >= 0) & (x < 1))]
-Momentum = Annotated[ArrayLike, _number_domain("a number in (-1, 1)", lambda x: (x > -1) & (x < 1))]
-AtLeastOne = Annotated[ArrayLike, _number_domain("a finite number >= 1", lambda x: x >= 1)]
-Steps = Annotated[ArrayLike, _steps_domain("a whole number of steps >= 1", 1)]
-Count = Annotated[ArrayLike, _steps_domain("a whole number of steps >= 0", 0)]
-Duration = Annotated[ArrayLike, _steps_domain("a number of steps >= 1", 1, whole=False)]
-Delay = Annotated[ArrayLike, _steps_domain("a number of steps >= 0", 0, whole=False)]
+Rate = Annotated[RealLike, _number_domain("a finite number", lambda x: True, rate=True)]
+NonNegative = Annotated[RealLike, _number_domain("a finite number >= 0", lambda x: x >= 0)]
+Positive = Annotated[RealLike, _number_domain("a finite number > 0", lambda x: x > 0)]
+Negative = Annotated[RealLike, _number_domain("a finite number < 0", lambda x: x < 0)]
+Fraction = Annotated[RealLike, _number_domain("a number in [0, 1]", lambda x: (x >= 0) & (x <= 1))]
+OpenFraction = Annotated[RealLike, _number_domain("a number in (0, 1)", lambda x: (x > 0) & (x < 1))]
+Decay = Annotated[RealLike, _number_domain("a number in [0, 1)", lambda x: (x >= 0) & (x < 1))]
+Momentum = Annotated[RealLike, _number_domain("a number in (-1, 1)", lambda x: (x > -1) & (x < 1))]
+AtLeastOne = Annotated[RealLike, _number_domain("a finite number >= 1", lambda x: x >= 1)]
+Steps = Annotated[RealLike, _steps_domain("a whole number of steps >= 1", 1)]
+Count = Annotated[RealLike, _steps_domain("a whole number of steps >= 0", 0)]
+Duration = Annotated[RealLike, _steps_domain("a number of steps >= 1", 1, whole=False)]
+Delay = Annotated[RealLike, _steps_domain("a number of steps >= 0", 0, whole=False)]
 Curve = Annotated[
-    ArrayLike,
+    RealLike | Sequence[float],
     Domain(
         "an array of one or more finite numbers, one for each step",
         lambda x: _curve(x),
@@ -176,6 +176,13 @@ def domain_of(annotation: Any) -> Domain | None:
     if annotation is Callable or get_origin(annotation) is Callable:
         return Domain("a function", _function, static=True)
     return None
+
+
+def known_domain(annotation: Any) -> Domain:
+    """The domain of an annotation that carries one."""
+    domain = domain_of(annotation)
+    assert domain is not None
+    return domain
 
 
 @functools.cache
@@ -248,8 +255,7 @@ def _dtype(x: Any) -> str:
 
 def _pairs(scale: Domain) -> Callable[[Any], Any]:
     """Accepts `{boundary: scale, ...}` or `((boundary, scale), ...)`; kept as pairs, in the order of the boundaries."""
-    step = domain_of(Delay)
-    assert step is not None
+    step = known_domain(Delay)
 
     def accept(x: Any) -> tuple[tuple[Any, Any], ...]:
         if x is None:
@@ -268,11 +274,10 @@ def _pairs(scale: Domain) -> Callable[[Any], Any]:
     return accept
 
 
-_NUMBER, _DELAY = domain_of(Number), domain_of(Delay)
-assert _NUMBER is not None and _DELAY is not None
-Rates = Annotated[Sequence[ArrayLike], Domain("a sequence of finite numbers", _accept_numbers(_NUMBER), _NUMBER.enter)]
+_NUMBER, _DELAY = known_domain(Number), known_domain(Delay)
+Rates = Annotated[Sequence[RealLike], Domain("a sequence of finite numbers", _accept_numbers(_NUMBER), _NUMBER.enter)]
 Boundaries = Annotated[
-    Sequence[ArrayLike],
+    Sequence[RealLike],
     Domain(
         "a sequence of numbers of steps >= 0, none smaller than the one before it",
         _accept_numbers(_DELAY, increasing=True),
@@ -281,7 +286,7 @@ Boundaries = Annotated[
     ),
 ]
 BoundariesAndScales = Annotated[
-    Mapping[int, ArrayLike] | Sequence[tuple[ArrayLike, ArrayLike]] | None,
+    Mapping[Any, RealLike] | Sequence[tuple[RealLike, RealLike]] | None,
     Domain(
         "a dict from steps (>= 0) to finite scales",
         _pairs(_NUMBER),

@@ -11,6 +11,8 @@ from jax import lax
 from jax.typing import ArrayLike
 
 Array = jax.Array | np.ndarray | np.bool_ | np.number
+RealLike = jax.Array | np.ndarray | np.integer | np.floating | float  # an `ArrayLike` without flags and complex numbers
+Nested = list[Any] | tuple[Any, ...] | Mapping[Any, Any]  # a tree of anything, where a string is none
 ArrayTree = Array | Iterable["ArrayTree"] | Mapping[Any, "ArrayTree"]
 
 _MAX = 2**31 - 1

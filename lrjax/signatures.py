@@ -1,4 +1,4 @@
-"""Signatures as they are written."""
+"""What `help`, an editor and a type checker see of the class that a decorator makes of a function."""
 
 import ast
 import builtins
@@ -8,7 +8,24 @@ import textwrap
 import typing
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, Union
+
+P = ParamSpec("P")
+V = TypeVar("V")
+V_co = TypeVar("V_co", covariant=True)
+
+
+class _CalledWith(type, Generic[P, V_co]):
+    """A class that is called with the parameters of a function."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> V_co: ...  # type: ignore[override]
+
+
+# To a type checker, the class of a decorated function: called with the function's parameters it makes a V. mypy needs
+# the second part, which takes any arguments, to narrow by `isinstance`: an object of a metaclass is no class to it.
+ValueClass = Union[_CalledWith[P, V], type[V]]  # noqa: UP007  (`|` can't be subscripted)
 
 
 class WrittenSignature:
@@ -121,7 +138,7 @@ def evaluated(annotation: Any, function: Callable[..., Any], imported_for_types:
         if frame.f_globals is module:
             scopes.append(frame.f_locals)
         frame = frame.f_back
-    names = ChainMap(dict(closure), *map(dict, scopes), module, vars(builtins), imported_for_types)
+    names = ChainMap(dict(closure), *map(dict, scopes), module, builtins.__dict__, imported_for_types)
     try:
         return eval(annotation, {}, names)
     except NameError as error:

@@ -10,9 +10,10 @@ import functools
 import inspect
 import reprlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import GetAttrKey, register_pytree_with_keys
@@ -23,9 +24,7 @@ from lrjax.numerics import LargeCount
 from lrjax.signatures import WrittenSignature, evaluated
 from lrjax.static import StaticArguments
 
-P = ParamSpec("P")
 V = TypeVar("V", bound="Value")
-V_co = TypeVar("V_co", bound="Value", covariant=True)
 
 _EXACT = 2**24  # the whole numbers up to here are float32 numbers
 
@@ -57,15 +56,6 @@ class Layout(NamedTuple):
             keys=tuple(map(GetAttrKey, leaves)),
             numbers=tuple((n, domain) for n, domain in domains.items() if n not in static),
         )
-
-
-class ValueClass(type, Generic[P, V_co]):
-    """The class that a decorator makes of a function, to a type checker: called with the function's parameters, it
-    makes a value; and it is a class for `isinstance`."""
-
-    if TYPE_CHECKING:
-
-        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> V_co: ...  # type: ignore[override]
 
 
 class Value:

@@ -129,7 +129,9 @@ def test_an_optimizer_is_a_short_chain_with_an_annotated_rate(node):
     assert body[-1].end_lineno - body[0].lineno + 1 < 15
     assert isinstance(body[-1], ast.Return) and ast.unparse(body[-1].value).startswith(("chain(", "partition("))
     rates = [a for a in node.args.args if a.arg in ("learning_rate", "scaling")]
-    kind = "Positive" if node.name == "rprop" else "ScalarOrSchedule"  # there it is where step sizes begin
+    # where step sizes begin, in rprop; in the others there is one rate for all parameters
+    others = {"rprop": "Positive", "fromage": "RateOrSchedule", "madgrad": "RateOrSchedule"}
+    kind = others.get(node.name, "ScalarOrSchedule")
     assert [ast.unparse(a.annotation).removesuffix(" | None") for a in rates] == [kind]
 
 

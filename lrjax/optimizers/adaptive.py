@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from lrjax.domains import Decay, DType, Momentum, NonNegative, Number, Positive, Steps
-from lrjax.schedules.base import DecayOrSchedule, ScheduleLike
+from lrjax.schedules.base import DecayOrSchedule, RateOrSchedule, ScheduleLike
 from lrjax.schedules.groups import ScalarOrSchedule
 from lrjax.transforms.adam import (
     scale_by_adan,
@@ -299,7 +299,7 @@ def sophia(
 
 @optimizer
 def madgrad(
-    learning_rate: ScalarOrSchedule,
+    learning_rate: RateOrSchedule,
     momentum: Number = 0.9,
     weight_decay: ScheduleLike = 0.0,
     eps: NonNegative = 1e-6,

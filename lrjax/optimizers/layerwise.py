@@ -3,7 +3,7 @@
 from typing import Literal
 
 from lrjax.domains import Decay, DType, Momentum, NonNegative, Number, Positive, Size
-from lrjax.schedules.base import ScheduleLike
+from lrjax.schedules.base import RateOrSchedule, ScheduleLike
 from lrjax.schedules.groups import ScalarOrSchedule
 from lrjax.transforms.adam import scale_by_adam
 from lrjax.transforms.base import optimizer
@@ -88,7 +88,7 @@ def lamb(
 
 
 @optimizer
-def fromage(learning_rate: ScalarOrSchedule, min_norm: NonNegative = 1e-6):
+def fromage(learning_rate: RateOrSchedule, min_norm: NonNegative = 1e-6):
     """Steps of a fixed part of each array's norm, which then stays as it is.
 
     p ← (p − η·‖p‖/‖g‖·g)/√(1 + η²); norms count as at least `min_norm`

@@ -21,13 +21,14 @@ from lrjax.domains import (
     Rate,
     Requirement,
     Steps,
-    domain_of,
     is_function,
+    known_domain,
     require,
 )
-from lrjax.numerics import Time, fractions, mix, split, where
+from lrjax.numerics import RealLike, Time, fractions, mix, split, where
 from lrjax.report.svg import schedule_html
-from lrjax.value import Value, ValueClass, as_arrays, may_compile, value_class
+from lrjax.signatures import ValueClass
+from lrjax.value import Value, as_arrays, may_compile, value_class
 
 P = ParamSpec("P")
 
@@ -230,14 +231,12 @@ def or_schedule(domain: Domain) -> Domain:
 
 def _native(number: Any) -> Domain:
     """Of an argument whose schedule the transformation evaluates itself."""
-    domain = domain_of(number)
-    assert domain is not None
-    return dataclasses.replace(or_schedule(domain), scheduled=False)
+    return dataclasses.replace(or_schedule(known_domain(number)), scheduled=False)
 
 
-ScheduleLike = Annotated[ArrayLike | Schedule | Callable[[Any], Any], _native(Number)]
-RateOrSchedule = Annotated[ArrayLike | Schedule | Callable[[Any], Any], _native(NonNegative)]
-DecayOrSchedule = Annotated[ArrayLike | Schedule | Callable[[Any], Any], _native(Decay)]
+ScheduleLike = Annotated[RealLike | Schedule | Callable[[Any], Any], _native(Number)]
+RateOrSchedule = Annotated[RealLike | Schedule | Callable[[Any], Any], _native(NonNegative)]
+DecayOrSchedule = Annotated[RealLike | Schedule | Callable[[Any], Any], _native(Decay)]
 
 
 def as_schedule(x: Any) -> Schedule:

@@ -144,7 +144,7 @@ def _cosine_cycles(cycles: Any) -> tuple[Schedule, ...]:
 
 
 CosineCycles = Annotated[
-    Iterable[Mapping[str, Any] | Schedule],
+    Iterable[Any],
     Domain("one or more dicts of arguments of warmup_cosine_decay_schedule", _cosine_cycles),
 ]
 
@@ -164,7 +164,8 @@ def sgdr_schedule(step: Any, cosine_kwargs: CosineCycles):
 
     Source: Loshchilov & Hutter 2017, SGDR, arXiv:1608.03983, eq. 5.
     """
-    rate = cosine_kwargs[0](step)
+    first, *_ = cosine_kwargs
+    rate = first(step)
     for ended, cycle in pairwise(cosine_kwargs):
         step = step - split(ended.decay_steps)
         rate = jnp.where(step >= Time(0), cycle(step.clip()), rate)

@@ -7,15 +7,13 @@ from typing import Annotated, Any
 
 import jax
 import numpy as np
-from jax.typing import ArrayLike
 
-from lrjax.domains import Domain, NotInDomain, domain_of, is_function
-from lrjax.numerics import ArrayTree
+from lrjax.domains import Domain, NotInDomain, is_function, known_domain
+from lrjax.numerics import ArrayTree, Nested, RealLike
 from lrjax.schedules.base import RateOrSchedule, Schedule
 from lrjax.value import Value, value_class
 
-_RATE = domain_of(RateOrSchedule)
-assert _RATE is not None
+_RATE = known_domain(RateOrSchedule)
 
 
 def is_rate(x: Any) -> bool:
@@ -117,7 +115,7 @@ def _learning_rate(x: Any) -> Any:
 
 
 ScalarOrSchedule = Annotated[
-    ArrayLike | Schedule | Callable[[Any], Any] | ArrayTree,
+    RealLike | Schedule | Callable[[Any], Any] | Nested,
     Domain(
         f"{_RATE.words}, or a tree of these like the parameters (or a prefix of it), or by_path(...)",
         _learning_rate,

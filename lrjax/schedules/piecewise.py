@@ -22,7 +22,7 @@ def piecewise_constant_schedule(step: Any, init_value: Rate, boundaries_and_scal
     Array([0.1  , 0.1  , 0.05 , 0.025], dtype=float32)
     """
     rate = init_value
-    for boundary, scale in boundaries_and_scales:
+    for boundary, scale in boundaries_and_scales or ():
         rate = rate * jnp.where(step >= boundary, scale, 1)
     return rate
 
@@ -68,7 +68,7 @@ def piecewise_interpolate_schedule(
     Array([0.025 , 0.0625, 0.1   , 0.05  , 0.    ], dtype=float32)
     """
     values = [init_value]
-    for _, scale in boundaries_and_scales:
+    for _, scale in boundaries_and_scales or ():
         values.append(values[-1] * scale)
     bend = cosine_weight if interpolate_type == "cosine" else straight
-    return interpolate(step, [boundary for boundary, _ in boundaries_and_scales], values, bend)
+    return interpolate(step, [boundary for boundary, _ in boundaries_and_scales or ()], values, bend)

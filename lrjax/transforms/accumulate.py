@@ -5,10 +5,9 @@ from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
-from lrjax.domains import Domain, DType, NotInDomain, Steps, domain_of
-from lrjax.numerics import Array, ArrayTree, abs_sq, common_dtype, safe_increment
+from lrjax.domains import Domain, DType, NotInDomain, Steps, known_domain
+from lrjax.numerics import Array, ArrayTree, RealLike, abs_sq, common_dtype, safe_increment
 from lrjax.schedules.base import Schedule, from_callable
 from lrjax.transforms.base import Transformation, always, assert_agree, transformation, update_part
 from lrjax.transforms.conditional import when
@@ -59,8 +58,7 @@ def skip_large_updates(
     return skip, {"should_skip": skip, "norm_squared": norm_squared}
 
 
-_STEPS = domain_of(Steps)
-assert _STEPS is not None
+_STEPS = known_domain(Steps)
 
 
 def _period(x: Any) -> Any:
@@ -70,7 +68,7 @@ def _period(x: Any) -> Any:
 
 
 Period = Annotated[
-    ArrayLike | Callable[[Any], Any],
+    RealLike | Callable[[Any], Any],
     Domain(
         f"{_STEPS.words}, or a function from the updates so far to one",
         _period,

@@ -12,7 +12,8 @@ import numpy as np
 from lrjax.domains import Domain, NotInDomain, is_function
 from lrjax.numerics import Array, ArrayTree, safe_increment
 from lrjax.schedules.base import Schedule, or_schedule
-from lrjax.value import Value, ValueClass, as_arrays, assert_unbatched, is_tracing, may_compile, value_class
+from lrjax.signatures import ValueClass
+from lrjax.value import Value, as_arrays, assert_unbatched, is_tracing, may_compile, value_class
 
 P = ParamSpec("P")
 
@@ -236,8 +237,10 @@ def _takes_keywords(fn: Callable[..., Any]) -> bool:
 def optimizer(fn: Callable[P, GradientTransformation]) -> ValueClass[P, GradientTransformation]:
     """Makes a value of its own arguments of a function that returns a chain; `tx.transforms` are the chain's parts."""
 
+    make: Callable[..., GradientTransformation] = fn
+
     def parts(tx: Any) -> Any:
-        return fn(**vars(tx))
+        return make(**vars(tx))
 
     def update(tx: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
         assert_unbatched(tx)  # here, where the names are the optimizer's own

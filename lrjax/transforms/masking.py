@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Domain, NotInDomain, is_function
-from lrjax.numerics import ArrayTree
+from lrjax.numerics import Array, ArrayTree, Nested
 from lrjax.static import Frozen, as_mask
 from lrjax.transforms.base import (
     Transformation,
@@ -24,7 +24,7 @@ from lrjax.transforms.elementwise import is_none
 from lrjax.transforms.sharding import placed_like
 
 Mask = Annotated[
-    ArrayTree | Callable[[Any], Any] | None,
+    bool | Array | Nested | Callable[[Any], Any] | None,
     Domain(
         "a tree of bools like the parameters (or a prefix of it), a function from them to one, or None",
         as_mask,
@@ -143,7 +143,7 @@ def _labels(x: Any) -> Any:
 
 
 ByLabel = Annotated[
-    Mapping[Hashable, Any], Domain("a dict from labels, all of one type, to gradient transformations", _by_label)
+    Mapping[Any, Any], Domain("a dict from labels, all of one type, to gradient transformations", _by_label)
 ]
 Labels = Annotated[
     Any,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 
 from lrjax.static import Frozen, StaticArguments

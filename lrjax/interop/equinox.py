@@ -19,7 +19,7 @@ class EquinoxModel(Model):
         self.takes_key, self.has_state = takes_key, has_state
         given = model[0] if has_state and isinstance(model, tuple) and len(model) == 2 else model
         is_given = isinstance(given, eqx.Module) or not callable(model)
-        found = model if is_given else eqx.filter_eval_shape(model, jax.random.key(0))
+        found: Any = model if is_given else eqx.filter_eval_shape(model, jax.random.key(0))
         if has_state and not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], eqx.nn.State)):
             words = "a function that returns (model, state), as eqx.nn.make_with_state makes it, with `has_state`"
             raise bad_argument("Task.from_equinox", "make_model", words, type(found).__name__)

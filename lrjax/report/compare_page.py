@@ -133,7 +133,7 @@ class _Charts:
         rates = [self._rate(*line) for line in shown]
         if any(line.is_drawn for line in rates):
             parts.append(("learning rate", "rate", rates, rates_axis([line.y for line in rates])))
-        figures = "".join(f"<figure>{self._chart(group, label, *rest)}</figure>" for label, _, *rest in parts)
+        figures = "".join(f"<figure>{self._chart(group, label, drawn, y)}</figure>" for label, _, drawn, y in parts)
         lines = zip(*(part[2] for part in parts), strict=True)
         axes = [part[3] for part in parts]
         rows = "".join(

@@ -46,11 +46,12 @@ def lost_spans(rates: np.ndarray, share: np.ndarray) -> list[Span]:
     cuts = np.flatnonzero(np.diff(kind)) + 1
     spans = []
     for part in np.split(np.arange(len(rates)), cuts):
-        if kind[part[0]]:
-            words = "all runs diverged" if kind[part[0]] == 2 else "some runs diverged"
-            hint = f"{number(rates[part[0]], 3)} to {number(rates[part[-1]], 3)}: {words}"
-            style = "lost" if kind[part[0]] == 2 else "lost some"
-            spans.append(Span(style, float(low[part[0]]), float(high[part[-1]]), hint, words))
+        first, last = int(part[0]), int(part[-1])
+        if kind[first]:
+            words = "all runs diverged" if kind[first] == 2 else "some runs diverged"
+            hint = f"{number(float(rates[first]), 3)} to {number(float(rates[last]), 3)}: {words}"
+            style = "lost" if kind[first] == 2 else "lost some"
+            spans.append(Span(style, float(low[first]), float(high[last]), hint, words))
     return spans
 
 

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 
 from lrjax.domains import MAX_STEPS

@@ -78,7 +78,7 @@ def sweep_page(findings: Findings, result: SweepResult) -> str:
     if len(result.evaluated_at) > 1:
         untrained = {result.metric: result.start_metric}
         curves += [
-            metric_curves(name, rates, x[order], result.evaluated_at, at_best, untrained.get(name, ()), mode)
+            metric_curves(name, rates, x[order], result.evaluated_at, at_best, untrained.get(name, np.empty(0)), mode)
             for (name, x), mode in zip(result.metrics.items(), result.modes.values(), strict=True)
         ]
     figures = [figure(_over_rates(findings, result, order, at_best))]

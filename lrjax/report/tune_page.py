@@ -54,10 +54,10 @@ def tune_findings(setup: Setup, result: TuneResult, budget: float) -> Findings:
 
 def ways(result: TuneResult) -> list[str]:
     """How far each rate went: "to the end", "diverged" or "given up"."""
-    ended = ~np.isnan(result.final).all(axis=1)
+    ended = ~np.all(np.isnan(result.final), axis=1)
     return [
         "diverged" if lost else "to the end" if end else "given up"
-        for lost, end in zip(result.diverged.any(axis=1), ended, strict=True)
+        for lost, end in zip(np.any(result.diverged, axis=1), ended, strict=True)
     ]
 
 
@@ -86,7 +86,7 @@ def _over_rates(findings: Findings, result: TuneResult) -> Chart:
         low, high = edges(rates)
         inside = np.flatnonzero((rates >= result.low) & (rates <= result.high))
         hint = f"{between(result.low, result.high)} does as well"
-        spans.append(Span("c2", low[inside[0]], high[inside[-1]], hint, "does as well"))
+        spans.append(Span("c2", float(low[inside[0]]), float(high[inside[-1]]), hint, "does as well"))
     early, heights = _given_up(result)
     return Chart(
         f"{name} over the rate",
@@ -109,7 +109,7 @@ def _given_up(result: TuneResult) -> tuple[Points, np.ndarray]:
     edge = np.inf if result.mode == "min" else -np.inf
     heights = np.array([loss if result.metric is None else edge for loss, _ in latest], float)
     hints = [
-        f"rate {rate(result.learning_rates[i])}: given up after {plural(steps, 'step')}, "
+        f"rate {rate(float(result.learning_rates[i]))}: given up after {plural(steps, 'step')}, "
         f"with the training loss {number(loss)}"
         for i, (loss, steps) in zip(early, latest, strict=True)
     ]

@@ -66,9 +66,10 @@ class SamplingError:
     def __init__(self, engine: Engine, kept: Callable[[int], tuple[int, Carry] | None]):
         task = self.task = engine.task
         self.engine, self.kept, self.measured = engine, kept, {}
-        metric, as_arguments = next(iter(task.metrics.values()), None), lambda x: x if task.has_state else (x,)
+        functions = [metric.function for metric in task.metrics.values()]  # the first one decides
+        as_arguments = lambda x: x if task.has_state else (x,)
         self._measure = jax.jit(
-            lambda found, parts: jax.lax.map(lambda part: metric.function(*as_arguments(found), part), parts)
+            lambda found, parts: jax.lax.map(lambda part: functions[0](*as_arguments(found), part), parts)
         )
 
     def of_fall(self, final: np.ndarray) -> np.ndarray:

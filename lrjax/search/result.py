@@ -81,7 +81,7 @@ class SweepResult(Decided):
             score, start = self._sign * self.metrics[self.metric][:, :, -1], self._sign * self.start_metric
             start_error = self.start_error
         lost = self.diverged | ~np.isfinite(score)
-        unsafe = self.diverged.any(axis=1)
+        unsafe = np.any(self.diverged, axis=1)
         return Scores(np.where(lost, np.inf, score), start, start_error, np.where(lost, 0.0, error), unsafe, batch_z)
 
     @cached_property

@@ -176,7 +176,8 @@ class _BestSeeds(Kept):
         for run in runs.tolist():
             before = next((other for other in self.carried if other % GRID == run % GRID), None)
             if before is None or score[run] < score[before]:
-                self.carried.pop(before, None)
+                if before is not None:
+                    del self.carried[before]
                 self.carried[run] = self._engine.waves.carried_by(run)
 
 

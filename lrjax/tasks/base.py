@@ -13,7 +13,7 @@ def mlp_init(sizes: tuple[int, ...]) -> Callable[[jax.Array], Any]:
     shapes = list(zip(sizes, sizes[1:], strict=False))
 
     def init(key: jax.Array) -> Any:
-        normal = jax.random.normal(key, sum(m * n for m, n in shapes))  # one draw compiles faster than one a layer
+        normal = jax.random.normal(key, (sum(m * n for m, n in shapes),))  # one draw compiles faster than one a layer
         layers, start = [], 0
         for m, n in shapes:
             w = normal[start : start + m * n].reshape(m, n) * (2 / m) ** 0.5

@@ -124,7 +124,7 @@ class Engine:
         begin: int,
         end: int,
         show: Show,
-        pause: Callable[[int], None] = lambda step: None,
+        pause: Callable[[int], object] = lambda step: None,
         evaluate_at_end: bool = True,
     ) -> None:
         """Trains the runs of some waves that are active (bool [runs]) from one step to another, and puts down what they

@@ -111,7 +111,7 @@ class Loader:
         for batch in batches:
             examples = examples_in(batch)
             count = count or examples
-            if None not in (examples, count) and examples < count:
+            if examples is not None and count is not None and examples < count:
                 following = next(batches, None)
                 if following is None:
                     self._note_dropped(examples, count)

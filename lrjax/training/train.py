@@ -153,7 +153,7 @@ def _as_saved(x: Any) -> Any:
 
 
 def _as_loaded(x: Any) -> Any:
-    return jax.random.wrap_key_data(x.data) if isinstance(x, _SavedKey) else x
+    return jax.random.wrap_key_data(jnp.asarray(x.data)) if isinstance(x, _SavedKey) else x
 
 
 def _rates_by_name(rates: Any) -> dict[str, np.ndarray]:

@@ -287,7 +287,7 @@ def scale_by_adan(
 
     Source: Xie et al. 2022, Adan, arXiv:2208.06677, algorithm 1 (whose βᵢ are 1 − bᵢ).
     """
-    rest1, rest2, rest3 = 1 - b1, 1 - b2, 1 - b3
+    rest1, rest2, rest3 = 1 - b1, 1 - b2, jnp.subtract(1, b3)
     scale_m, scale_v, scale_n = 1 / correction(b1, t), rest2 / correction(b2, t), 1 / correction(b3, t)
 
     def leaf(g: Any, m: Any, v: Any, n: Any, last: Any) -> Any:
@@ -324,7 +324,7 @@ def scale_by_ademamix(
 
     Source: Pagliardini, Ablin & Grangier 2024, The AdEMAMix Optimizer, arXiv:2409.03137, algorithm 1.
     """
-    rest1, rest2, rest3 = 1 - b1, 1 - b2, 1 - b3
+    rest1, rest2, rest3 = 1 - b1, 1 - b2, jnp.subtract(1, b3)
     scale_m1, scale_nu = 1 / correction(b1, t), 1 / correction(b2, t)
 
     def leaf(g: Any, m1: Any, m2: Any, nu: Any) -> Any:

@@ -118,7 +118,7 @@ def scale_by_madgrad(t: Any, learning_rate: RateOrSchedule, momentum: Number = 0
 
     Source: Defazio & Jelassi 2021, Adaptivity without Compromise (MADGRAD), arXiv:2101.11075, algorithm 1.
     """
-    weight, rest = (learning_rate + eps) * jnp.sqrt(t), 1 - momentum
+    weight, rest = jnp.add(learning_rate, eps) * jnp.sqrt(t), 1 - momentum
 
     def leaf(g: Any, p: Any, squares: Any, s: Any, x0: Any) -> Any:
         squares = squares + weight * abs_sq(g)

@@ -68,7 +68,7 @@ def _coefficients(x: Any) -> Any:
         raise NotInDomain from None
     if not rows or any(len(row) != 3 or not all(map(math.isfinite, row)) for row in rows):
         raise NotInDomain
-    return rows if len(rows) > 1 else rows[0]
+    return rows[0] if len(rows) == 1 else rows
 
 
 def _is_numbers(x: Any) -> bool:

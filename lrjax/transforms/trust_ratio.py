@@ -102,6 +102,7 @@ def contract(t: Any, learning_rate: RateOrSchedule):
     Source: Bernstein et al. 2020, On the distance between two neural networks and the stability of learning (Fromage),
     arXiv:2002.03432, algorithm 1.
     """
-    length = jnp.sqrt(1 + learning_rate**2)
-    keep, lose = 1 / length, learning_rate**2 / (length * (1 + length))
+    square = jnp.square(learning_rate)
+    length = jnp.sqrt(1 + square)
+    keep, lose = 1 / length, square / (length * (1 + length))
     return lambda g, p: (keep * g - lose * p,)

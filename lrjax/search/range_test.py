@@ -1,7 +1,7 @@
 """The range test: one run whose rate climbs from very low to very high, and what people read off its curve."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from lrjax.training.loop import train_to_end
 from lrjax.training.progress import TrainWords, bar
 from lrjax.training.task import Task
 from lrjax.training.train import check_task, run_length, seed_list
+from lrjax.transforms.base import TransformationLike
 from lrjax.value import Value, bad_argument
 
 
@@ -111,7 +112,7 @@ class _Ramp:
 
 def range_test(
     task: Task,
-    optimizer: Any,
+    optimizer: TransformationLike | Callable[..., Any],
     *,
     low: float = 1e-7,
     high: float = 10.0,

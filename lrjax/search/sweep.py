@@ -1,6 +1,6 @@
 """Many runs of one task as one compiled program."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from os import PathLike
 from typing import Any
@@ -22,6 +22,7 @@ from lrjax.training.loop import train_to_end
 from lrjax.training.progress import SweepWords, bar
 from lrjax.training.task import Task
 from lrjax.training.train import Run, check_task, interval, made_run, run_length, seed_list, whole_number
+from lrjax.transforms.base import TransformationLike
 from lrjax.value import bad_argument
 
 SAME_SEEDS = "Neither the start nor the data depend on the seed, so one run was made of each setting."
@@ -29,7 +30,7 @@ SAME_SEEDS = "Neither the start nor the data depend on the seed, so one run was 
 
 def sweep(
     task: Task,
-    optimizer: Any,
+    optimizer: TransformationLike | Callable[..., Any],
     *,
     learning_rates: Sequence[float] | np.ndarray | jax.Array | None = None,
     steps: int | None = None,

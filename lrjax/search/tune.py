@@ -28,6 +28,7 @@ from lrjax.training.record import tail_steps
 from lrjax.training.sharding import RUNS, runs_mesh
 from lrjax.training.task import Task
 from lrjax.training.train import Run, check_task, interval, made_run, run_length, seed_list
+from lrjax.transforms.base import TransformationLike
 from lrjax.value import bad_argument
 
 
@@ -90,7 +91,7 @@ class TuneResult:
 
 def tune(
     task: Task,
-    optimizer: Any,
+    optimizer: TransformationLike | Callable[..., Any],
     *,
     steps: int | None = None,
     low: float = 1e-7,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax.numerics import Array, ArrayTree
-from lrjax.transforms.base import Transformation
+from lrjax.transforms.base import GradientTransformation
 
 SMALL = 2**16  # numbers of a model
 
@@ -58,7 +58,7 @@ def merge(trained: Any, others: ArrayTree) -> ArrayTree:
     return jax.tree.map(lambda a, b: b if a is None else a, trained, others, is_leaf=lambda x: x is None)
 
 
-def arrange(tx: Transformation, trained: ArrayTree) -> ArrayTree | Joined:
+def arrange(tx: GradientTransformation, trained: ArrayTree) -> ArrayTree | Joined:
     """Joins a small model for an optimizer that treats all numbers alike."""
     leaves, structure = jax.tree.flatten(trained)
     alike = len({jnp.result_type(x) for x in leaves}) == 1 and tx._per_number(tx)

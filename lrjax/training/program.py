@@ -18,7 +18,7 @@ from lrjax.training.objective import Metric, Objective
 from lrjax.training.parameters import arrange, is_key, merge, split
 from lrjax.training.sharding import RUNS, RunSharding, as_named
 from lrjax.transforms.apply import apply_updates
-from lrjax.transforms.base import Transformation, as_transformation
+from lrjax.transforms.base import GradientTransformation, as_transformation
 from lrjax.transforms.read_rate import get_learning_rate
 from lrjax.value import bad_argument
 
@@ -70,7 +70,7 @@ class Program:
     mesh: Mesh  # "runs", and the axes over which a run is sharded
     run_sharding: RunSharding | None
 
-    def optimizer(self, numbers: Any) -> Transformation:
+    def optimizer(self, numbers: Any) -> GradientTransformation:
         """That of one run."""
         return as_transformation(self.make(numbers))
 
@@ -142,7 +142,7 @@ def start(program: Program, identity: Identity, given: Any) -> Carry:
     return _on_devices(program, _over_runs(program, one), identity, given)
 
 
-def parts_of(program: Program, tx: Transformation, found: Any) -> tuple[Any, Any, Any]:
+def parts_of(program: Program, tx: GradientTransformation, found: Any) -> tuple[Any, Any, Any]:
     """(trained, others, model state) of what `init` is, or gave."""
     model_state = None
     if program.objective.has_state:

@@ -26,7 +26,7 @@ from lrjax.training.program import Carry
 from lrjax.training.progress import TrainWords, bar
 from lrjax.training.record import Record, first_reached
 from lrjax.training.task import Task
-from lrjax.transforms.base import GradientTransformation, as_transformation
+from lrjax.transforms.base import GradientTransformation, TransformationLike, as_transformation
 from lrjax.value import NotInDomain, bad_argument
 
 Callback = Callable[[dict[str, Any]], None]
@@ -166,7 +166,7 @@ def _rates_by_name(rates: Any) -> dict[str, np.ndarray]:
 
 def train(
     task: Task,
-    optimizer: Any,
+    optimizer: TransformationLike,
     *,
     steps: int | None = None,
     seed: int = 0,

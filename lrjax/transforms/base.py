@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, ClassVar, Concatenate, NamedTuple, ParamSpec
+from typing import Annotated, Any, ClassVar, Concatenate, NamedTuple, ParamSpec, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ class GradientTransformation(Value):
     _update: ClassVar[Callable[..., Any]]
     _takes_extra: ClassVar[bool] = False
     # whether it treats every number alike, however numbers are arranged in arrays
-    _per_number: ClassVar[Callable[[Any], bool]] = staticmethod(lambda tx: False)
+    _per_number: ClassVar["staticmethod[[Any], bool]"] = staticmethod(lambda tx: False)
     _fields: ClassVar[tuple[str, str]] = ("init", "update")  # of Optax's pair
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "GradientTransformation":
@@ -320,4 +320,16 @@ def as_transformation(tx: Any) -> GradientTransformation:
     return GradientTransformation(init, update)
 
 
-Transformation = Annotated[Any, Domain("a gradient transformation (a pair of `init` and `update`)", as_transformation)]
+class _Pair(Protocol):
+    """What has an `init` and an `update`, to a type checker."""
+
+    @property
+    def init(self) -> Callable[..., Any]: ...
+    @property
+    def update(self) -> Callable[..., Any]: ...
+
+
+TransformationLike = _Pair | tuple[Callable[..., Any], Callable[..., Any]]
+Transformation = Annotated[
+    TransformationLike, Domain("a gradient transformation (a pair of `init` and `update`)", as_transformation)
+]

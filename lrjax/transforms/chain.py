@@ -6,10 +6,18 @@ from typing import Annotated, Any, NamedTuple
 import jax
 
 from lrjax.domains import Domain, NotInDomain
-from lrjax.transforms.base import GradientTransformation, as_transformation, transformation, update_part
+from lrjax.transforms.base import (
+    GradientTransformation,
+    TransformationLike,
+    as_transformation,
+    transformation,
+    update_part,
+)
 
 _TRANSFORMATIONS = "gradient transformations (pairs of `init` and `update`)"
-Transformations = Annotated[Any, Domain(_TRANSFORMATIONS, lambda txs: tuple(map(as_transformation, txs)))]
+Transformations = Annotated[
+    TransformationLike, Domain(_TRANSFORMATIONS, lambda txs: tuple(map(as_transformation, txs)))
+]
 
 
 def all_per_number(transforms: Any) -> bool:
@@ -69,7 +77,9 @@ def _named(items: Any) -> tuple[Named, ...]:
     return named
 
 
-NamedTransformations = Annotated[Any, Domain("pairs (name, gradient transformation) with different names", _named)]
+NamedTransformations = Annotated[
+    tuple[str, TransformationLike], Domain("pairs (name, gradient transformation) with different names", _named)
+]
 
 
 @transformation(

@@ -1,7 +1,7 @@
 # pyright: basic, reportUnnecessaryTypeIgnoreComment=true
-"""What a type checker says of lrjax's public API; `.ci/run` checks this file, nothing runs it.
+"""What pyright and mypy say of the public API; `.ci/run` checks the files here, nothing runs them.
 
-Every line with an ignore comment must be an error: an unneeded ignore is an error itself.
+Every line with an ignore comment must be an error to both: an unneeded ignore is an error itself.
 """
 
 from typing import assert_type
@@ -23,10 +23,10 @@ lrjax.join_schedules([cosine, lambda step: 0.1], [100])
 lrjax.piecewise_constant_schedule(0.1, {10: 0.5})
 lrjax.cyclic_schedule(0.1, 0.2, 10, mode="triangular2")
 
-lrjax.cosine_decay_schedule(0.1)  # pyright: ignore[reportCallIssue]
-lrjax.cosine_decay_schedule(0.1, 100, stepz=3)  # pyright: ignore[reportCallIssue]
-lrjax.cosine_decay_schedule("0.1", 100)  # pyright: ignore[reportArgumentType]
-lrjax.cyclic_schedule(0.1, 0.2, 10, mode="square")  # pyright: ignore[reportArgumentType]
+lrjax.cosine_decay_schedule(0.1)  # type: ignore[call-arg]
+lrjax.cosine_decay_schedule(0.1, 100, stepz=3)  # type: ignore[call-arg]
+lrjax.cosine_decay_schedule("0.1", 100)  # type: ignore[arg-type]
+lrjax.cyclic_schedule(0.1, 0.2, 10, mode="square")  # type: ignore[arg-type]
 
 # Optimizers are values with an init and an update.
 adam = lrjax.adam(cosine)
@@ -39,9 +39,9 @@ lrjax.apply_updates(params, updates)
 lrjax.get_learning_rate(state)
 init, update = adam
 
-lrjax.adam()  # pyright: ignore[reportCallIssue]
-lrjax.adam(1e-3, beta1=0.9)  # pyright: ignore[reportCallIssue]
-lrjax.sgd("fast")  # pyright: ignore[reportArgumentType]
+lrjax.adam()  # type: ignore[call-arg]
+lrjax.adam(1e-3, beta1=0.9)  # type: ignore[call-arg]
+lrjax.sgd("fast")  # type: ignore[arg-type]
 
 # A task is a value that every function takes.
 task = lrjax.Task(lambda params, batch: jnp.mean(batch * params["w"]), params, jnp.ones((8, 3)), batch_size=4)
@@ -51,7 +51,17 @@ assert_type(lrjax.tune(task, adam, steps=10).run, lrjax.Run | None)
 assert_type(lrjax.compare(task, {"adam": adam}, steps=10), lrjax.Comparison)
 assert_type(lrjax.range_test(task, adam).suggestions, dict[str, float])
 lrjax.sweep(task, adam, keep="all")
+lrjax.train(task, adam, steps=10).params["w"]
+lrjax.compare(task, {"adam": adam, "sgd": lrjax.sgd}, steps=10)
 
-lrjax.sweep(task, adam, keep="worst")  # pyright: ignore[reportArgumentType]
-lrjax.train(task)  # pyright: ignore[reportCallIssue]
-lrjax.train(task, adam, batch_size=3)  # pyright: ignore[reportCallIssue]
+lrjax.sweep(task, adam, keep="worst")  # type: ignore[arg-type]
+lrjax.train(task)  # type: ignore[call-arg]
+lrjax.train(task, adam, batch_size=3)  # type: ignore[call-arg]
+lrjax.train(task, 0.1, steps=10)  # type: ignore[arg-type]
+lrjax.train(task, adam, steps="10")  # type: ignore[arg-type]
+lrjax.train(task, lrjax.adam, steps=10)  # type: ignore[arg-type]
+lrjax.sweep(task, lrjax.adam, learning_rates="all", steps=10)  # type: ignore[arg-type]
+lrjax.tune(task)  # type: ignore[call-arg]
+lrjax.tune(task, adam, stepz=10)  # type: ignore[call-arg]
+lrjax.compare(task, [adam], steps=10)  # type: ignore[arg-type]
+lrjax.Task(params, params, jnp.ones((8, 3)), batch_size=4)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import functools
 import inspect
 import reprlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
 
 import jax
 import jax.core
@@ -63,6 +63,7 @@ class Value:
 
     if TYPE_CHECKING:
 
+        def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
         def __getattr__(self, name: str) -> Any: ...  # its hyperparameters, which a type checker doesn't know
 
     __slots__ = ("__dict__", "__weakref__", "_children", "_foreign")  # `__dict__` holds the fields and nothing else

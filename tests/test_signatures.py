@@ -30,8 +30,16 @@ def test_the_signature_is_short(name):
     signature = inspect.signature(MADE[name])
     text = str(signature)
     assert "Annotated" not in text and "Union" not in text and len(text) < 1000
-    assert text.endswith((" -> Schedule", " -> GradientTransformation", " -> Value"))
+    assert text.endswith((" -> Schedule", " -> GradientTransformation", " -> PathRule"))
     assert list(signature.parameters) == [field.name for field in dataclasses.fields(MADE[name])]
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_help_begins_with_the_signature_and_the_docstring(name):
+    cls = MADE[name]
+    text = pydoc.plain(pydoc.render_doc(cls))
+    assert f"class {cls.__name__}(" in text and inspect.getdoc(cls).splitlines()[0] in text
+    assert "Annotated" not in text.split("__wrapped__")[0]
 
 
 def test_help_reads_as_it_is_written():

@@ -3,7 +3,7 @@
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Concatenate, ParamSpec
 
 import jax
 import numpy as np
@@ -11,7 +11,10 @@ import numpy as np
 from lrjax.domains import Domain, NotInDomain, is_function, known_domain
 from lrjax.numerics import ArrayTree, Nested, RealLike
 from lrjax.schedules.base import RateOrSchedule, Schedule
+from lrjax.signatures import ValueClass
 from lrjax.value import Value, value_class
+
+P = ParamSpec("P")
 
 _RATE = known_domain(RateOrSchedule)
 
@@ -79,7 +82,21 @@ Rules = Annotated[
 ]
 
 
-def _by_path(path: str, rates: Rules):
+class PathRule(Value):
+    """A function from the path of a parameter to its rate, as a value."""
+
+    _formula: ClassVar[Callable[..., Any]]
+
+    def __call__(self, path: str) -> Any:
+        return self._formula(path, **vars(self))
+
+
+def _path_rule(formula: Callable[Concatenate[str, P], Any]) -> ValueClass[P, PathRule]:
+    return value_class(formula, PathRule, ("path",), _formula=staticmethod(formula))
+
+
+@_path_rule
+def by_path(path: str, rates: Rules):
     """The rate of a parameter by its path, such as 'encoder/layers/0/kernel'.
 
     `rates` are regular expressions with their rates, numbers or schedules: the first that is found in the path holds.
@@ -100,10 +117,6 @@ def _by_path(path: str, rates: Rules):
         if re.search(pattern, path):
             return rate
     raise ValueError(f"by_path: `rates` must have a rate for every parameter, got none for {path!r}.")
-
-
-_by_path.__name__ = _by_path.__qualname__ = "by_path"
-by_path: Any = value_class(_by_path, Value, ("path",), __call__=lambda self, path: _by_path(path, self.rates))
 
 
 def _learning_rate(x: Any) -> Any:

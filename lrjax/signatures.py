@@ -7,7 +7,7 @@ import sys
 import textwrap
 import typing
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, Union
 
 P = ParamSpec("P")
@@ -123,7 +123,7 @@ def _with_markers(parameters: Sequence[inspect.Parameter]) -> list[str]:
     return parts
 
 
-def evaluated(annotation: Any, function: Callable[..., Any], imported_for_types: Mapping[str, Any]) -> Any:
+def evaluated(annotation: Any, function: Callable[..., Any], imported_for_types: dict[str, Any]) -> Any:
     """The annotation itself, where `from __future__ import annotations` made a string of it.
 
     Its names are looked up where the function was written: in its closure, in the functions around it that are still

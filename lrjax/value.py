@@ -10,7 +10,7 @@ import functools
 import inspect
 import reprlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.core
@@ -63,7 +63,6 @@ class Value:
 
     if TYPE_CHECKING:
 
-        def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
         def __getattr__(self, name: str) -> Any: ...  # its hyperparameters, which a type checker doesn't know
 
     __slots__ = ("__dict__", "__weakref__", "_children", "_foreign")  # `__dict__` holds the fields and nothing else
@@ -85,7 +84,7 @@ class Value:
         fits = len(args) <= len(layout.positional) and given.keys().isdisjoint(kwargs)
         if not fits or fields.keys() != set(layout.names):
             try:
-                type(self).__signature__.bind(*args, **kwargs)
+                inspect.signature(type(self)).bind(*args, **kwargs)
             except TypeError as error:
                 raise TypeError(f"{type(self).__name__}: {error}") from None
         self.__post_init__()
@@ -182,7 +181,7 @@ def value_class(
 ) -> type[V]:
     """Makes the class whose fields are the parameters of `function` that aren't `call_arguments`."""
     parameters = [
-        p.replace(annotation=evaluated(p.annotation, function, vars(annotation_names)))
+        p.replace(annotation=evaluated(p.annotation, function, annotation_names.__dict__))
         for p in inspect.signature(function).parameters.values()
         if p.name not in call_arguments and p.kind is not p.VAR_KEYWORD
     ]

@@ -118,7 +118,7 @@ def text_of(entry: Entry, columns: int) -> str:
         else:
             lines += ["", wrap(" ".join(text.split()))]
     if entry.is_schedule:
-        schedule = example(entry.thing)
+        schedule: Any = example(entry.thing)
         lines += ["", wrap(f"The curve of {schedule!r}:"), plot(schedule, horizon(schedule), columns)]
     for method in entry.methods:
         lines += ["", *textwrap.indent(text_of(method, columns - 2), "  ").split("\n")]
@@ -170,7 +170,7 @@ def _entry(name: str, thing: Any, module: str) -> Entry:
 def _type(name: str, thing: Any, node: Any, shown: str) -> Entry:
     """A type for annotations; its domain is in words, not in the signature."""
     written, domain = getattr(node, "value", node), domain_of(thing)
-    if get_origin(thing) is Annotated and isinstance(written, ast.Subscript):
+    if get_origin(thing) is Annotated and isinstance(written, ast.Subscript) and isinstance(written.slice, ast.Tuple):
         written = written.slice.elts[0]
     words = f"A type: {domain!r}." if domain else "A type, for annotations."
     return Entry(name, thing, f"{shown} = {ast.unparse(written)}", (("summary", words),))
@@ -182,7 +182,7 @@ def _fields(node: ast.ClassDef, module: str) -> tuple[list[str], list[str]]:
     declared = [part for part in node.body if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)]
     fields, comments = [], []
     for part in declared:
-        name, written = part.target.id, ast.unparse(part)
+        name, written = ast.unparse(part.target), ast.unparse(part)
         if "ClassVar" in written or name.startswith("_") and name != "_":  # `_: KW_ONLY`
             continue
         fields.append(f"    {written}")

@@ -1,6 +1,6 @@
 """What an argument may be, as a type: its range, its unit, its check and the form in which a value keeps it.
 
-``init_value: Rate`` is an `RealLike` to a type checker; at run time it carries a `Domain`, which checks the
+``init_value: Rate`` is a `RealLike` to a type checker; at run time it carries a `Domain`, which checks the
 argument when a value is made, writes the error message, and writes the argument's line in the docs.
 """
 

@@ -61,7 +61,7 @@ def test_signatures_have_markers_defaults_and_overloads():
     assert ENTRIES["Run.load"].signature.endswith("(path: str | PathLike[str], task: Task | None = None) -> Run")
     assert "\n    interrupted: bool = False\n" in ENTRIES["Run"].signature
     assert "  diverged: by the rule of `sweep`" in text_of(ENTRIES["Run"], 80)
-    assert ENTRIES["ScalarOrSchedule"].signature.startswith("ScalarOrSchedule = ArrayLike | Schedule")
+    assert ENTRIES["ScalarOrSchedule"].signature.startswith("ScalarOrSchedule = RealLike | Schedule")
     assert ENTRIES["Metric"].signature.startswith(("class Metric:", "Metric("))
 
 
@@ -108,7 +108,7 @@ def test_the_types_in_signatures_are_explained(capsys):
             named = {n for n in used if get_origin(vars(inspect.getmodule(entry.thing)).get(n)) is Annotated}
             assert named <= set(types) | set(PUBLIC), name
     assert main(["reference", "Steps"]) == 0
-    assert capsys.readouterr().out == "lrjax.domains.Steps = ArrayLike\n\nA type: a whole number of steps >= 1.\n"
+    assert capsys.readouterr().out == "lrjax.domains.Steps = RealLike\n\nA type: a whole number of steps >= 1.\n"
 
 
 def test_methods_and_other_names_are_explained(capsys):

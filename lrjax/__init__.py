@@ -257,4 +257,4 @@ from lrjax.transforms.trust_ratio import scale_by_param_block_rms as scale_by_pa
 from lrjax.transforms.trust_ratio import scale_by_trust_ratio as scale_by_trust_ratio
 from lrjax.value import Value as Value
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -19,6 +19,7 @@ from jax.tree_util import GetAttrKey, register_pytree_with_keys
 
 import lrjax.domains as annotation_names
 from lrjax.domains import Domain, NotInDomain, Requirement, domain_of, is_function
+from lrjax.jax_versions import get_opaque_trace_state
 from lrjax.numerics import LargeCount
 from lrjax.signatures import WrittenSignature, evaluated
 from lrjax.static import StaticArguments

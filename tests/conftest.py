@@ -3,10 +3,22 @@
 import gc
 
 import jax
+import jax.monitoring
 import pytest
+
+from lrjax.jax_versions import enable_x64
+
+_counting: list[list[str]] = []  # of the tests that count compilations; JAX 0.8 can't forget a listener
+
+
+def _note_compilation(event, duration, **kwargs):
+    if event == "/jax/core/compile/backend_compile_duration":
+        for seen in _counting:
+            seen.append(kwargs.get("fun_name", event))
 
 
 def pytest_configure(config):
+    jax.monitoring.register_event_duration_secs_listener(_note_compilation)
     gc.set_threshold(100_000, 50, 100)  # JAX keeps millions of objects, and to look at them all takes its time
     config.addinivalue_line("markers", "promotes: runs others' code, which needs dtypes and ranks to promote")
     config.addinivalue_line("filterwarnings", "error")
@@ -35,7 +47,7 @@ def quick_compilation():
 
 @pytest.fixture
 def x64():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         yield
 
 
@@ -59,11 +71,6 @@ def count_traces():
 def compilations():
     """The programs that XLA has compiled since the test began, one entry each."""
     seen = []
-
-    def note(event, duration, **kwargs):
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(kwargs.get("fun_name", event))
-
-    jax.monitoring.register_event_duration_secs_listener(note)
+    _counting.append(seen)
     yield seen
-    jax.monitoring.unregister_event_duration_listener(note)
+    _counting.pop()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import lrjax as L
+from lrjax.jax_versions import enable_x64
 from tests.schedules.cases import CASES
 
 NAN, INF = math.nan, math.inf
@@ -253,7 +254,7 @@ def test_vmap_over_every_number(name, argument):
 @number_of_each
 def test_the_gradient_of_every_number_is_finite_and_that_of_a_float_is_right(name, argument):
     cls, kwargs = getattr(L, name), TRACED[name]
-    with jax.enable_x64(True):
+    with enable_x64(True):
         gradient = float(getattr(jax.grad(lambda s: s(3))(cls(**kwargs)), argument))
         assert np.isfinite(gradient)
         if isinstance(kwargs[argument], float) and kwargs[argument] and not argument.startswith("pct"):
@@ -272,7 +273,7 @@ def test_the_gradient_of_every_number_is_finite_and_that_of_a_float_is_right(nam
     ],
 )
 def test_the_gradient_of_a_number_of_steps_is_right(make):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         rate = lambda T: make(T)(3)
         gradient = jax.grad(rate)(10.0)
         shifted = [float(jax.jit(rate)(10.0 + h)) for h in (1e-5, -1e-5)]

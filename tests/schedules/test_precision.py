@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import lrjax
+from lrjax.jax_versions import enable_x64
 from tests import oracles
 from tests.schedules.cases import ALL, CASES, IDS, oracle_of, schedule_of
 
@@ -108,7 +109,7 @@ def test_a_linear_warmup_from_zero_keeps_its_digits():
 
 
 def test_float64_under_x64():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         got = lrjax.cosine_decay_schedule(1.0, 10**9)(np.array([10**9 - 1]))
         assert got.dtype == jnp.float64
         np.testing.assert_allclose(got, [np.sin(np.pi * 0.5e-9) ** 2], rtol=1e-14)

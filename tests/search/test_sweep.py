@@ -13,6 +13,7 @@ import optax
 import pytest
 
 import lrjax as L
+from lrjax.jax_versions import enable_x64
 from lrjax.training.engine import Engine
 
 RATES = np.array([0.003, 0.03, 0.3])
@@ -325,7 +326,7 @@ def test_parameters_of_every_dtype(dtype):
         return loss_fn(params, jax.tree.map(lambda x: x.astype(dtype), batch))
 
     expected = swept(L.adam(RATES)).mean
-    with jax.enable_x64(dtype == jnp.float64):
+    with enable_x64(dtype == jnp.float64):
         params = jax.tree.map(np.asarray, jax.jit(start)(jax.random.key(0)))  # one start, which x64 would change
         found = swept(L.adam(RATES), fields={"loss_fn": loss, "init": params})
     assert found.losses.dtype == (np.float64 if dtype == jnp.float64 else np.float32)

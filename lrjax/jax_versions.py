@@ -1,0 +1,34 @@
+"""What differs between the versions of JAX that are supported, in one place."""
+
+from typing import Any
+
+import jax
+import jax.extend.core
+
+# Says in which trace Python is: public since JAX 0.10, and before it a part of `jax.core`.
+get_opaque_trace_state: Any = getattr(jax.extend.core, "get_opaque_trace_state", None)
+if get_opaque_trace_state is None:
+    get_opaque_trace_state = jax.core.get_opaque_trace_state  # type: ignore[attr-defined]
+
+
+def enable_x64(new_value: bool) -> Any:
+    """The context in which numbers have 64 bits, or not: public since JAX 0.8."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(new_value)
+    from jax.experimental import enable_x64 as experimental
+
+    return experimental(new_value)
+
+
+def manual_axes(aval: Any) -> frozenset[Any]:
+    """The manual mesh axes along which an abstract value varies: `manual_axis_type` since JAX 0.10, `vma` before."""
+    kind = getattr(aval, "manual_axis_type", None)
+    axes = getattr(aval, "vma", None) if kind is None else kind.varying
+    return frozenset(axes or ())
+
+
+def as_varying(x: jax.Array, axes: tuple[Any, ...]) -> jax.Array:
+    """The array as one that varies along manual mesh axes: `pcast` since JAX 0.9, `pvary` before."""
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(x, axes, to="varying")
+    return jax.lax.pvary(x, axes)

@@ -208,6 +208,20 @@ def test_another_sweep_is_refused_by_name_and_nothing_is_overwritten(tmp_path):
     assert files(tmp_path) == before
 
 
+def test_states_of_a_version_that_is_not_known_are_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as newer:
+        newer.setattr("lrjax.training.checkpoint.state_version", L.state_version + 1)
+        swept(L.adam(RATES), steps=20, checkpoint=tmp_path)
+    before = files(tmp_path)
+    words = f"of a newer one, with states of version {L.state_version + 1}; this one's are {L.state_version}"
+    with pytest.raises(ValueError, match=words):
+        swept(L.adam(RATES), steps=20, checkpoint=tmp_path)
+    monkeypatch.setattr("lrjax.training.checkpoint.state_version", L.state_version + 2)  # of an older version
+    with pytest.raises(ValueError, match=f"`state_version` is {L.state_version + 1} there, {L.state_version + 2} here"):
+        swept(L.adam(RATES), steps=20, checkpoint=tmp_path)
+    assert files(tmp_path) == before
+
+
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
 @pytest.mark.parametrize("last", [0.0, 1.0])
 def test_functions_differ_in_what_they_close_over(wrap, last):

@@ -92,6 +92,7 @@ class Captured:
         self.array = np.ones(4)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("make", (OF_A_SCHEDULE | OF_A_TREE).values(), ids=OF_A_SCHEDULE | OF_A_TREE)
 def test_what_a_function_has_captured_is_freed(make):
     def use_once():
@@ -108,6 +109,7 @@ def test_what_a_function_has_captured_is_freed(make):
     assert reference() is None
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("make", OF_A_SCHEDULE.values(), ids=OF_A_SCHEDULE)
 def test_no_tracer_leaks_through_a_function(make):
     def run(rate, params):

@@ -22,6 +22,7 @@ def test_new_writes_a_task_that_runs(place, capsys):
     assert "adamw(learning_rate=cosine_decay_schedule" in (place / "lrjax-train.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 @pytest.mark.parametrize("framework", ["flax", "nnx", "equinox"])
 def test_new_writes_a_model_of_a_framework_that_runs(place, framework, capsys):

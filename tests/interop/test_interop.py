@@ -203,6 +203,7 @@ def test_parameters_and_state_may_be_donated(tx):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.slow
 def test_sharded_parameters_give_a_sharded_state():
     program = """
     import inspect, jax, jax.numpy as jnp, lrjax

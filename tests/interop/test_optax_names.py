@@ -89,6 +89,7 @@ def is_state(name: str) -> bool:
     return hasattr(getattr(THEIRS, attribute(name)), "_fields")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.promotes
 @pytest.mark.parametrize("name", SAME_VALUES)
 def test_the_same_does_the_same(name):

@@ -156,6 +156,7 @@ def test_agrees_with_optax(case):
     assert_near(ours_over_100_steps(case), expected, params, 1e-5)
 
 
+@pytest.mark.sampled(8)
 @each
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_narrow_floats_stay_near_float64(name, args, kwargs, dtype):

@@ -243,6 +243,7 @@ NUMBERS = [(name, key) for name, kwargs in TRACED.items() for key, x in kwargs.i
 number_of_each = pytest.mark.parametrize(("name", "argument"), NUMBERS)
 
 
+@pytest.mark.sampled(8)
 @number_of_each
 def test_vmap_over_every_number(name, argument):
     cls, kwargs = getattr(L, name), TRACED[name]
@@ -251,6 +252,7 @@ def test_vmap_over_every_number(name, argument):
     np.testing.assert_allclose(got, [cls(**kwargs)(3)] * 3, rtol=1e-6)
 
 
+@pytest.mark.sampled(8)
 @number_of_each
 def test_the_gradient_of_every_number_is_finite_and_that_of_a_float_is_right(name, argument):
     cls, kwargs = getattr(L, name), TRACED[name]

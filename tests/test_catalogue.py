@@ -35,6 +35,7 @@ def test_optimizers_are_found():
     assert {"sgd", "adam", "adafactor", "lion", "muon"} <= set(OPTIMIZERS)
 
 
+@pytest.mark.sampled(4)
 @each
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_finds_the_bottom_of_a_parabola(name, dtype):
@@ -48,6 +49,7 @@ def test_finds_the_bottom_of_a_parabola(name, dtype):
         assert all(r.dtype == jnp.float32 and 0 < r < 1e-3 * rate for r in rates)
 
 
+@pytest.mark.sampled(4)
 @each
 def test_goes_down_rosenbrocks_valley(name):
     start = jnp.array([-1.0, 1.0])
@@ -55,6 +57,7 @@ def test_goes_down_rosenbrocks_valley(name):
     assert rosenbrock(x) < 0.05 * rosenbrock(start)
 
 
+@pytest.mark.sampled(4)
 @each
 def test_a_schedule_lowers_the_loss_from_the_first_steps(name):
     if name == "rprop":
@@ -105,6 +108,7 @@ def test_eager_jitted_scanned_and_mapped_updates_agree(name, dtype):
         chex.assert_trees_all_close(other, eager, rtol=rtol, atol=1e-7)
 
 
+@pytest.mark.sampled(4)
 @each
 def test_is_a_chain_whose_parts_can_be_read(name):
     tx = OPTIMIZERS[name](0.1)
@@ -159,6 +163,7 @@ def test_state_and_parameters_keep_their_dtypes(name, dtype, gradients):
 COMPLEX = [name for name in OPTIMIZERS if not CASES[name].real]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.promotes  # a real rate times a complex gradient
 @pytest.mark.parametrize("name", COMPLEX)
 def test_complex_parameters_go_down_too(name):

@@ -212,6 +212,7 @@ def test_the_better_differs_as_its_note_says(name):
 EDGES = [name for name, row in ROWS.items() if row.verdict == "better" and attribute(name) in VALUES]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.promotes
 @pytest.mark.parametrize("name", EDGES)
 def test_the_better_does_the_same_elsewhere(name):

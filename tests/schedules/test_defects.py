@@ -175,6 +175,7 @@ def test_a_step_past_the_last_acts_as_the_last(schedule):
         assert schedule(step) == last
 
 
+@pytest.mark.sampled(4)
 @each
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "bfloat16"])
 def test_every_dtype_of_step_gives_the_same_strong_float32(schedule, dtype):

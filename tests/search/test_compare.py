@@ -78,6 +78,7 @@ def test_techniques_fit_any_number_of_steps(steps):
         assert np.isfinite(np.asarray(technique.shape(0.1)(np.arange(steps)))).all()
 
 
+@pytest.mark.slow
 @pytest.mark.promotes  # Optax does
 def test_optimizers_of_any_kinds():
     named = {

@@ -1,14 +1,23 @@
 """What differs between the versions of JAX that are supported, in one place."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.extend.core
 
-# Says in which trace Python is: public since JAX 0.10, and before it a part of `jax.core`.
-get_opaque_trace_state: Any = getattr(jax.extend.core, "get_opaque_trace_state", None)
-if get_opaque_trace_state is None:
-    get_opaque_trace_state = jax.core.get_opaque_trace_state  # type: ignore[attr-defined]
+
+def get_opaque_trace_state() -> Any:
+    """Says in which trace Python is: public since JAX 0.10, and before it a part of `jax.core`."""
+    return _trace_state_function()()
+
+
+@functools.cache
+def _trace_state_function() -> Callable[[], Any]:
+    import jax.extend.core  # here, as it imports Pallas
+
+    found = getattr(jax.extend.core, "get_opaque_trace_state", None)
+    return found or jax.core.get_opaque_trace_state  # type: ignore[attr-defined]
 
 
 def enable_x64(new_value: bool) -> Any:

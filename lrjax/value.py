@@ -314,15 +314,11 @@ def may_compile(value: Value) -> bool:
 
 
 def is_tracing() -> bool:
-    from jax.extend.core import get_opaque_trace_state  # here, as it imports Pallas
-
     return get_opaque_trace_state() != _state_outside_of_traces()
 
 
 @functools.cache
 def _state_outside_of_traces() -> Any:
-    from jax.extend.core import get_opaque_trace_state
-
     with jax.ensure_compile_time_eval():
         return get_opaque_trace_state()
 

@@ -80,7 +80,10 @@ def pytest_terminal_summary(terminalreporter):
         for name, value in report.user_properties
         if name == "processor seconds" and report.when == "call"
     ]
-    terminalreporter.write_line(f"{len(seconds)} tests that are not slow took {sum(seconds):.0f} s of the processor")
+    if seconds:
+        terminalreporter.write_line(
+            f"{len(seconds)} tests that are not slow took {sum(seconds):.0f} s of the processor"
+        )
 
 
 @pytest.fixture(autouse=True)

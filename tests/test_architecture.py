@@ -146,6 +146,7 @@ def test_the_package_is_typed_and_its_version_stands_once():
     assert project["tool"]["hatch"]["version"]["path"] == "lrjax/__init__.py"
 
 
+@pytest.mark.slow
 def test_nothing_but_the_package_is_needed_to_import_it():
     import subprocess
     import sys

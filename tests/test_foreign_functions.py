@@ -154,6 +154,7 @@ def test_our_own_values_stay_compiled(compilations):
 CYCLES = [{"init_value": 0.0, "peak_value": 1.0, "warmup_steps": 2, "decay_steps": 6}] * 2
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.promotes
 @pytest.mark.parametrize(
     ("name", "arguments"),
@@ -202,6 +203,7 @@ class Batch:
     """Something that JAX knows nothing of."""
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("make", EVERYWHERE.values(), ids=EVERYWHERE)
 def test_extra_arguments_of_any_type_go_through(make):
     tx, seen = make(), []
@@ -268,6 +270,7 @@ CALLABLE = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("make", CALLABLE.values(), ids=CALLABLE)
 def test_an_equinox_module_is_a_tree(make):
     tx = make(MODEL)
@@ -291,6 +294,7 @@ class Net(nnx.Module):
         self.layer = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("make", CALLABLE.values(), ids=CALLABLE)
 def test_an_nnx_state_is_a_tree(make):
     params = nnx.state(Net(), nnx.Param)

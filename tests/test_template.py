@@ -8,6 +8,7 @@ from tests.test_commands import clean, place  # noqa: F401
 # ruff: noqa: F811  (a fixture that is imported has the name of the argument)
 
 
+@pytest.mark.slow
 def test_new_writes_a_task_that_runs(place, capsys):
     assert main(["new", "mine.py"]) == 0
     assert capsys.readouterr().err == "wrote mine.py\ntry: lrjax tune mine.py\n"

@@ -194,6 +194,7 @@ DIFFERENT = {
 }
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.promotes
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.verdict == "better"])
 def test_the_better_differs_as_its_note_says(name):
@@ -261,6 +262,7 @@ OPTAXS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.promotes
 @pytest.mark.parametrize("name", OPTAXS)
 def test_optaxs_go_into_a_chain(name):

@@ -161,6 +161,7 @@ SCHEDULES = {
 each = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 
 
+@pytest.mark.sampled(8)
 @each
 def test_a_negative_step_acts_as_zero(schedule):
     first = schedule(0)
@@ -185,6 +186,7 @@ def test_every_dtype_of_step_gives_the_same_strong_float32(schedule, dtype):
         assert got == schedule(step)
 
 
+@pytest.mark.sampled(8)
 @each
 def test_arrays_of_steps_give_the_shape_of_the_array(schedule):
     steps = np.arange(24).reshape(2, 3, 4)

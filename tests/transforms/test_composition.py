@@ -68,6 +68,7 @@ STAY_BAD = ("MultiSteps", "MultiSteps, sum", "MultiSteps, growing", "apply_every
 WITH_NANS = [(name, bad) for name in PAIRS for bad in (False, True) if not (bad and name in STAY_BAD)]
 
 
+@pytest.mark.sampled(24)
 @pytest.mark.promotes
 @pytest.mark.parametrize(("name", "bad"), WITH_NANS)
 def test_agrees_with_optax(name, bad):
@@ -353,6 +354,7 @@ def test_packed_names_what_does_not_fit():
         tx.update({"a": jnp.ones(2), "b": jnp.ones(2, "bfloat16")}, state, params)
 
 
+@pytest.mark.slow
 def test_packed_has_fewer_operations():
     params = many(100)
     text = lambda tx: jax.jit(tx.update).lower(params, tx.init(params), params).compile().as_text().count(" fusion(")

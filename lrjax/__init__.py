@@ -194,6 +194,8 @@ from lrjax.transforms.masking import multi_transform as multi_transform
 from lrjax.transforms.masking import partition as partition
 from lrjax.transforms.masking import selective_transform as selective_transform
 from lrjax.transforms.masking import set_to_zero as set_to_zero
+from lrjax.transforms.migrate import migrate_state as migrate_state
+from lrjax.transforms.migrate import state_version as state_version
 from lrjax.transforms.momentum import EmaState as EmaState
 from lrjax.transforms.momentum import TraceState as TraceState
 from lrjax.transforms.momentum import ema as ema
@@ -257,4 +259,4 @@ from lrjax.transforms.trust_ratio import scale_by_param_block_rms as scale_by_pa
 from lrjax.transforms.trust_ratio import scale_by_trust_ratio as scale_by_trust_ratio
 from lrjax.value import Value as Value
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -302,20 +302,6 @@ def may_compile(value: Value) -> bool:
     return not _is_foreign(value)
 
 
-def is_tracing() -> bool:
-    from jax.extend.core import get_opaque_trace_state  # here, as it imports Pallas
-
-    return get_opaque_trace_state() != _state_outside_of_traces()
-
-
-@functools.cache
-def _state_outside_of_traces() -> Any:
-    from jax.extend.core import get_opaque_trace_state
-
-    with jax.ensure_compile_time_eval():
-        return get_opaque_trace_state()
-
-
 def _is_foreign(x: Any) -> bool:
     if isinstance(x, Value):
         try:

@@ -1,19 +1,89 @@
-"""Strict by default: warnings are errors, and neither dtypes nor ranks promote by themselves."""
+"""Strict by default: warnings are errors, and neither dtypes nor ranks promote by themselves.
+
+`-m "not slow"` leaves out what takes long. A test that isn't marked as slow must take little of the processor's time.
+"""
 
 import gc
+import os
+from collections import Counter
+from importlib.metadata import version
 
 import jax
+import jax.monitoring
 import pytest
+from packaging.version import Version
+
+from lrjax.jax_versions import enable_x64
+
+# Most of the tests' time is that of compiling small programs, which XLA's older emitters do in two thirds of it. A flag
+# that it doesn't know ends the process.
+_OLDER = "--xla_cpu_use_fusion_emitters=false"
+_FLAGS = os.environ.get("XLA_FLAGS", "")
+if Version("0.7") <= Version(version("jaxlib")) < Version("0.11") and _OLDER not in _FLAGS:
+    os.environ["XLA_FLAGS"] = f"{_FLAGS} {_OLDER}"
+
+QUICK = 6.0  # seconds of the processor that a test may take which isn't marked as slow
+
+_counting: list[list[str]] = []  # of the tests that count compilations; JAX 0.8 can't forget a listener
+
+
+def _note_compilation(event, duration, **kwargs):
+    if event == "/jax/core/compile/backend_compile_duration":
+        for seen in _counting:
+            seen.append(kwargs.get("fun_name", event))
 
 
 def pytest_configure(config):
+    jax.monitoring.register_event_duration_secs_listener(_note_compilation)
     gc.set_threshold(100_000, 50, 100)  # JAX keeps millions of objects, and to look at them all takes its time
     config.addinivalue_line("markers", "promotes: runs others' code, which needs dtypes and ranks to promote")
+    config.addinivalue_line("markers", "sampled(n): slow, but for every n-th of its parameters")
     config.addinivalue_line("filterwarnings", "error")
     # third parties' own
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:(flax|optax|orbax|equinox|matplotlib).*")
     config.addinivalue_line("filterwarnings", "ignore:.*os.fork.*:RuntimeWarning")
     config.addinivalue_line("filterwarnings", "ignore::ResourceWarning")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow
+def pytest_collection_modifyitems(items):
+    seen: Counter[str] = Counter()
+    for item in items:
+        if (sampled := item.get_closest_marker("sampled")) is not None:
+            function, (n,) = item.nodeid.split("[")[0], sampled.args
+            if seen[function] % n:
+                item.add_marker(pytest.mark.slow)
+            seen[function] += 1
+
+
+def _processor_seconds():
+    """Of this process and of those that it has started: a busy machine doesn't lengthen it as it does the time."""
+    return sum(os.times()[:4])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    begin = _processor_seconds()
+    result = yield
+    seconds = _processor_seconds() - begin
+    item.user_properties.append(("processor seconds", seconds))
+    if seconds > QUICK and item.get_closest_marker("slow") is None:
+        pytest.fail(f"took {seconds:.1f} s of the processor: mark it with `@pytest.mark.slow`, or `sampled`")
+    return result
+
+
+def pytest_terminal_summary(terminalreporter):
+    seconds = [
+        value
+        for report in terminalreporter.getreports("passed")
+        if "slow" not in report.keywords
+        for name, value in report.user_properties
+        if name == "processor seconds" and report.when == "call"
+    ]
+    if seconds:
+        terminalreporter.write_line(
+            f"{len(seconds)} tests that are not slow took {sum(seconds):.0f} s of the processor"
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +105,7 @@ def quick_compilation():
 
 @pytest.fixture
 def x64():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         yield
 
 
@@ -59,11 +129,6 @@ def count_traces():
 def compilations():
     """The programs that XLA has compiled since the test began, one entry each."""
     seen = []
-
-    def note(event, duration, **kwargs):
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(kwargs.get("fun_name", event))
-
-    jax.monitoring.register_event_duration_secs_listener(note)
+    _counting.append(seen)
     yield seen
-    jax.monitoring.unregister_event_duration_listener(note)
+    _counting.pop()

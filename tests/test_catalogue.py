@@ -35,6 +35,7 @@ def test_optimizers_are_found():
     assert {"sgd", "adam", "adafactor", "lion", "muon"} <= set(OPTIMIZERS)
 
 
+@pytest.mark.sampled(4)
 @each
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_finds_the_bottom_of_a_parabola(name, dtype):
@@ -48,6 +49,7 @@ def test_finds_the_bottom_of_a_parabola(name, dtype):
         assert all(r.dtype == jnp.float32 and 0 < r < 1e-3 * rate for r in rates)
 
 
+@pytest.mark.sampled(4)
 @each
 def test_goes_down_rosenbrocks_valley(name):
     start = jnp.array([-1.0, 1.0])
@@ -55,6 +57,7 @@ def test_goes_down_rosenbrocks_valley(name):
     assert rosenbrock(x) < 0.05 * rosenbrock(start)
 
 
+@pytest.mark.sampled(4)
 @each
 def test_a_schedule_lowers_the_loss_from_the_first_steps(name):
     if name == "rprop":
@@ -64,6 +67,7 @@ def test_a_schedule_lowers_the_loss_from_the_first_steps(name):
     assert parabola(x) < 0.99 * parabola(start)
 
 
+@pytest.mark.sampled(8)
 @each
 def test_a_batch_of_rates_is_one_program(name):
     rates = jnp.array([0.01, 0.02, 0.05])
@@ -77,6 +81,7 @@ def test_a_batch_of_rates_is_one_program(name):
 NARROW = ("adam", "adafactor", "sm3", "muon", "lion", "lamb", "rprop", "madgrad")
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(("name", "dtype"), [(n, "float32") for n in OPTIMIZERS] + [(n, "bfloat16") for n in NARROW])
 def test_eager_jitted_scanned_and_mapped_updates_agree(name, dtype):
     start = {"w": jnp.linspace(-1, 1, 6).astype(dtype), "b": jnp.ones((), dtype)}
@@ -103,6 +108,7 @@ def test_eager_jitted_scanned_and_mapped_updates_agree(name, dtype):
         chex.assert_trees_all_close(other, eager, rtol=rtol, atol=1e-7)
 
 
+@pytest.mark.sampled(4)
 @each
 def test_is_a_chain_whose_parts_can_be_read(name):
     tx = OPTIMIZERS[name](0.1)
@@ -122,6 +128,7 @@ def nothing_but_zeros_and_nones(name):
     yield jnp.ones(())
 
 
+@pytest.mark.sampled(8)
 @each
 def test_empty_trees_scalars_and_missing_gradients(name):
     tx = OPTIMIZERS[name](0.1)
@@ -138,6 +145,7 @@ def test_empty_trees_scalars_and_missing_gradients(name):
     chex.assert_trees_all_equal_shapes_and_dtypes(state, tx.init(params))
 
 
+@pytest.mark.sampled(24)
 @each
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("gradients", ["float32", "bfloat16"])
@@ -155,6 +163,7 @@ def test_state_and_parameters_keep_their_dtypes(name, dtype, gradients):
 COMPLEX = [name for name in OPTIMIZERS if not CASES[name].real]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.promotes  # a real rate times a complex gradient
 @pytest.mark.parametrize("name", COMPLEX)
 def test_complex_parameters_go_down_too(name):

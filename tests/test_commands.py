@@ -174,6 +174,7 @@ def test_train_takes_the_optimizer_of_the_file(task, capsys, place):
     assert main(["train", task, "--steps", "5", "--learning-rate", "0.05"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 @pytest.mark.parametrize("command", ["sweep", "train", "tune", "compare"])
 def test_a_command_goes_on_from_its_checkpoint(task, capsys, place, command):

@@ -161,5 +161,5 @@ def test_the_rows_of_the_readme_are_those_of_the_page():
 def test_the_test_command_is_the_one_that_ci_runs():
     ci = (ROOT / ".ci" / "run").read_text()
     (line,) = [line for line in README.read_text().splitlines() if "'.[test]' && python -m pytest" in line]
-    assert line == "python -m pip install -e '.[test]' && python -m pytest"
+    assert line == "python -m pip install -e '.[test]' && python -m pytest -n 2 --dist worksteal"
     assert "grep -m 1 -F \"'.[test]' && python -m pytest\" README.md" in ci

@@ -1,6 +1,8 @@
 """Somebody's own functions and objects: run as plain Python, kept by nothing, handed on as they are."""
 
 import gc
+import subprocess
+import sys
 import weakref
 
 import chex
@@ -92,6 +94,7 @@ class Captured:
         self.array = np.ones(4)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("make", (OF_A_SCHEDULE | OF_A_TREE).values(), ids=OF_A_SCHEDULE | OF_A_TREE)
 def test_what_a_function_has_captured_is_freed(make):
     def use_once():
@@ -108,6 +111,7 @@ def test_what_a_function_has_captured_is_freed(make):
     assert reference() is None
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("make", OF_A_SCHEDULE.values(), ids=OF_A_SCHEDULE)
 def test_no_tracer_leaks_through_a_function(make):
     def run(rate, params):
@@ -152,6 +156,7 @@ def test_our_own_values_stay_compiled(compilations):
 CYCLES = [{"init_value": 0.0, "peak_value": 1.0, "warmup_steps": 2, "decay_steps": 6}] * 2
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.promotes
 @pytest.mark.parametrize(
     ("name", "arguments"),
@@ -200,6 +205,7 @@ class Batch:
     """Something that JAX knows nothing of."""
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("make", EVERYWHERE.values(), ids=EVERYWHERE)
 def test_extra_arguments_of_any_type_go_through(make):
     tx, seen = make(), []
@@ -266,6 +272,7 @@ CALLABLE = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("make", CALLABLE.values(), ids=CALLABLE)
 def test_an_equinox_module_is_a_tree(make):
     tx = make(MODEL)
@@ -289,6 +296,7 @@ class Net(nnx.Module):
         self.layer = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("make", CALLABLE.values(), ids=CALLABLE)
 def test_an_nnx_state_is_a_tree(make):
     params = nnx.state(Net(), nnx.Param)
@@ -298,3 +306,16 @@ def test_an_nnx_state_is_a_tree(make):
     one = nnx.Param(jnp.ones(2))
     updates, _ = make(one).update(one, make(one).init(one), one)
     assert jax.tree.structure(updates) == jax.tree.structure(one)
+
+
+def test_a_first_call_inside_of_a_trace_is_no_measure_of_what_is_outside(tmp_path):
+    program = """if True:
+        import jax, jax.numpy as jnp
+        from lrjax.jax_versions import is_tracing
+        seen = []
+        jax.jit(lambda x: (seen.append(is_tracing()), x)[1])(1.0)
+        jax.vmap(lambda x: (seen.append(is_tracing()), x)[1])(jnp.ones(2))
+        print(*seen, is_tracing())
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True", "False"]

@@ -132,6 +132,7 @@ def test_compare_writes_a_page_and_clean_json(tmp_path):
     assert done.stderr == f"wrote {out}\nwrote {numbers}\n"  # no bar where nobody looks, and no warnings
 
 
+@pytest.mark.slow
 def test_compare_takes_optimizers_by_name(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(tmp_path)
@@ -242,6 +243,7 @@ def test_a_drawn_curve_is_as_wide_as_the_terminal(capsys, monkeypatch, columns):
     assert max(int(columns), 24) - 2 <= width <= max(int(columns), 24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "latin1"}, {"LC_ALL": "C"}, {"LC_ALL": "POSIX"}])
 def test_a_terminal_that_has_ascii_only_gets_ascii(environment):
     done = run("plot", "linear_schedule(0, 1, 5)", env={"LC_CTYPE": "", **environment})
@@ -249,6 +251,7 @@ def test_a_terminal_that_has_ascii_only_gets_ascii(environment):
     assert done.stdout.isascii() and ":" in done.stdout and "?" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_is_no_error():
     command = f"{sys.executable} -m lrjax plot 'linear_schedule(0, 1, 5)' | true"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)

@@ -182,6 +182,7 @@ print("works")
 """
 
 
+@pytest.mark.slow
 def test_classes_of_main_work_in_another_process(tmp_path):
     texts = python(DEFINED, str(tmp_path / "values"))
     assert python(LOADED, str(tmp_path / "values"), texts).strip() == "works"

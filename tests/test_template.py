@@ -8,6 +8,7 @@ from tests.test_commands import clean, place  # noqa: F401
 # ruff: noqa: F811  (a fixture that is imported has the name of the argument)
 
 
+@pytest.mark.slow
 def test_new_writes_a_task_that_runs(place, capsys):
     assert main(["new", "mine.py"]) == 0
     assert capsys.readouterr().err == "wrote mine.py\ntry: lrjax tune mine.py\n"
@@ -22,6 +23,7 @@ def test_new_writes_a_task_that_runs(place, capsys):
     assert "adamw(learning_rate=cosine_decay_schedule" in (place / "lrjax-train.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 @pytest.mark.parametrize("framework", ["flax", "nnx", "equinox"])
 def test_new_writes_a_model_of_a_framework_that_runs(place, framework, capsys):

@@ -73,6 +73,7 @@ def three_steps(tx):
     return total
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", "adam nadam adamw adabelief yogi adan adamax radam amsgrad lamb".split())
 @pytest.mark.parametrize("zero", ["b1", "b2"])
 def test_the_derivative_at_no_averaging(name, zero, x64):
@@ -93,6 +94,7 @@ def test_negative_momentum_is_optaxs():
         np.testing.assert_allclose(ours, theirs, rtol=1e-4)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("steps", [100, 2**24 + 1, 2**25, 2**31 - 1])
 def test_derivatives_of_schedules_of_any_length(steps):
     schedule = L.warmup_cosine_decay_schedule(0.0, 1.0, steps // 10, steps)

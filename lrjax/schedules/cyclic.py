@@ -107,9 +107,9 @@ def _cycle(step: Time, first: Time, mult: jax.Array) -> tuple[jax.Array, Time, T
 
 
 def _grown(first: Time, growth: jax.Array) -> tuple[Callable[[jax.Array], Time], Callable[[jax.Array], Time]]:
-    """Start and length of cycle i: exact in int32 where the growth is a whole number >= 2, of which 32 cycles are
-    enough."""
-    n = jnp.arange(32, dtype=jnp.int32)
+    """Start and length of cycle i: exact in int32 where the growth is a whole number >= 2. Then the last one that can
+    begin is cycle 31, at step 2³¹−1, and cycle 32, with which the step is compared, never begins."""
+    n = jnp.arange(33, dtype=jnp.int32)
     is_whole = (growth == jnp.floor(growth)) & (growth < 2.0**31)
     lengths = first.total * growth ** n.astype(growth.dtype)
     starts = jnp.concatenate([jnp.zeros(1, growth.dtype), jnp.cumsum(lengths)[:-1]])

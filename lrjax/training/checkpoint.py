@@ -16,6 +16,7 @@ from lrjax.training.engine import Engine
 from lrjax.training.kept import Kept
 from lrjax.training.parameters import is_key
 from lrjax.training.program import Carry
+from lrjax.transforms.migrate import state_version
 from lrjax.value import bad_argument
 
 MOST_OF_TIME = 0.1  # the part of the time that may go into saving, in one process
@@ -91,7 +92,8 @@ class Checkpoint:
             import orbax.checkpoint as orbax
         except ImportError:
             raise ImportError(f"{caller}: `checkpoint` needs orbax: pip install 'lrjax[checkpoint]'.") from None
-        self.caller, self.names, self._orbax = caller, names, orbax
+        self.caller, self._orbax = caller, orbax
+        self.names = {"state_version": state_version, **names}
         self.path = check_folder(caller, path, _is_orbaxs)
         self._manager, self._next_save, self._failed = self._open(), 0.0, False
         self._refuse_others()
@@ -106,6 +108,12 @@ class Checkpoint:
             return
         args = self._orbax.args.Composite(names=self._orbax.args.JsonRestore())
         there = self._read(lambda: self._manager.restore(latest, args=args).names)
+        if there.setdefault("state_version", 1) > state_version:
+            self._manager.close()
+            raise ValueError(
+                f"{self.caller}: `checkpoint` must be of this lrjax or an older one; {str(self.path)!r} is of a "
+                f"newer one, with states of version {there['state_version']}; this one's are {state_version}."
+            )
         differ = [name for name in {**there, **self.names} if there.get(name) != self.names.get(name)]
         if differ:
             differences = "; ".join(_difference(name, there.get(name), self.names.get(name)) for name in differ)

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lrjax.jax_versions import enable_x64
 from lrjax.training.task import examples_in
 from lrjax.value import bad_argument
 
@@ -202,7 +203,7 @@ def read_ahead(source: Iterator[Any], most: int) -> Iterator[Any]:
     queue, x64 = _Queue(most), jax.dtypes.canonicalize_dtype(float) == np.float64
 
     def fill() -> None:
-        with jax.enable_x64(x64):  # of the thread that asks
+        with enable_x64(x64):  # of the thread that asks
             queue.fill(source)
         del _reading[thread]
 

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax.domains import Domain, NotInDomain, is_function
+from lrjax.jax_versions import is_tracing
 from lrjax.numerics import Array, ArrayTree, safe_increment
 from lrjax.schedules.base import Schedule, or_schedule
 from lrjax.signatures import ValueClass
-from lrjax.value import Value, as_arrays, assert_unbatched, is_tracing, may_compile, value_class
+from lrjax.value import Value, as_arrays, assert_unbatched, may_compile, value_class
 
 P = ParamSpec("P")
 

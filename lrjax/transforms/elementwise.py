@@ -7,12 +7,13 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, overload
 import jax
 import jax.numpy as jnp
 
+from lrjax.jax_versions import is_tracing
 from lrjax.numerics import Array, common_dtype, narrowed, safe_increment
 from lrjax.schedules.base import Schedule
 from lrjax.signatures import ValueClass
 from lrjax.transforms.base import GradientTransformation, assert_agree, transformation_class
 from lrjax.transforms.sharding import spec
-from lrjax.value import as_arrays, is_tracing
+from lrjax.value import as_arrays
 
 P = ParamSpec("P")
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from lrjax.jax_versions import as_varying, manual_axes
+
 
 def spec(x: Any) -> Any:
     """The `PartitionSpec`, known on an explicit mesh, and the axes along which the array varies."""
@@ -13,8 +15,7 @@ def spec(x: Any) -> Any:
 
 def varying_axes(x: Any) -> frozenset[Any]:
     """The manual axes along which an array, or a `jax.ShapeDtypeStruct`, differs from device to device."""
-    kind = getattr(_aval(x), "manual_axis_type", None)
-    return frozenset() if kind is None else frozenset(kind.varying)
+    return manual_axes(_aval(x))
 
 
 def _aval(x: Any) -> Any:
@@ -24,7 +25,7 @@ def _aval(x: Any) -> Any:
 def with_axes(x: Any, axes: frozenset[Any]) -> Any:
     """The array, varying along `axes` too."""
     missing = axes - varying_axes(x)
-    return jax.lax.pcast(x, tuple(missing), to="varying") if missing else x
+    return as_varying(x, tuple(missing)) if missing else x
 
 
 def vary_like(tree: Any, like: Any) -> Any:

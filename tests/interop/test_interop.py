@@ -45,6 +45,7 @@ WRAPPED = {
 }
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
 def test_the_rate_is_read_through_every_wrapper(wrap):
     scheduled, constant = wrap(L.adam(SCHEDULE)), wrap(L.adam(0.1))
@@ -203,6 +204,7 @@ def test_parameters_and_state_may_be_donated(tx):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.slow
 def test_sharded_parameters_give_a_sharded_state():
     program = """
     import inspect, jax, jax.numpy as jnp, lrjax
@@ -244,6 +246,7 @@ def test_sharded_parameters_give_a_sharded_state():
     assert done.stdout.strip() == "sharded 8 35", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tx", [L.sm3(0.1), L.adafactor(0.1), L.MultiSteps(L.sm3(0.1), 2)], ids=repr)
 def test_nnx_keeps_the_state_of_every_step(tx):
     model = nnx.Linear(4, 1, rngs=nnx.Rngs(0))

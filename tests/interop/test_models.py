@@ -175,6 +175,7 @@ CASES = {
 each = pytest.mark.parametrize("name", CASES)
 
 
+@pytest.mark.slow
 @each
 def test_trains_as_the_frameworks_own_loop(name, tmp_path):
     make, loop, predict, metric = CASES[name]
@@ -190,6 +191,7 @@ def test_trains_as_the_frameworks_own_loop(name, tmp_path):
     np.testing.assert_allclose(predict(L.Run.load(tmp_path / "run", task).model), logits, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @each
 def test_is_searched_and_compared_like_any_task(name):
     make, _, predict, _ = CASES[name]
@@ -207,6 +209,7 @@ def test_is_searched_and_compared_like_any_task(name):
     assert np.isfinite(L.range_test(task, L.sgd(0.1), progress=False).losses).any()
 
 
+@pytest.mark.slow
 @each
 def test_goes_on_from_a_checkpoint(name, tmp_path):
     task = CASES[name][0](validation=VALIDATION)
@@ -216,6 +219,7 @@ def test_goes_on_from_a_checkpoint(name, tmp_path):
     np.testing.assert_array_equal(CASES[name][2](again.model), CASES[name][2](run.model))
 
 
+@pytest.mark.sampled(3)
 @each
 def test_evaluation_has_no_dropout_and_running_statistics(name):
     make, _, predict, metric = CASES[name]
@@ -226,6 +230,7 @@ def test_evaluation_has_no_dropout_and_running_statistics(name):
     assert run.metrics["accuracy"][0] == np.mean(np.argmax(predict(first.model), 1) == VALIDATION[1])
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_model_that_is_given():
     first = L.train(nnx_task(), L.adam(0.03), progress=False)
     model = first.model

@@ -70,12 +70,6 @@ SELECTED = {
     # 20 s of sampling
     "transforms/_adding_test.py": "^(?!.*variance_scaling)",
 }
-SLOW = {
-    "schedules/_inject_test.py",
-    "schedules/_schedule_test.py",
-    "transforms/_accumulation_test.py",
-    "contrib/_muon_test.py",
-}
 ON_EIGHT_DEVICES = """
 import json, sys
 from tests.interop.optaxs_tests import run
@@ -93,7 +87,8 @@ def outcome(path: str) -> Outcome:
 
 
 @pytest.mark.promotes
-@pytest.mark.parametrize("path", [pytest.param(p, marks=[pytest.mark.slow] * (p in SLOW)) for p in DIFFERENT])
+@pytest.mark.sampled(9)
+@pytest.mark.parametrize("path", DIFFERENT)
 def test_optaxs_tests_pass_but_for(path):
     passed, failed = outcome(path)
     unexpected = {name: error for name, error in failed.items() if not any(re.search(p, name) for p in DIFFERENT[path])}

@@ -124,6 +124,7 @@ LOOPS = {
 each = pytest.mark.parametrize("name", LOOPS)
 
 
+@pytest.mark.slow
 @each
 def test_trains_as_the_frameworks_own_loop_and_gives_its_model(name):
     (loop, predict), task = LOOPS[name], getattr(models, name)()
@@ -136,15 +137,6 @@ def test_trains_as_the_frameworks_own_loop_and_gives_its_model(name):
     np.testing.assert_allclose(run.final, expected, rtol=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.slow
 @each
 def test_is_tuned_trained_and_compared(name):
@@ -161,6 +153,7 @@ def test_is_tuned_trained_and_compared(name):
         assert final > 3 * found.start if found.mode == "max" else final < 0.8 * found.start
 
 
+@pytest.mark.slow
 def test_a_trained_model_learns_new_classes_in_small_batches():
     (x, labels), steps = models.DIGITS, 60
     few = models.nnx_cnn(data=(x[labels < 5], labels[labels < 5]))

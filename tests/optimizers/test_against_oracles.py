@@ -139,6 +139,7 @@ def ours_over_100_steps(case):
     return final
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("case", range(len(CASES)), ids=IDS)
 def test_agrees_with_the_formula_in_float64(case):
     name, args, kwargs = CASES[case]
@@ -147,6 +148,7 @@ def test_agrees_with_the_formula_in_float64(case):
     assert_near(ours_over_100_steps(case), expected, params, 1e-6)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.promotes
 @pytest.mark.parametrize("case", range(len(CASES)), ids=IDS)
 def test_agrees_with_optax(case):
@@ -156,6 +158,7 @@ def test_agrees_with_optax(case):
     assert_near(ours_over_100_steps(case), expected, params, 1e-5)
 
 
+@pytest.mark.sampled(8)
 @each
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_narrow_floats_stay_near_float64(name, args, kwargs, dtype):
@@ -172,6 +175,7 @@ def test_narrow_floats_stay_near_float64(name, args, kwargs, dtype):
     assert_near(wide(got), expected, wide(params), 0.05 if dtype == "bfloat16" else 0.01)
 
 
+@pytest.mark.sampled(8)
 @each
 def test_float64_under_x64(name, args, kwargs, x64):
     params = nested_params("float64")
@@ -180,6 +184,7 @@ def test_float64_under_x64(name, args, kwargs, x64):
     assert_near(got, reference(name, args[0], kwargs, params, grads, np.float64), params, 1e-12)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.promotes  # a real rate times a complex gradient
 @pytest.mark.parametrize(("name", "args", "kwargs"), [c for c in CASES if not c[2].get("centered")])
 def test_complex_parameters(name, args, kwargs):
@@ -191,6 +196,7 @@ def test_complex_parameters(name, args, kwargs):
     assert name == "sgd" or len(second) < len(jax.tree.leaves(state))  # second moments are real
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", ["sgd", "adagrad", "rmsprop", "adam", "adamw", "amsgrad"])
 def test_a_schedule_is_applied_step_by_step(name):
     schedule = L.warmup_cosine_decay_schedule(0.0, 0.1, 5, 50)

@@ -125,6 +125,7 @@ EXAMPLES = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("schedule", EXAMPLES, ids=lambda s: type(s).__name__)
 def test_a_schedule_shows_itself(schedule):
     html = schedule._repr_html_()
@@ -178,6 +179,7 @@ def test_a_path_keeps_corners_and_drops_points_on_a_line():
     assert len(kept) < 60 and np.abs(np.interp(x, *kept.T) - y).max() < 1  # of 80, where it is steepest
 
 
+@pytest.mark.slow
 def test_plot_draws_with_matplotlib():
     import matplotlib
 

@@ -21,6 +21,7 @@ def same(a, b, rtol=1e-6):
     np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_products_and_sums():
     same(curve(COSINE * LINE), curve(COSINE) * curve(LINE))
     same(curve(COSINE * 0.5), 0.5 * curve(COSINE))
@@ -64,6 +65,7 @@ def test_join_gives_each_schedule_its_own_step_zero():
     same(joined, np.where(AT < 40, LINE(AT), np.where(AT < 90, COSINE(AT - 40), 0.125)))
 
 
+@pytest.mark.slow
 def test_compositions_are_values():
     schedule = (0.5 * COSINE.warmup(10) + LINE.clip(high=0.5)).delay(3).stretch(2).repeat(500)
     assert eval(repr(schedule), dict(vars(L))) == schedule == L.from_config(L.to_config(schedule))
@@ -75,6 +77,7 @@ def test_compositions_are_values():
     same(jax.vmap(lambda s: s(30))(L.batched(batch)), np.array([0.5, 1.0]) * COSINE(30))
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 def test_an_optax_schedule_is_taken_as_it_is():
     theirs = optax.warmup_cosine_decay_schedule(0.0, 1.0, 10, 100)
@@ -83,6 +86,7 @@ def test_an_optax_schedule_is_taken_as_it_is():
     same(L.join_schedules([theirs, ours], [50])(60), ours(10))
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.promotes
 @pytest.mark.parametrize(
     ("name", "arguments"),

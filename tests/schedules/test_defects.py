@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import lrjax as L
+from lrjax.jax_versions import enable_x64
 from tests.schedules.cases import CASES
 
 NAN, INF = math.nan, math.inf
@@ -160,6 +161,7 @@ SCHEDULES = {
 each = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 
 
+@pytest.mark.sampled(8)
 @each
 def test_a_negative_step_acts_as_zero(schedule):
     first = schedule(0)
@@ -174,6 +176,7 @@ def test_a_step_past_the_last_acts_as_the_last(schedule):
         assert schedule(step) == last
 
 
+@pytest.mark.sampled(4)
 @each
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "bfloat16"])
 def test_every_dtype_of_step_gives_the_same_strong_float32(schedule, dtype):
@@ -183,6 +186,7 @@ def test_every_dtype_of_step_gives_the_same_strong_float32(schedule, dtype):
         assert got == schedule(step)
 
 
+@pytest.mark.sampled(8)
 @each
 def test_arrays_of_steps_give_the_shape_of_the_array(schedule):
     steps = np.arange(24).reshape(2, 3, 4)
@@ -242,6 +246,7 @@ NUMBERS = [(name, key) for name, kwargs in TRACED.items() for key, x in kwargs.i
 number_of_each = pytest.mark.parametrize(("name", "argument"), NUMBERS)
 
 
+@pytest.mark.sampled(8)
 @number_of_each
 def test_vmap_over_every_number(name, argument):
     cls, kwargs = getattr(L, name), TRACED[name]
@@ -250,10 +255,11 @@ def test_vmap_over_every_number(name, argument):
     np.testing.assert_allclose(got, [cls(**kwargs)(3)] * 3, rtol=1e-6)
 
 
+@pytest.mark.sampled(8)
 @number_of_each
 def test_the_gradient_of_every_number_is_finite_and_that_of_a_float_is_right(name, argument):
     cls, kwargs = getattr(L, name), TRACED[name]
-    with jax.enable_x64(True):
+    with enable_x64(True):
         gradient = float(getattr(jax.grad(lambda s: s(3))(cls(**kwargs)), argument))
         assert np.isfinite(gradient)
         if isinstance(kwargs[argument], float) and kwargs[argument] and not argument.startswith("pct"):
@@ -272,7 +278,7 @@ def test_the_gradient_of_every_number_is_finite_and_that_of_a_float_is_right(nam
     ],
 )
 def test_the_gradient_of_a_number_of_steps_is_right(make):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         rate = lambda T: make(T)(3)
         gradient = jax.grad(rate)(10.0)
         shifted = [float(jax.jit(rate)(10.0 + h)) for h in (1e-5, -1e-5)]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import lrjax
+from lrjax.jax_versions import enable_x64
 from tests import oracles
 from tests.schedules.cases import ALL, CASES, IDS, oracle_of, schedule_of
 
@@ -30,6 +31,7 @@ def assert_close(got, expected, exponential=False):
     assert (np.abs(got - expected) <= allowed).all(), (worst, got[worst], expected[worst])
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("T", LENGTHS)
 @pytest.mark.parametrize(("name", "i", "least", "arguments"), ALL, ids=IDS)
 def test_agrees_with_the_formula_in_float64(name, i, least, arguments, T):
@@ -41,6 +43,7 @@ def test_agrees_with_the_formula_in_float64(name, i, least, arguments, T):
     assert_close(got, [oracle(int(t)) for t in steps], CASES[name].exponential)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(("name", "i", "least", "arguments"), ALL, ids=IDS)
 def test_eager_constant_and_argument_agree_to_the_last_digits(name, i, least, arguments):
     schedule, steps = schedule_of(name, arguments(100)), np.arange(0, 260, 7)
@@ -108,7 +111,7 @@ def test_a_linear_warmup_from_zero_keeps_its_digits():
 
 
 def test_float64_under_x64():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         got = lrjax.cosine_decay_schedule(1.0, 10**9)(np.array([10**9 - 1]))
         assert got.dtype == jnp.float64
         np.testing.assert_allclose(got, [np.sin(np.pi * 0.5e-9) ** 2], rtol=1e-14)

@@ -57,6 +57,7 @@ def test_every_public_schedule_has_a_row():
     assert [name for name in schedules if name not in CASES and not parts[name]] == []
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", NAMES)
 @few_examples
 @given(data=st.data())
@@ -72,6 +73,7 @@ def test_follows_its_formula_and_stays_a_rate(name, data):
             assert (sign * np.diff(got) >= -2e-7 * got.max()).all()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", NAMES)
 @settings(deadline=None, max_examples=10, derandomize=True)
 @given(data=st.data())

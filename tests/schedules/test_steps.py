@@ -87,16 +87,19 @@ def check(formula, reference, rtol):
         np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=rtol, atol=1e-7)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("formula", COMPARISONS.values(), ids=COMPARISONS)
 def test_comparisons_are_exact(formula):
     check(lambda t: jnp.where(formula(t), 1.0, 0.0), formula, 0)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("formula", NUMBERS.values(), ids=NUMBERS)
 def test_every_operator_works(formula):
     check(formula, formula, 3e-7)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.promotes
 @pytest.mark.parametrize("formula", JNP.values(), ids=JNP)
 def test_functions_of_jnp_take_a_step(formula):

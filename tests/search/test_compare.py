@@ -56,6 +56,7 @@ def test_a_run_is_the_same_as_trained_alone(result, name):
     np.testing.assert_allclose(alone.losses[:20], result.losses[i, 1, :20], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_techniques_of_one_optimizer_are_one_program(compilations):
     task = diabetes()
     L.compare(task, steps=40, seeds=2, progress=False)
@@ -72,12 +73,14 @@ def test_every_technique_of_the_mission_is_there():
     assert adaptive == {"AdaGrad", "RMSprop", "RMSprop, momentum", "Adam, no momentum", "Adam"}
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("steps", [1, 2, 7, 10, 97, 1000])
 def test_techniques_fit_any_number_of_steps(steps):
     for technique in techniques(steps):
         assert np.isfinite(np.asarray(technique.shape(0.1)(np.arange(steps)))).all()
 
 
+@pytest.mark.slow
 @pytest.mark.promotes  # Optax does
 def test_optimizers_of_any_kinds():
     named = {
@@ -136,6 +139,7 @@ def test_picture():
     plt.close("all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [digits, diabetes])
 def test_the_training_examples_are_standardised_and_the_others_by_the_same_numbers(make):
     task = make()

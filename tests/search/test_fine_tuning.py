@@ -57,6 +57,7 @@ def starts():
     }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("batch_size", [4, 8])
 @pytest.mark.parametrize(("start", "data", "gain"), [("early", SOME, 0.0), ("five classes", OTHERS, 0.2)])
 def test_the_rate_that_is_found_takes_nothing_away(start, data, gain, batch_size, starts):
@@ -69,6 +70,7 @@ def test_the_rate_that_is_found_takes_nothing_away(start, data, gain, batch_size
         assert L.train(task, optimizer, steps=STEPS, seed=seed, progress=False).final >= found.start + gain
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("optimizer", [COSINE, L.sgd(0.1)], ids=["adam", "sgd"])
 @pytest.mark.parametrize("batch_size", [1, 4, 8])
 @pytest.mark.parametrize("judged", ["validation loss", "accuracy"])
@@ -88,6 +90,7 @@ def final_at(task, rate):
     return float(result.mean[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("judged", ["loss", "validation loss"])
 def test_a_rate_that_does_better_later_is_not_said_to_do_worse(judged, starts):
     """After a tenth of the run a high rate has done harm; at the end it is the best."""

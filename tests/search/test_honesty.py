@@ -32,6 +32,7 @@ def trained():
     return L.train(noisy(32), L.adam(L.linear_schedule(0.03, 0.0, 2000)), steps=2000, progress=False).params
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("batch_size", [1, 8])
 @pytest.mark.parametrize("fine_tuning", [False, True])
 def test_what_hardly_moves_has_not_diverged(batch_size, fine_tuning, trained):
@@ -87,6 +88,7 @@ BROKEN = X.copy()
 BROKEN[77, 2] = np.nan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [lambda tx: tx, L.apply_if_finite], ids=["alone", "apply_if_finite"])
 def test_one_example_that_is_nan_is_not_the_rates_doing(wrap):
     task = noisy(16, data=(BROKEN, Y))
@@ -124,6 +126,7 @@ def test_random_labels_teach_nothing():
     assert found.verdict.startswith("Nothing was learned") and np.isnan(found.learning_rate) and found.run is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_random_labels_are_no_accuracy_either(seed):
     """The training loss falls, as the network learns the labels by heart; on other examples nothing is better."""
@@ -150,6 +153,7 @@ def test_an_ascent_is_not_an_edge():
     assert found.verdict.startswith("Nothing was learned")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["MultiSteps", "zero at first"])
 def test_where_no_update_falls_into_the_first_look_it_looks_longer(kind):
     steps = 300
@@ -170,6 +174,7 @@ def test_a_rate_that_is_never_used_is_no_answer():
     assert result.verdict.startswith("Cannot tell")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "start", [init(jax.random.key(0)), lambda key: init(jax.random.key(0))], ids=["tree", "constant"]
 )

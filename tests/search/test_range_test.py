@@ -59,6 +59,7 @@ def test_steep_and_minimum():
     assert module._minimum(rates, losses) == rates[losses.argmin()] / 10
 
 
+@pytest.mark.slow
 @pytest.mark.promotes  # Optax does
 @pytest.mark.parametrize("library", ["lrjax value", "lrjax", "optax"])
 def test_the_run_is_that_of_the_loop(library):

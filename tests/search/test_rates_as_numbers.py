@@ -8,6 +8,7 @@ import lrjax as L
 from tests.search.test_sweep import LIST, RATES, STEPS, X, Y, looped, swept, task_of
 
 
+@pytest.mark.slow
 @pytest.mark.promotes  # Optax does
 def test_a_function_that_needs_its_rate_as_a_number():
     def warmed_up(rate):  # Optax asks whether the peak is 0

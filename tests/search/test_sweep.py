@@ -13,6 +13,7 @@ import optax
 import pytest
 
 import lrjax as L
+from lrjax.jax_versions import enable_x64
 from lrjax.training.engine import Engine
 
 RATES = np.array([0.003, 0.03, 0.3])
@@ -71,6 +72,7 @@ def swept(optimizer, data=STEPPED, fields=None, **options):
     return L.sweep(task_of(data, **(fields or {})), optimizer, **{"progress": False, **options})
 
 
+@pytest.mark.slow
 @pytest.mark.promotes  # Optax does
 @pytest.mark.parametrize(("name", "together"), [("adam", 1), ("adam", 6), ("sgd", 2)])
 def test_agrees_with_the_loop(name, together):
@@ -84,6 +86,7 @@ def test_agrees_with_the_loop(name, together):
     np.testing.assert_allclose(ours.learning_rates, RATES, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["list", "iterator", "function"])
 def test_batches_in_every_form_are_the_same(kind):
     batches = {"list": LIST, "iterator": iter(LIST), "function": by_step}[kind]
@@ -141,6 +144,7 @@ def test_seeds_may_be_listed():
     np.testing.assert_array_equal(two.losses, three.losses[:, [2, 0]])
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("free", "vectorized"), [(None, 9), (10**9, 9), (25_000, 2), (1, 1)])
 def test_only_as_many_runs_at_a_time_as_the_memory_holds(monkeypatch, free, vectorized):
     seen, advance = [], Engine.advance
@@ -206,6 +210,7 @@ def test_a_metric_decides_where_there_is_one():
     assert swept(L.sgd(RATES), fields=fields).best == 2
 
 
+@pytest.mark.slow
 def test_a_schedule_keeps_its_shape_and_gets_other_peaks():
     shape = L.warmup_cosine_decay_schedule(0.0, 0.5, 5, STEPS)
     found = swept(L.sgd(shape), learning_rates=RATES)
@@ -287,6 +292,7 @@ def test_eight_devices_give_what_one_gives():
     subprocess.run([sys.executable, "-c", SHARDED], check=True, timeout=300)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     "start",
     [
@@ -316,6 +322,7 @@ def test_a_start_of_any_arrays(start, how):
         np.testing.assert_allclose(evaluated, loss(params, batches[0]), rtol=1e-3, atol=coarse * losses[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float64])
 def test_parameters_of_every_dtype(dtype):
     def start(key):
@@ -325,7 +332,7 @@ def test_parameters_of_every_dtype(dtype):
         return loss_fn(params, jax.tree.map(lambda x: x.astype(dtype), batch))
 
     expected = swept(L.adam(RATES)).mean
-    with jax.enable_x64(dtype == jnp.float64):
+    with enable_x64(dtype == jnp.float64):
         params = jax.tree.map(np.asarray, jax.jit(start)(jax.random.key(0)))  # one start, which x64 would change
         found = swept(L.adam(RATES), fields={"loss_fn": loss, "init": params})
     assert found.losses.dtype == (np.float64 if dtype == jnp.float64 else np.float32)
@@ -368,6 +375,7 @@ def test_a_call_takes_about_a_second(monkeypatch):
     assert min(end - begin for begin, end in seen) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 def test_somebodys_schedules_are_swept():
     x = jax.random.normal(jax.random.key(1), (64, 4))

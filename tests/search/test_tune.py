@@ -36,6 +36,7 @@ def test_finds_what_the_full_grid_finds_for_a_quarter_of_it(name):
     np.testing.assert_allclose(found.losses[known], grid.losses[known], rtol=1e-4)  # whole runs, cut short
 
 
+@pytest.mark.slow
 def test_a_value_keeps_the_shape_of_its_schedule():
     by_function = L.tune(TASK, OPTIMIZERS["adam, cosine"], steps=150, progress=False)
     by_value = L.tune(TASK, L.adam(L.cosine_decay_schedule(0.3, 150)), steps=150, progress=False)
@@ -44,6 +45,7 @@ def test_a_value_keeps_the_shape_of_its_schedule():
     assert by_number.learning_rate == L.tune(TASK, L.adam, steps=50, progress=False).learning_rate
 
 
+@pytest.mark.slow
 @pytest.mark.promotes  # Optax does
 def test_optax_and_an_evaluation():
     task = L.Task(**FIELDS, metrics=(loss_fn, "min"), validation=(X, Y))
@@ -115,6 +117,7 @@ VERDICTS = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", VERDICTS)
 def test_verdicts(name):
     fields, options, words = VERDICTS[name]
@@ -197,6 +200,7 @@ def test_pictures():
     plt.close("all")
 
 
+@pytest.mark.slow
 def test_lanes_of_rates_that_are_given_up_are_left_out(monkeypatch):
     """As on an accelerator, where all rates are one wave: the survivors go on in fewer lanes, with the same results."""
     dispatch, lanes = Engine._dispatch, []

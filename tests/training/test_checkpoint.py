@@ -94,6 +94,7 @@ def test_all_runs_side_by_side_go_on_too(tmp_path, monkeypatch):
     assert asked == list(range(STEPS))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", [list, iter])
 @pytest.mark.parametrize("changed", [0, STEPS - 1])
 def test_other_data_from_a_list_or_loader_are_refused(tmp_path, kind, changed):
@@ -104,6 +105,7 @@ def test_other_data_from_a_list_or_loader_are_refused(tmp_path, kind, changed):
         swept(L.adam(RATES), kind(others), steps=STEPS, checkpoint=tmp_path)
 
 
+@pytest.mark.slow
 def test_other_devices_and_what_file_managers_leave_are_fine(tmp_path):
     options = {"steps": 20, "seeds": 2, "checkpoint": tmp_path}
     one = swept(L.adam(RATES), (X, Y), FIELDS, runs_per_device=1, **options)
@@ -142,6 +144,7 @@ def test_one_run_goes_on_too(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["noticed before", "while writing"])
 def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch, how):
     from lrjax.training.checkpoint import Checkpoint
@@ -195,6 +198,7 @@ def files(folder):
     return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_another_sweep_is_refused_by_name_and_nothing_is_overwritten(tmp_path):
     arguments = {"optimizer": L.adam(RATES), "seeds": 2}
     swept(**arguments, checkpoint=tmp_path)
@@ -205,6 +209,20 @@ def test_another_sweep_is_refused_by_name_and_nothing_is_overwritten(tmp_path):
         with pytest.raises(ValueError, match="holds another: ") as error:
             swept(**{**arguments, **others}, data=fields.pop("data", STEPPED), fields=fields, checkpoint=tmp_path)
         assert words in str(error.value)
+    assert files(tmp_path) == before
+
+
+def test_states_of_a_version_that_is_not_known_are_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as newer:
+        newer.setattr("lrjax.training.checkpoint.state_version", L.state_version + 1)
+        swept(L.adam(RATES), steps=20, checkpoint=tmp_path)
+    before = files(tmp_path)
+    words = f"of a newer one, with states of version {L.state_version + 1}; this one's are {L.state_version}"
+    with pytest.raises(ValueError, match=words):
+        swept(L.adam(RATES), steps=20, checkpoint=tmp_path)
+    monkeypatch.setattr("lrjax.training.checkpoint.state_version", L.state_version + 2)  # of an older version
+    with pytest.raises(ValueError, match=f"`state_version` is {L.state_version + 1} there, {L.state_version + 2} here"):
+        swept(L.adam(RATES), steps=20, checkpoint=tmp_path)
     assert files(tmp_path) == before
 
 

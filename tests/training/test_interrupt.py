@@ -49,6 +49,7 @@ def trained(**options):
     return L.train(task_of((X, Y), **FIELDS), L.adam(0.01), eval_every=10, **QUIET, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_run_ends_early_and_goes_on(tmp_path, signalled, number):
     whole = trained()
@@ -107,6 +108,7 @@ def test_in_another_thread_signals_are_left_alone():
     assert not found[0].interrupted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["best", "all", None])
 def test_a_sweep_gives_the_settings_that_are_whole(tmp_path, signalled, keep):
     run = lambda **options: L.sweep(
@@ -149,6 +151,7 @@ def test_a_search_says_that_it_was_interrupted(signalled):
     assert np.isnan(nothing.learning_rate) and nothing.run is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lanes", [1, None])
 def test_a_search_goes_on_from_its_checkpoint(signalled, tmp_path, monkeypatch, lanes):
     """However often it is stopped, and wherever; with lanes that are left out on the way too."""
@@ -177,6 +180,7 @@ def test_a_search_goes_on_from_its_checkpoint(signalled, tmp_path, monkeypatch, 
         L.tune(task, L.adam(0.1), seeds=2, low=1e-5, **QUIET, checkpoint=tmp_path / "tune")
 
 
+@pytest.mark.slow
 def test_a_comparison_gives_what_is_whole_and_goes_on(signalled, tmp_path):
     optimizers = {"adam": L.adam(0.01), "sgd": L.sgd(0.1), "lion": L.lion(0.001)}
     run = lambda **o: L.compare(task_of((X, Y), batch_size=16, steps=40), optimizers, seeds=2, **QUIET, **o)

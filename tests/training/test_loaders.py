@@ -174,6 +174,7 @@ def grain_dataset():
     return dataset.batch(4, drop_remainder=True).repeat(reseed_each_epoch=True).to_iter_dataset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [torch_loader, torch_loader_of_arrays, grain_loader, grain_dataset])
 def test_loaders_of_torch_and_grain_train_as_a_list_and_go_on_from_a_checkpoint(make, tmp_path, monkeypatch):
     monkeypatch.setattr("lrjax.training.loader.LOADED_BYTES", 150)  # chunks of a few steps

@@ -49,6 +49,7 @@ def agrees(run, losses, params):
         np.testing.assert_allclose(run.params[name], x, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_of_a_scaled_loss():
     def scaled(params, batch):
         value, grads = jax.value_and_grad(lambda p: 1024.0 * loss_fn(p, batch), allow_int=True)(params)
@@ -61,6 +62,7 @@ def test_gradients_of_a_scaled_loss():
     np.testing.assert_allclose(swept.losses[1, 0], run.losses, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_of_single_examples():
     def per_example(params, batch):
         one = lambda x, y: jax.value_and_grad(lambda p: loss_fn({**params, **p}, (x[None], y[None])))(trained(params))
@@ -81,6 +83,7 @@ def test_gradients_of_single_examples():
     agrees(run, *loop(optax.chain(clip, optax.sgd(0.1)), clipped))
 
 
+@pytest.mark.slow
 def test_two_optimizers_of_a_game(tmp_path):
     """A generator's scale and a discriminator's threshold, each with its own loss."""
 

@@ -55,6 +55,7 @@ def by_hand(rate, seed):
     return np.array(losses), params, state, batch_norm_metric(params, state, (X, Y))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.promotes  # Optax does
 @pytest.mark.parametrize("vectorized", [1, 4])
 def test_a_model_state_is_carried_and_evaluated(vectorized):
@@ -83,6 +84,7 @@ def test_state_and_auxiliary_numbers_together():
     assert run.rows()[3]["noise"] == run.aux["noise"][3] and len(np.unique(run.aux["noise"])) == STEPS
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("vectorized", [1, 3])
 @pytest.mark.parametrize("given", ["tree", "function"])
 def test_leaves_that_are_not_floating_are_carried_untouched(vectorized, given):
@@ -107,6 +109,7 @@ def test_leaves_that_are_not_floating_are_carried_untouched(vectorized, given):
     np.testing.assert_allclose(params["w"], plain.run.params["w"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_metrics_are_means_over_all_examples_in_batches():
     share = lambda params, batch: jnp.mean(batch[0])
     metrics = {"first": (share, "max"), "second": (loss_fn, "min")}
@@ -162,6 +165,7 @@ WRONG = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", WRONG)
 def test_what_a_function_gives_is_checked(name):
     fields, message = WRONG[name]

@@ -17,6 +17,7 @@ def train(optimizer, task=TASK, **options):
     return L.train(task, optimizer, progress=False, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.promotes  # Optax does
 @pytest.mark.parametrize("library", [L, optax])
 def test_agrees_with_the_loop(library):

@@ -16,6 +16,7 @@ import numpy as np  # noqa: E402
 from jax.sharding import AxisType, NamedSharding  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
+from lrjax.jax_versions import as_varying  # noqa: E402
 from tests.everything import EVERYTHING, NEW_TREE, extra_args, for_matrices, params_of  # noqa: E402
 
 # two of one shape but other axes, which may not be joined, and two of one shape and axes, which may
@@ -62,7 +63,7 @@ def check_types(params, grads):
 
 def check_inside_shard_map():
     mesh, params = on(AxisType.Explicit)
-    varying = lambda p: jax.tree.map(lambda x: jax.lax.pcast(x, "d", to="varying"), p)
+    varying = lambda p: jax.tree.map(lambda x: as_varying(x, ("d",)), p)
 
     def local(p):
         part = {name: p[name] for name in p if name != "r"}

@@ -68,6 +68,7 @@ STAY_BAD = ("MultiSteps", "MultiSteps, sum", "MultiSteps, growing", "apply_every
 WITH_NANS = [(name, bad) for name in PAIRS for bad in (False, True) if not (bad and name in STAY_BAD)]
 
 
+@pytest.mark.sampled(24)
 @pytest.mark.promotes
 @pytest.mark.parametrize(("name", "bad"), WITH_NANS)
 def test_agrees_with_optax(name, bad):
@@ -85,6 +86,7 @@ STATES = {**PAIRS, "monitor": lambda m: m.monitor({"n": m.global_norm, "e": m.me
           "packed": lambda m: m.packed(m.adamw(0.1)), "finite": lambda m: m.apply_if_finite(m.adam(0.1))}  # fmt: skip
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("make", STATES.values(), ids=STATES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_state_is_a_carry_and_the_transformation_a_value(make, dtype):
@@ -305,6 +307,7 @@ PACKED = [
 ]
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("inner", PACKED, ids=lambda tx: type(tx).__name__)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_packed_updates_are_the_same(inner, dtype):
@@ -351,6 +354,7 @@ def test_packed_names_what_does_not_fit():
         tx.update({"a": jnp.ones(2), "b": jnp.ones(2, "bfloat16")}, state, params)
 
 
+@pytest.mark.slow
 def test_packed_has_fewer_operations():
     params = many(100)
     text = lambda tx: jax.jit(tx.update).lower(params, tx.init(params), params).compile().as_text().count(" fusion(")

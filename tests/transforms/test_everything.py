@@ -45,6 +45,7 @@ def test_no_array_is_twice_in_parameters_and_state(name):
     assert len({leaf.unsafe_buffer_pointer() for leaf in leaves if leaf.size}) == len([x for x in leaves if x.size])
 
 
+@pytest.mark.sampled(4)
 @each_optimizer
 def test_parameters_and_state_may_be_donated(name):
     tx, params = for_matrices(name, EVERYTHING[name]), params_of(name, small_params())
@@ -66,6 +67,7 @@ NONES = {
 }
 
 
+@pytest.mark.sampled(48)
 @each_optimizer
 @pytest.mark.parametrize("where", NONES)
 def test_none_leaves(name, where):
@@ -90,6 +92,7 @@ def test_none_leaves(name, where):
             assert update.shape == (2, 2) and np.isfinite(update).all()
 
 
+@pytest.mark.sampled(48)
 @each_optimizer
 @pytest.mark.parametrize(("kind", "dtype"), [("float0", "int32"), ("zeros", "int32"), ("ones", "bool")])
 def test_integer_leaves(name, kind, dtype):
@@ -123,6 +126,7 @@ def test_init_takes_integers_alone_and_abstract_parameters(name):
     chex.assert_trees_all_equal_shapes_and_dtypes(abstract, jax.eval_shape(lambda: state))
 
 
+@pytest.mark.sampled(4)
 @each
 @pytest.mark.promotes
 def test_optaxs_tools_work_on_the_state(name):
@@ -188,6 +192,7 @@ def test_a_member_of_a_chain_names_updates_that_are_not_like_its_parameters(name
         tx.update(params, tx.init(params), params)
 
 
+@pytest.mark.slow
 def test_lookahead_after_a_member_that_changes_the_tree():
     params = L.LookaheadParams.init_synced({"w": jnp.ones(2)})
     grads = {"w": jnp.ones((1, 2))}

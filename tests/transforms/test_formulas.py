@@ -153,6 +153,7 @@ def wide(tree):
     return np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in jax.tree.leaves(tree)])
 
 
+@pytest.mark.sampled(8)
 @each
 def test_agrees_with_the_formula_in_float64(make, args, kwargs, formula):
     evaluate, p = formula(), wide(PARAMS)
@@ -160,6 +161,7 @@ def test_agrees_with_the_formula_in_float64(make, args, kwargs, formula):
     assert np.abs(trajectory(make(*args, **kwargs)) - expected).max() <= 1e-6 * np.abs(expected).max()
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.promotes
 @each
 def test_agrees_with_optax(make, args, kwargs, formula):

@@ -29,6 +29,7 @@ def path(tx, steps=5, params=PARAMS, step=None):
 # inject_hyperparams
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("make", [L.adam, L.adafactor, L.adopt, L.lion, L.lars, L.muon, L.fromage, L.rprop])
 def test_every_number_of_any_optimizer_can_be_injected(make):
     params = {"w": jnp.ones((3, 2), jnp.bfloat16)}
@@ -42,6 +43,7 @@ def test_every_number_of_any_optimizer_can_be_injected(make):
     chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.promotes
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(
@@ -202,6 +204,7 @@ NUMBERS = {
 }
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("name", NUMBERS)
 def test_every_number_takes_a_schedule(name):
     make = NUMBERS[name]

@@ -30,6 +30,7 @@ TREES = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.promotes
 @pytest.mark.parametrize("made", TREES.values(), ids=TREES)
 def test_a_tree_of_dimension_numbers_agrees_with_optax(made):
@@ -54,6 +55,7 @@ def test_a_tree_of_something_else_is_refused():
         L.muon(0.1, muon_weight_dimension_numbers={"w": 1})
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.promotes
 @pytest.mark.parametrize("preconditioning", ["frobenius", "spectral", "aol", "schatten"])
 @pytest.mark.parametrize("coefficients", [(3.4445, -4.7750, 2.0315), ((3.5, -4.0, 2.0), (2.8, -3.0, 1.2))], ids=len)
@@ -78,6 +80,7 @@ def test_bad_arguments_of_the_orthogonalisation_are_named():
         L.orthogonalize_via_newton_schulz(jnp.ones((2, 2)), c, preconditioning="none")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.promotes
 @pytest.mark.parametrize("shape", [(), (3,), (1, 3), (2, 3), (2, 3, 4), (2, 3, 1, 2), (2, 2, 2, 2, 2)], ids=str)
 def test_unitwise_norm_agrees_with_optax(shape):

@@ -77,6 +77,7 @@ def test_rates_multiply_along_a_chain(make, expected):
     close(rates(make()), expected)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("library", [L, optax], ids=["lrjax", "optax"])
 @pytest.mark.parametrize(("make", "expected"), SIDE_BY_SIDE.values(), ids=SIDE_BY_SIDE)
 def test_rates_side_by_side_are_a_dict(make, expected, library):

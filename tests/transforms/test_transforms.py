@@ -33,6 +33,7 @@ TRANSFORMS = {
 
 @pytest.mark.parametrize("tx", TRANSFORMS.values(), ids=TRANSFORMS)
 class TestEveryTransform:
+    @pytest.mark.sampled(8)
     @pytest.mark.parametrize("params", [{}, (), {"a": None}, {"a": {}, "b": []}], ids=repr)
     def test_empty_trees(self, tx, params):
         updates, state = tx.update(params, tx.init(params), params)
@@ -55,6 +56,7 @@ class TestEveryTransform:
         updates, _ = tx.update(params, tx.init(params), params)
         assert updates["b"] is None
 
+    @pytest.mark.sampled(12)
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
     def test_dtypes_stay(self, tx, dtype):
         params = nested_params(dtype)
@@ -63,6 +65,7 @@ class TestEveryTransform:
         chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
         chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
 
+    @pytest.mark.sampled(8)
     def test_narrow_gradients_of_wide_parameters_keep_the_state_wide(self, tx):
         params = nested_params()
         state = tx.init(params)

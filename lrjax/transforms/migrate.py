@@ -1,0 +1,130 @@
+"""States that an older version saved, in the structure of this one."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrjax.numerics import ArrayTree
+from lrjax.transforms.base import as_transformation
+from lrjax.transforms.learning_rate import InjectedRateState, LearningRateState
+from lrjax.transforms.masking import PartitionState
+from lrjax.value import bad_argument
+
+# Counts the forms of the optimizers' states. Whoever changes one adds 1, and an entry to `_RENEW`.
+# 1: lrjax 0.1. 2: lrjax 0.2.
+state_version = 2
+
+_SHOWN = 5  # differences in an error
+
+
+def migrate_state(state: ArrayTree, tx: Any, params: ArrayTree, version: int) -> Any:
+    """Returns a saved state of `tx` in the structure that `tx.init(params)` has now, with the numbers that were saved.
+
+    `version` is the `lrjax.state_version` of the package that saved it: save it beside the state. lrjax 0.1 had none;
+    its states are of version 1. `params` may be abstract, and what comes back may be given to `tx.update`.
+
+    The state may be as `init` and `update` make it, or plain: of dicts and lists, as `orbax` restores without a
+    template, or of dicts, as `flax.serialization.to_state_dict` makes it. One that has today's structure already comes
+    back as it is.
+
+    Raises:
+      ValueError: the state is newer than this package, or doesn't fit; it says where.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> plain = [{"count": jnp.int32(7), "scale": jnp.float32(1.0), "learning_rate": jnp.float32(0.1)}]
+    >>> tx = lrjax.chain(lrjax.scale_by_learning_rate(0.1))
+    >>> lrjax.migrate_state(plain, tx, jnp.ones(3), version=1)[0].step
+    Array(7, dtype=int32)
+    """
+    if type(version) is not int or not 1 <= version <= state_version:
+        words = f"a whole number from 1 to {state_version}, the state_version of this lrjax"
+        raise bad_argument("migrate_state", "version", words, version)
+    differences: list[str] = []
+    like = jax.eval_shape(as_transformation(tx).init, params)
+    migrated = _fill(like, state, version, (), differences)
+    if differences:
+        more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        raise ValueError(
+            "migrate_state: `state` must be one of `tx` for these `params`: "
+            + "; ".join(differences[:_SHOWN])
+            + f"{more}."
+        )
+    return migrated
+
+
+def _fill(like: Any, old: Any, version: int, path: tuple[Any, ...], differences: list[str]) -> Any:
+    """`like` with the arrays of `old`; notes where these are others."""
+    if isinstance(like, jax.ShapeDtypeStruct):
+        return _same_array(like, old, path, differences)
+    if not jax.tree.leaves(like):  # what has no arrays is saved in many ways, or not at all
+        _note_superfluous({"": old}, path, differences)
+        return like
+    children, structure = _one_level(like)
+    there = _children(old)
+    for of in range(version, state_version):
+        there = _RENEW[of](like, there)
+    filled = []
+    for key, child in children:
+        name, where = _name(key), (*path, key)
+        if name not in there and jax.tree.leaves(child):
+            differences.append(f"{_place(where)} is not there")
+        filled.append(_fill(child, there[name], version, where, differences) if name in there else child)
+    _note_superfluous({n: x for n, x in there.items() if n not in {_name(k) for k, _ in children}}, path, differences)
+    return structure.unflatten(filled)
+
+
+def _same_array(like: jax.ShapeDtypeStruct, old: Any, path: tuple[Any, ...], differences: list[str]) -> Any:
+    if not isinstance(old, (jax.Array, np.ndarray, np.generic)):
+        differences.append(f"{_place(path)} must be an array, got {type(old).__name__}")
+    elif (old.shape, old.dtype) != (like.shape, like.dtype):
+        words = f"{like.dtype}{list(like.shape)}, got {old.dtype}{list(old.shape)}"
+        differences.append(f"{_place(path)} must be {words}")
+    else:
+        return old if isinstance(old, jax.Array) else jnp.asarray(old)
+    return like
+
+
+def _note_superfluous(there: Mapping[str, Any], path: tuple[Any, ...], differences: list[str]) -> None:
+    for name, x in there.items():
+        if jax.tree.leaves(x):
+            keys = (*path, jax.tree_util.GetAttrKey(name)) if name else path
+            differences.append(f"{_place(keys)} is there, and has no place now")
+
+
+def _one_level(tree: Any) -> tuple[list[tuple[Any, Any]], Any]:
+    """The children of a node with their keys, and how to make the node of them."""
+    children, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is not tree)
+    return [(path[0], child) for path, child in children], structure
+
+
+def _children(node: Any) -> dict[str, Any]:
+    if isinstance(node, Mapping):
+        return {str(name): x for name, x in node.items()}
+    if node is None or jax.tree_util.all_leaves([node]):
+        return {}
+    return {_name(key): x for key, x in _one_level(node)[0]}
+
+
+def _name(key: Any) -> str:
+    return jax.tree_util.keystr((key,), simple=True)
+
+
+def _place(path: tuple[Any, ...]) -> str:
+    return f"`{jax.tree_util.keystr(path, simple=True, separator='/')}`" if path else "the state"
+
+
+def _from_1(like: Any, there: dict[str, Any]) -> dict[str, Any]:
+    """From lrjax 0.1: the children of the node that is `like` now."""
+    if isinstance(like, (LearningRateState, InjectedRateState)):
+        names = {"count": "step"} | ({"learning_rate": "rate"} if isinstance(like, InjectedRateState) else {})
+        return {names.get(name, name): x for name, x in there.items()}
+    if isinstance(like, PartitionState) and list(there) == ["0"]:  # muon was a chain of one
+        return _children(there["0"])
+    return there
+
+
+# By version: what the children of a node of that version are in the next one.
+_RENEW: dict[int, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {1: _from_1}

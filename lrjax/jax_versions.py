@@ -33,7 +33,7 @@ def enable_x64(new_value: bool) -> Any:
     """The context in which numbers have 64 bits, or not: public since JAX 0.8."""
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(new_value)
-    from jax.experimental import enable_x64 as experimental
+    from jax.experimental import enable_x64 as experimental  # type: ignore[attr-defined]
 
     return experimental(new_value)
 
@@ -49,4 +49,4 @@ def as_varying(x: jax.Array, axes: tuple[Any, ...]) -> jax.Array:
     """The array as one that varies along manual mesh axes: `pcast` since JAX 0.9, `pvary` before."""
     if hasattr(jax.lax, "pcast"):
         return jax.lax.pcast(x, axes, to="varying")
-    return jax.lax.pvary(x, axes)
+    return jax.lax.pvary(x, axes)  # type: ignore[attr-defined]

@@ -87,7 +87,7 @@ def outcome(path: str) -> Outcome:
 
 
 @pytest.mark.promotes
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("path", DIFFERENT)
 def test_optaxs_tests_pass_but_for(path):
     passed, failed = outcome(path)

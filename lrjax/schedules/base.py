@@ -269,11 +269,11 @@ def sum_schedule(step: Any, left: ScheduleLike, right: ScheduleLike):
     η(t) = left(t) + right(t)
 
     >>> import lrjax
-    >>> wave, decay = lrjax.cyclic_schedule(0.0, 0.02, 10), lrjax.linear_schedule(0.08, 0.0, 100)
-    >>> lrjax.sum_schedule(wave, decay)([0, 50, 100])
-    Array([0.08, 0.06, 0.  ], dtype=float32)
-    >>> (decay + 0.02)([50, 100])
-    Array([0.06, 0.02], dtype=float32)
+    >>> short, long = lrjax.linear_schedule(0.05, 0.0, 20), lrjax.linear_schedule(0.05, 0.0, 100)
+    >>> lrjax.sum_schedule(short, long)([0, 20, 100])
+    Array([0.1 , 0.04, 0.  ], dtype=float32)
+    >>> (long + 0.02)([0, 100])
+    Array([0.07, 0.02], dtype=float32)
     """
     return _at(left, step) + _at(right, step)
 

@@ -19,7 +19,7 @@ import lrjax.commands.sweep
 import lrjax.commands.train
 import lrjax.commands.tune
 from lrjax.commands.shared import Refused
-from lrjax.training.interrupt import received
+from lrjax.training.interrupt import received_signal
 
 _COMMANDS = (
     lrjax.commands.compare,
@@ -47,13 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         status = arguments.run(arguments)
-        return 128 + number if (number := received()) else status
+        return 128 + number if (number := received_signal()) else status
     except Refused as error:
         arguments.parser.error(" ".join(str(error).split()))
     except BrokenPipeError:  # the reader has seen enough; nothing is left to flush to it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        return 128 + (received() or signal.SIGINT)
+        return 128 + (received_signal() or signal.SIGINT)
     return 0
 
 

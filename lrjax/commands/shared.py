@@ -1,4 +1,4 @@
-"""What the commands share: tasks and optimizers by name, refusals in one line, and where results go."""
+"""Helpers of the commands: tasks and optimizers by name, errors in one line, and output files."""
 
 import argparse
 import contextlib
@@ -19,24 +19,24 @@ from lrjax.parse import parse_optimizer
 from lrjax.report.findings import Findings, Setup
 from lrjax.report.terminal import findings_text
 from lrjax.schedules.base import Schedule
-from lrjax.tasks.file import BUILT_IN, TaskError, TaskFile, in_file, load_task, said
+from lrjax.tasks.file import BUILT_IN, TaskError, TaskFile, in_file, load_task, one_line
 from lrjax.training.batches import known_steps
-from lrjax.training.divergence import ABOVE
+from lrjax.training.divergence import DIVERGED_ABOVE
 from lrjax.training.files import write_file
 from lrjax.training.task import Task
 from lrjax.training.train import Run
 from lrjax.value import Value
 
-_FUNCTION = re.compile(r"^(compare|range_test|sweep|train|tune): ")  # the command stands before it already
+_FUNCTION = re.compile(r"^(compare|range_test|sweep|train|tune): ")  # redundant after the name of the command
 
 
 class Refused(Exception):
-    """Something the user can put right; the message says what."""
+    """An error that the user can fix, with the reason as its message."""
 
 
 @contextlib.contextmanager
 def refusals(task: str) -> Iterator[None]:
-    """Turns what the user can put right into `Refused`: a bad argument, a missing extra, an error in a task file."""
+    """Raises `Refused` for errors that the user can fix: a bad argument, a missing extra, an error in a task file."""
     path = None if task in BUILT_IN else Path(task)
     try:
         yield
@@ -47,27 +47,27 @@ def refusals(task: str) -> Iterator[None]:
     except Exception as error:
         if path is not None and (where := in_file(error, path)):
             raise Refused(f"{path}, {where}.") from error
-        if isinstance(error, (ValueError, ImportError)):  # the library's own, which name the argument
+        if isinstance(error, (ValueError, ImportError)):  # raised by lrjax, with the name of the argument
             raise Refused(_FUNCTION.sub("", str(error))) from error
-        if isinstance(error, TypeError):  # from JAX, about the task's functions
-            raise Refused(f"{task}: {said(error)}.") from error
+        if isinstance(error, TypeError):  # raised by JAX, about the task's functions
+            raise Refused(f"{task}: {one_line(error)}.") from error
         raise
 
 
 def load(arguments: argparse.Namespace) -> TaskFile:
-    """The task that is named, with the batch size that was given."""
+    """Loads the task of the arguments, with their batch size."""
     name = arguments.task
-    found = TaskFile(BUILT_IN[name]()) if name in BUILT_IN else load_task(Path(name))
+    task_file = TaskFile(BUILT_IN[name]()) if name in BUILT_IN else load_task(Path(name))
     if arguments.batch_size is not None:
-        found = found._replace(task=dataclasses.replace(found.task, batch_size=arguments.batch_size))
-    return found
+        task_file = task_file._replace(task=dataclasses.replace(task_file.task, batch_size=arguments.batch_size))
+    return task_file
 
 
-def optimizer_of(arguments: argparse.Namespace, found: TaskFile) -> Any:
-    """The one that is named, else the task file's, else adam."""
+def optimizer_of(arguments: argparse.Namespace, task_file: TaskFile) -> Any:
+    """Returns the optimizer of the arguments, else of the task file, else adam."""
     if arguments.optimizer is not None:
         return parse_optimizer(arguments.optimizer)
-    return parse_optimizer("adam") if found.optimizer is None else found.optimizer
+    return parse_optimizer("adam") if task_file.optimizer is None else task_file.optimizer
 
 
 def steps_of(arguments: argparse.Namespace, task: Task) -> int:
@@ -78,7 +78,7 @@ def steps_of(arguments: argparse.Namespace, task: Task) -> int:
 
 
 def described(optimizer: Any) -> str:
-    """An optimizer in few words: what differs from its defaults, without its rate, which is searched.
+    """Describes an optimizer by the arguments that differ from their defaults, without a fixed rate, which is searched.
 
     >>> import lrjax
     >>> described(lrjax.sgd(0.1, momentum=0.9))
@@ -98,27 +98,27 @@ def described(optimizer: Any) -> str:
 def setup_of(
     arguments: argparse.Namespace, task: Task, optimizer: Any, losses: Any, decides: str | None = None
 ) -> Setup:
-    """What was searched; the losses are [..., seeds, steps]."""
+    """Returns the setup of a search; `losses` are [..., seeds, steps]."""
     words, (seeds, steps) = arguments.optimizer or described(optimizer), losses.shape[-2:]
-    above = getattr(arguments, "diverged_above", ABOVE)
+    above = getattr(arguments, "diverged_above", DIVERGED_ABOVE)
     return Setup(task.name, words, steps, seeds, decides or task.decides, arguments.typed, above)
 
 
 def use_devices(count: int | None) -> None:
-    """Lets a CPU be as many devices as it has cores, or `count`: many runs are spread over them. Where JAX has begun
-    already, or somebody has said how many, that stays."""
+    """Makes the CPU `count` devices, by default one for each core, over which runs are distributed. Does nothing where
+    JAX is initialised already, or the number of devices is configured."""
     if count is None:
         if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
             return
         if jax.config.jax_num_cpu_devices >= 0:  # type: ignore[attr-defined]
             return
         count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(RuntimeError):  # JAX has begun
+    with contextlib.suppress(RuntimeError):  # JAX is initialised
         jax.config.update("jax_num_cpu_devices", count)
 
 
 def check_outputs(arguments: argparse.Namespace) -> None:
-    """Asks before the work, not after, whether the files can be written."""
+    """Checks before the work that the output files can be written."""
     seen: dict[Path, str] = {}
     for option in ("--out", "--json", "--save"):
         path = getattr(arguments, option.removeprefix("--"), None)
@@ -140,7 +140,7 @@ def check_writable(path: Path, option: str) -> None:
             raise Refused(f"`{option}` must be in a directory that exists, got {str(path)!r}.")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             raise Refused(f"`{option}` must be writable, got {str(path)!r}.")
-    except (OSError, ValueError) as error:  # no name for a file
+    except (OSError, ValueError) as error:  # not a valid file name
         reason = getattr(error, "strerror", None) or error
         raise Refused(f"`{option}` must be the name of a file, got {reprlib.repr(str(path))}: {reason}.") from None
 
@@ -160,8 +160,8 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def publish(arguments: argparse.Namespace, findings: Findings, page: str, run: Run | None = None) -> int:
-    """Prints and writes what was found; 1 where there is no model for --save. One file that cannot be written keeps no
-    other from being written."""
+    """Prints and writes findings. Returns 1 where there is no model for --save. Writes all other files where one can't
+    be written."""
     match arguments.format:
         case "json":
             print(findings.to_json())
@@ -170,7 +170,7 @@ def publish(arguments: argparse.Namespace, findings: Findings, page: str, run: R
         case _:
             print(findings_text(findings, columns(), _has_colours(), ascii_only()))
     save = getattr(arguments, "save", None)
-    refused = []
+    errors = []
     for path, content in (
         (arguments.out, page.encode()),
         (arguments.json, findings.to_json().encode() + b"\n"),
@@ -180,9 +180,9 @@ def publish(arguments: argparse.Namespace, findings: Findings, page: str, run: R
             with _writing(path):
                 write_file(path, content)
         except Refused as error:
-            refused.append(str(error))
-    if refused:
-        raise Refused(" ".join(refused))
+            errors.append(str(error))
+    if errors:
+        raise Refused(" ".join(errors))
     if save is not None and run is None:
         print(f"did not write {save}: no run is worth keeping", file=sys.stderr)
         return 1
@@ -190,12 +190,12 @@ def publish(arguments: argparse.Namespace, findings: Findings, page: str, run: R
 
 
 def columns() -> int:
-    """The width of the terminal; 80 where there is none."""
+    """Returns the width of the terminal; 80 where there is none."""
     return shutil.get_terminal_size((80, 24)).columns
 
 
 def ascii_only() -> bool:
-    """Whether the locale, or the encoding of what is printed, has no more."""
+    """Returns whether the locale, or the encoding of stdout, is limited to ASCII."""
     names = (os.environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))
     try:
         "±─⠿".encode(sys.stdout.encoding or "ascii")

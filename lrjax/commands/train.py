@@ -17,7 +17,7 @@ from lrjax.commands.arguments import (
 from lrjax.commands.shared import Refused, check_outputs, load, optimizer_of, publish, refusals, steps_of
 from lrjax.report.findings import Setup
 from lrjax.report.train_page import train_findings, train_page
-from lrjax.search.settings import at_rate
+from lrjax.search.settings import optimizer_factory
 from lrjax.training.train import train
 from lrjax.transforms.base import GradientTransformation
 
@@ -46,20 +46,20 @@ def add(commands: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     check_outputs(arguments)
     with refusals(arguments.task):
-        found = load(arguments)
-        optimizer, steps = optimizer_of(arguments, found), steps_of(arguments, found.task)
+        task_file = load(arguments)
+        optimizer, steps = optimizer_of(arguments, task_file), steps_of(arguments, task_file.task)
         if arguments.learning_rate is not None:
-            optimizer = at_rate("train", optimizer, steps)(arguments.learning_rate)
+            optimizer = optimizer_factory("train", optimizer, steps)(arguments.learning_rate)
         elif not isinstance(optimizer, GradientTransformation):
             raise Refused(f"{arguments.task}: `optimizer` is a function of a rate: give --learning-rate.")
         run = train(
-            found.task,
+            task_file.task,
             optimizer,
             steps=steps,
             seed=arguments.seed,
             eval_every=arguments.eval_every or max(1, steps // _EVALUATIONS),
             checkpoint=arguments.checkpoint,
         )
-    setup = Setup(found.task.name, run.optimizer, steps, 1, found.task.decides, arguments.typed)
+    setup = Setup(task_file.task.name, run.optimizer, steps, 1, task_file.task.decides, arguments.typed)
     findings = train_findings(setup, run)
     return publish(arguments, findings, train_page(findings, run), run)

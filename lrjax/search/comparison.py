@@ -1,18 +1,19 @@
-"""What a comparison found, as NumPy arrays."""
+"""The result of a comparison, as NumPy arrays."""
 
 import dataclasses
 from typing import Any
 
 import numpy as np
 
-from lrjax.training.divergence import Control, final_loss
-from lrjax.training.record import Decided, first_reached
+from lrjax.search.deciding_metric import DecidingMetric
+from lrjax.training.divergence import Control
+from lrjax.training.record import first_reached
 from lrjax.training.train import Run
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One of what is compared."""
+    """An optimizer in a comparison."""
 
     group: str
     name: str
@@ -20,8 +21,8 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Comparison(Decided):
-    """What the runs did, as NumPy arrays; the first axis is the optimizer, the second the seed.
+class Comparison(DecidingMetric):
+    """The runs of a comparison, as NumPy arrays [optimizers, seeds, ...].
 
     >>> import jax.numpy as jnp, lrjax
     >>> task = lrjax.Task(lambda w, x: jnp.mean((w - x) ** 2), jnp.zeros(()), jnp.ones(8), batch_size=4, steps=40)
@@ -33,30 +34,24 @@ class Comparison(Decided):
     task: str
     description: str
     entries: tuple[Entry, ...]
-    learning_rates: np.ndarray  # [optimizers, steps]: those that the first seed applied; nan where unknown
+    learning_rates: np.ndarray  # [optimizers, steps]: of the first seed; nan where unknown
     losses: np.ndarray  # [optimizers, seeds, steps]: of each batch, before its update
     metrics: dict[str, np.ndarray]  # by name: [optimizers, seeds, evaluations]
     evaluated_at: np.ndarray  # [evaluations]: updates made before each
     modes: dict[str, str]  # of the metrics: "min" or "max"
     diverged: np.ndarray  # bool [optimizers, seeds]
-    control: np.ndarray  # [seeds, steps]: losses without any update, of some of the steps; nan of the others
+    control: np.ndarray  # [seeds, steps]: losses without any update, at some steps; nan at the others
     start_metric: np.ndarray  # [seeds]: the first metric without training; nan where there is none
-    target: float  # what the first metric, or the loss, has to reach to count as learned
-    how: str  # how the rates came
+    target: float  # the value of the first metric, or of the loss, from which a run counts as learned
+    how: str  # how the rates were chosen
     notes: tuple[str, ...]
-    run: Run | None  # the best run, with what it trained
+    run: Run | None  # the best run, with its trained parameters
     runs: dict[str, list[Run]] | None  # by name, of each seed, with keep="all"
 
     @property
     def train_loss(self) -> np.ndarray:
         """[optimizers, seeds]: the mean over the last tenth of the steps."""
-        return np.stack([final_loss(losses) for losses in self.losses])
-
-    @property
-    def final(self) -> np.ndarray:
-        """[optimizers, seeds]: what decides, at the end; inf, or −inf where higher is better, where a run diverged."""
-        found = self.train_loss if self.metric is None else self.metrics[self.metric][:, :, -1]
-        return np.where(self.diverged | ~np.isfinite(found), np.inf if self.mode == "min" else -np.inf, found)
+        return self._final_loss
 
     @property
     def best(self) -> str:
@@ -66,12 +61,12 @@ class Comparison(Decided):
 
     @property
     def limit(self) -> np.ndarray:
-        """[seeds]: the loss above which a run that ends there has diverged."""
+        """[seeds]: the final loss above which a run has diverged."""
         return Control(self.control).limit()
 
     @property
     def steps_to_target(self) -> np.ndarray:
-        """[optimizers, seeds]: updates before the target was reached first, inf where it never was."""
+        """[optimizers, seeds]: updates made when the target was reached first, inf where it never was."""
         if self.metric is None:
             width = max(1, self.losses.shape[2] // 50)
             kernel = np.ones(width) / width
@@ -86,23 +81,24 @@ class Comparison(Decided):
         return f"Comparison({count} optimizers, {seeds} seeds, {steps} steps; best: {self.best})"
 
     def rows(self) -> list[dict[str, Any]]:
-        """The table, a dict for each optimizer; spreads are standard deviations over the seeds."""
+        """Returns the table, a dict for each optimizer; spreads are standard deviations over the seeds."""
         rows, steps_to = [], np.median(self.steps_to_target, axis=1)
         for i, entry in enumerate(self.entries):
             row: dict[str, Any] = {"group": entry.group, "technique": entry.name, "optimizer": repr(entry.optimizer)}
             rates = self.learning_rates[i]
-            row["peak_rate"] = _finite(rates[np.isfinite(rates)].max(initial=-np.inf))
-            row["train_loss"] = _finite(np.mean(self.train_loss[i]))
+            row["peak_rate"] = _finite_or_none(rates[np.isfinite(rates)].max(initial=-np.inf))
+            row["train_loss"] = _finite_or_none(np.mean(self.train_loss[i]))
             for name, values in self.metrics.items():
-                row |= {name: _finite(np.mean(values[i, :, -1])), f"{name}_spread": _finite(np.std(values[i, :, -1]))}
+                final = values[i, :, -1]
+                row |= {name: _finite_or_none(np.mean(final)), f"{name}_spread": _finite_or_none(np.std(final))}
             row["steps_to_target"] = int(steps_to[i]) if np.isfinite(steps_to[i]) else None
             row |= {"diverged": int(self.diverged[i].sum()), "seeds": self.losses.shape[1]}
             rows.append(row)
         return rows
 
     def plot(self, ax: Any = None) -> Any:
-        """The smoothed loss of every optimizer over the steps, the mean over its seeds, in matplotlib (extra: plot).
-        Returns the axes."""
+        """Plots the smoothed loss of every optimizer over the steps, averaged over its seeds, with matplotlib (extra:
+        plot). Returns the axes."""
         from lrjax.report.plots import plot_comparison
 
         return plot_comparison(self, ax)
@@ -115,5 +111,5 @@ class Comparison(Decided):
         return as_html(rows, names.index(self.best), self.how, self.notes)
 
 
-def _finite(x: Any) -> float | None:
+def _finite_or_none(x: Any) -> float | None:
     return float(x) if np.isfinite(x) else None

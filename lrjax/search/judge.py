@@ -1,38 +1,37 @@
-"""What the losses of runs at many rates say, and what they don't: ties, data that fail at any rate, nothing learned,
-seeds that disagree, the rates that do as well as the best."""
+"""Judges the scores of runs at many rates: which are as good as the best, and whether they are tied, noise, or no
+better than no training."""
 
 import dataclasses
 
 import numpy as np
 
-AS_GOOD = 0.05  # of the fall of the loss, up to which a difference doesn't matter,
-WORSE = 1.1  # and the multiple of the best loss up to which it doesn't;
-NOISY = 1.2  # the multiple of the best loss up to which a difference can be put down to noise
-SHIFT = 5.5  # the probability that another seed does at a rate what these do at one x times higher is x^-SHIFT
-APART = 10  # the ratio of the results of two seeds at one rate beyond which they say little about a third
-ROUNDING = 1e-6  # of a loss, up to which a difference is none
-CLEAR = 2.0  # standard errors from which a difference to no training is clear,
-CLEAR_RANK = 2.5  # and the z-value of a signed-rank test from which it is
-SLIGHT = 1e-3  # of what there is without training, up to which a rate has changed little;
-HARM = 0.05  # of what there is without training, from which a rate that ends worse tells that higher ones do too
+AS_GOOD = 0.05  # a rate is as good as the best if its score is higher by at most this fraction of the fall,
+WORSE = 1.1  # and at most this multiple of the best
+NOISY = 1.2  # the multiple of the best score up to which a difference may be noise
+SHIFT = 5.5  # another seed does at a rate what these seeds do at an x times higher one with the probability x^-SHIFT
+APART = 10  # two seeds at one rate whose scores have a higher ratio than this predict a third one badly
+ROUNDING = 1e-6  # the relative difference of losses up to which they are equal
+CLEAR = 2.0  # a difference to no training is clear from this many standard errors,
+CLEAR_RANK = 2.5  # or from this z-value of a signed-rank test
+SLIGHT = 1e-3  # the fraction of the untrained score up to which a change is slight
+HARM = 0.05  # a rate that ends worse than no training by this fraction shows that higher rates do too
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """The results of runs that went to the end; lower is better.
+    """The scores of finished runs; lower is better.
 
     Args:
-      final: [rates, seeds]: of each run, inf where it diverged; nan where it didn't go to the end. Rates at which all
-        runs did are compared; the others tell what is next to these.
-      start: [seeds]: what it was without training; nan where that isn't known.
+      final: [rates, seeds]: of each run; inf where it diverged, nan where it wasn't finished. Rates at which all runs
+        are finished are compared; others only show whether a neighbour diverged.
+      start: [seeds]: the score without training; nan where that isn't known.
       start_error: [seeds]: the standard error of `start`.
       run_error: [rates, seeds]: the standard error of each `final`, from the steps that it is the mean of; 0 where it
         is a metric.
-      unsafe: bool [rates]: those at which a run diverged, or was not finite, as far as it went.
-      batch_z: [rates]: what `signed_rank` gives for the fall of the loss on each of the last batches; None where a
-        metric decides.
-      sampling_error: [rates]: the standard error of the difference to the best rate that comes from the examples of the
-        validation set; None where that isn't known.
+      unsafe: bool [rates]: whether a run diverged at a rate, or its loss was not finite, finished or not.
+      batch_z: [rates]: `signed_rank` of the falls of the loss on each of the last batches; None where a metric decides.
+      sampling_error: [rates]: the standard error of the difference to the best rate that comes from the choice of
+        validation examples; None where that isn't known.
     """
 
     final: np.ndarray
@@ -43,14 +42,14 @@ class Scores:
     batch_z: np.ndarray | None = None
     sampling_error: np.ndarray | None = None
 
-    def of(self, rates: np.ndarray) -> "Scores":
-        """Those of some rates."""
+    def select(self, rates: np.ndarray) -> "Scores":
+        """Returns the scores of some rates."""
         by_rate = {name: getattr(self, name) for name in ("final", "run_error", "unsafe", "batch_z", "sampling_error")}
         return dataclasses.replace(self, **{name: None if x is None else x[rates] for name, x in by_rate.items()})
 
     @property
     def mean(self) -> np.ndarray:
-        """[rates]: over the seeds; nan where one didn't go to the end."""
+        """[rates]: the mean over the seeds; nan where a run isn't finished."""
         return self.final.mean(axis=1)
 
     @property
@@ -59,8 +58,8 @@ class Scores:
         return float(np.nanmean(self.start)) if np.isfinite(self.start).any() else float("nan")
 
     def noise(self, best: int) -> np.ndarray:
-        """[rates]: the standard error of the difference of the mean to the best: seed by seed, since runs of one seed
-        begin at the same parameters; with one seed from the runs themselves, or the validation set."""
+        """Returns [rates]: the standard error of the difference of the mean to the best. Pairs runs by seed, since they
+        start from the same parameters; with one seed uses the error within runs, or of the validation set."""
         difference = self.final - self.final[best]
         seeds = self.final.shape[1]
         within = np.sqrt(np.sum(self.run_error**2 + self.run_error[best] ** 2, axis=1)) / seeds
@@ -70,8 +69,8 @@ class Scores:
         return np.fmax(np.fmax(np.where(np.isfinite(between), between, 0.0), within), sampling)
 
     def as_good(self, best: int, tolerance: float = AS_GOOD) -> np.ndarray:
-        """bool [rates]: those whose mean is above the best by no more than a part of what training took off and a tenth
-        of the best, or by no more than the noise of the difference and a fifth of the best, if that is positive."""
+        """Returns bool [rates]: whether the mean is above the best by at most `tolerance` of the fall in training and a
+        tenth of the best, or by at most the noise of the difference and a fifth of the best, if that is positive."""
         with np.errstate(invalid="ignore"):
             worse = self.mean - self.mean[best]
             fall = np.fmax(self.untrained - self.mean[best], 0.0)
@@ -80,21 +79,21 @@ class Scores:
             return small | (worse <= np.minimum(self.noise(best), (NOISY - 1) * size))
 
     def is_safe_and_good(self, best: int, tolerance: float = AS_GOOD) -> np.ndarray:
-        """bool [rates]: those that are as good, but for what is next to an unsafe rate."""
+        """Returns bool [rates]: whether a rate is as good as the best, and the next higher rate is not unsafe."""
         return self.as_good(best, tolerance) & ~self.is_edge
 
     @property
     def is_edge(self) -> np.ndarray:
-        """bool [rates]: those whose upper neighbor is unsafe."""
+        """bool [rates]: whether the next higher rate is unsafe."""
         return np.append(self.unsafe[1:], False)
 
     def expected(self, rates: np.ndarray) -> np.ndarray:
-        """[rates]: the mean to be expected of other seeds; nan where not all went to the end.
+        """Returns [rates]: the expected mean for other seeds; nan where not all runs are finished.
 
         Seeds differ in the rate at which training becomes unstable, so a few can all do well where another one fails.
-        Therefore a rate is expected to do what the next higher one does with the probability (rate / higher)^SHIFT, and
-        that one in turn what is expected of the one after it. The worst that is reckoned with is no training, also for
-        what is unsafe. SHIFT was chosen on recorded runs of small models, on which 5.2 to 7 do about as well.
+        Therefore a rate is expected to do as the next higher one with the probability (rate / higher)^SHIFT, and so on
+        upwards. No rate is expected to do worse than no training, which is also what an unsafe rate counts as. SHIFT
+        was chosen on recorded runs of small models, on which 5.2 to 7 do about as well.
         """
         known = ~np.isnan(self.final)
         with np.errstate(invalid="ignore"):
@@ -109,9 +108,8 @@ class Scores:
         return np.where(np.isfinite(self.mean), expected, np.nan)
 
     def careful_best(self, rates: np.ndarray) -> int:
-        """The rate that can be expected to be the best with other seeds, but no further below the one with the lowest
-        mean than the next; or than the second next, where that one is not known with all seeds and more than a slight
-        difference is expected."""
+        """Returns the rate with the best expected mean for other seeds, but at most one below the rate with the lowest
+        mean; or two below, where the one between isn't finished and more than a slight difference is expected."""
         lowest, expected = int(np.nanargmin(self.mean)), self.expected(rates)
         known = [r for r in range(max(lowest - 2, 0), lowest) if np.isfinite(expected[r])]
         if not np.isfinite(expected[lowest]) or not known:
@@ -122,8 +120,7 @@ class Scores:
         return max(int(np.nanargmin(expected)), nearest)
 
     def band(self, best: int, tolerance: float = AS_GOOD) -> tuple[int, int]:
-        """(first, last) of the rates around the best that are as good, each of them: nothing is bridged, and what is
-        next to an unsafe rate is left out."""
+        """Returns (first, last) of the rates around the best that are safe and as good, without a gap."""
         good = self.is_safe_and_good(best, tolerance)
         first = last = best
         while first > 0 and good[first - 1]:
@@ -133,22 +130,23 @@ class Scores:
         return first, last
 
     @property
-    def went_to_end(self) -> np.ndarray:
-        """Those of which some run did."""
+    def finished(self) -> np.ndarray:
+        """The rates at which some run is finished."""
         return np.flatnonzero(~np.isnan(self.final).all(axis=1))
 
     def fall(self, rate: int) -> float:
-        """What training at a rate takes off, with the seeds that went to the end; nan where the start isn't known."""
+        """Returns by how much training at a rate reduces the score, over finished runs; nan where the start isn't
+        known."""
         known = ~np.isnan(self.final[rate])
         start = self.start[known & np.isfinite(self.start)]
         return float(start.mean() - self.final[rate, known].mean()) if len(start) else float("nan")
 
     def gain(self, rate: int) -> float:
-        """How clearly a rate ends better than without training: in standard errors of both, of which CLEAR are clear;
-        below 0 where it ends worse, inf where the start isn't known.
+        """Returns by how many standard errors a rate ends better than no training; below 0 where it ends worse, inf
+        where the start isn't known.
 
-        A few large losses make the error of a mean large, so the batches are compared one by one too: the run and its
-        control saw the same ones.
+        A few large losses make the error of a mean large, so run and control are also compared batch by batch: they saw
+        the same ones.
         """
         known, fall = ~np.isnan(self.final[rate]), self.fall(rate)
         if not np.isfinite(self.final[rate, known]).all():
@@ -160,44 +158,45 @@ class Scores:
         return float(np.sign(fall) * max(abs(fall) / max(error, 1e-30), np.sign(fall) * by_batch))
 
     def has_learned(self, rate: int) -> bool:
-        """Whether it ends clearly better than without training."""
+        """Returns whether a rate ends clearly better than no training."""
         return self.gain(rate) > CLEAR
 
     def does_harm(self, rate: int) -> bool:
-        """Whether it ends clearly and much worse than without training."""
+        """Returns whether a rate ends clearly and much worse than no training."""
         return self.gain(rate) < -CLEAR and not self.fall(rate) > -HARM * abs(self.untrained)
 
     def open_ends(self, best: int) -> tuple[bool, bool]:
-        """Whether rates (below, above) those that went to the end may do better than the best of these: it is the
-        lowest or the highest of them, or nothing was learned while the highest does no harm or the lowest does some."""
-        went, learned = self.went_to_end, self.has_learned(best)
-        low, high = int(went[0]), int(went[-1])
+        """Returns whether rates (below, above) the finished ones may do better than the best of these: it is the lowest
+        or the highest of them, or nothing was learned while the highest does no harm or the lowest does some."""
+        finished, learned = self.finished, self.has_learned(best)
+        low, high = int(finished[0]), int(finished[-1])
         is_changed = not abs(self.fall(low)) <= SLIGHT * abs(self.untrained)
         below = best == low if learned else is_changed and (best == low or self.fall(low) < 0)
         above = best == high if learned else not self.does_harm(high)
         return bool(low > 0 and below), bool(high < len(self.final) - 1 and above)
 
     def disagree(self, best: int) -> np.ndarray | None:
-        """[seeds]: the best rate of each, where for some seed the best rate of all is far from its own; else None."""
+        """Returns [seeds]: the best rate of each, if for some seed the best rate of all is much worse than its own;
+        else None."""
         known = np.isfinite(self.mean) | np.isinf(self.mean)
         if self.final.shape[1] == 1 or known.sum() < 2:
             return None
         final = np.where(known[:, None], self.final, np.inf)
-        own = final.min(axis=0)
+        best_of_seed = final.min(axis=0)
         with np.errstate(invalid="ignore"):
-            lost = (final[best] - own) / np.maximum(self.start - own, 1e-30)
-        return final.argmin(axis=0) if np.nanmax(lost) > 0.5 else None
+            regret = (final[best] - best_of_seed) / np.maximum(self.start - best_of_seed, 1e-30)
+        return final.argmin(axis=0) if np.nanmax(regret) > 0.5 else None
 
     def far_apart(self, best: int) -> tuple[float, float] | None:
-        """(lowest, highest) of the seeds at the best rate, where they differ by more than APART times; else None."""
+        """Returns (lowest, highest) of the seeds at the best rate, if their ratio is above APART; else None."""
         low, high = float(self.final[best].min()), float(self.final[best].max())
         is_rounding = high - low <= ROUNDING * abs(self.untrained)
         return (low, high) if low >= 0 and high > APART * low and not is_rounding else None
 
 
 def standard_error(losses: np.ndarray) -> np.ndarray:
-    """[runs]: of the mean over the steps [runs, steps]: from the means of five parts, so that neighbours may be alike;
-    0 where there are too few."""
+    """Returns [runs]: the standard error of the mean over the steps of losses [runs, steps]. Estimates it from the
+    means of five parts (batch means), since neighbouring steps are correlated; 0 where there are too few steps."""
     if not len(losses):
         return np.zeros(0)
     steps, losses = losses.shape[1] // 5 * 5, losses.astype(np.float64)
@@ -209,9 +208,8 @@ def standard_error(losses: np.ndarray) -> np.ndarray:
 
 
 def signed_rank(falls: np.ndarray) -> float:
-    """The z-value of Wilcoxon's signed-rank test of [seeds, batches]: how sure it is that most batches are above 0, or,
-    below 0, that most are below. Of the seeds, which may see the same batches, the mean is taken over those that are
-    known."""
+    """Returns the z-value of Wilcoxon's signed-rank test of falls [seeds, batches]: positive where most batches are.
+    Averages over the seeds first, since these may see the same batches."""
     known = np.isfinite(falls)
     falls = np.where(known, falls, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     falls = falls[falls != 0]
@@ -220,18 +218,18 @@ def signed_rank(falls: np.ndarray) -> float:
 
 
 def is_tied(scores: np.ndarray) -> bool:
-    """Whether all scores are the same, to rounding: no update has told the rates apart."""
+    """Returns whether all scores are the same, up to rounding."""
     finite = scores[np.isfinite(scores)]
     return len(finite) > 1 and bool(np.ptp(finite) <= ROUNDING * np.abs(finite).max(initial=0.0))
 
 
 def first_not_finite(losses: np.ndarray) -> int | None:
-    """The first step whose loss is not finite."""
-    bad = np.flatnonzero(~np.isfinite(losses))
-    return int(bad[0]) if len(bad) else None
+    """Returns the first step whose loss is not finite."""
+    steps = np.flatnonzero(~np.isfinite(losses))
+    return int(steps[0]) if len(steps) else None
 
 
-def data_words(seed: int, step: int) -> str:
+def data_failure_message(seed: int, step: int) -> str:
     return (
         f"The loss is not finite on some batches at any rate, also without training: batch {step:,} of seed {seed}. "
         "No rate can mend that: look at the data, or at the loss."

@@ -1,4 +1,4 @@
-"""What the runs of an engine came to, beside their controls."""
+"""Evaluates the runs of an engine: their scores, whether they diverged, and sampling errors."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -8,45 +8,48 @@ import jax
 import numpy as np
 
 from lrjax.domains import is_function
-from lrjax.search.judge import data_words, first_not_finite
-from lrjax.training.divergence import ABOVE, Control, diverged, final_loss
+from lrjax.search.judge import data_failure_message, first_not_finite
+from lrjax.training.divergence import DIVERGED_ABOVE, Control, diverged, final_loss
 from lrjax.training.engine import Engine
-from lrjax.training.loop import show_controls
+from lrjax.training.loop import run_controls
 from lrjax.training.program import Carry
 
-_PARTS = 8  # of a validation set, to estimate how far its metric is a matter of its examples
-_STUDENT = 1.2  # by which two standard errors that come from so few parts are too small
-_FAR = 10.0  # standard errors, of numbers as large as the metric itself, above which it isn't estimated
+_PARTS = 8  # into which a validation set is split, to estimate the sampling error of its metric
+_STUDENT = 1.2  # Student's t over a normal deviate: corrects standard errors that come from so few parts
+_FAR = 10.0  # a fall of more standard errors than this, if examples vary as much as the metric's size, is not examined
 
 
 def control_of(engine: Engine) -> Control:
-    """Of each seed."""
+    """Returns the control of each seed."""
     return Control(engine.record.losses[engine.runs.is_control])
 
 
-def limits(engine: Engine, run_indices: np.ndarray, above: float = ABOVE) -> np.ndarray:
-    """[runs]: the loss above which a run that ends there has diverged."""
+def divergence_limits(engine: Engine, run_indices: np.ndarray, above: float = DIVERGED_ABOVE) -> np.ndarray:
+    """Returns [runs]: the final loss above which a run has diverged."""
     return control_of(engine).limit(above)[engine.runs.seed_index[run_indices]]
 
 
-def lost(engine: Engine, run_indices: np.ndarray, above: float = ABOVE) -> np.ndarray:
-    """bool [runs]: whether runs at their end have diverged."""
+def diverged_runs(engine: Engine, run_indices: np.ndarray, above: float = DIVERGED_ABOVE) -> np.ndarray:
+    """Returns bool [runs]: whether finished runs have diverged."""
     record = engine.record
-    return diverged(record.losses[run_indices], record.finite[run_indices], limits(engine, run_indices, above))
+    return diverged(
+        record.losses[run_indices], record.finite[run_indices], divergence_limits(engine, run_indices, above)
+    )
 
 
-def scores(engine: Engine, run_indices: np.ndarray, above: float = ABOVE) -> np.ndarray:
-    """[runs]: of runs at their end, by the metric that decides or the loss: lower is better, inf where one diverged."""
+def final_scores(engine: Engine, run_indices: np.ndarray, above: float = DIVERGED_ABOVE) -> np.ndarray:
+    """Returns [runs]: the scores of finished runs, by the deciding metric or the loss: lower is better, inf where a run
+    diverged."""
     record, task = engine.record, engine.task
     if task.metrics:
         score = task.score(next(iter(record.metrics.values()))[run_indices, -1])
     else:
         score = final_loss(record.losses[run_indices])
-    return np.where(lost(engine, run_indices, above) | ~np.isfinite(score), np.inf, score)
+    return np.where(diverged_runs(engine, run_indices, above) | ~np.isfinite(score), np.inf, score)
 
 
 def start_metric(engine: Engine) -> np.ndarray:
-    """[seeds]: the metric that decides, without training; nan where there is none."""
+    """Returns [seeds]: the deciding metric without training; nan where there is none."""
     controls = np.flatnonzero(engine.runs.is_control)
     if not engine.task.metrics:
         return np.full(len(controls), np.nan)
@@ -55,27 +58,28 @@ def start_metric(engine: Engine) -> np.ndarray:
 
 
 class SamplingError:
-    """How far the metric that decides comes from the examples that happen to be in the validation set: all seeds and
-    rates are measured on the same ones, so no number of seeds takes it away. It shows in eight parts of the set.
+    """Estimates the sampling error of the deciding metric: the part that comes from the choice of validation examples.
+    All seeds and rates are evaluated on the same examples, so more seeds don't reduce it; it is estimated from eight
+    parts of the validation set.
 
     Args:
-      engine: what trained the runs.
-      kept: of a rate a run whose model was kept, and what it carried; None where there is none.
+      engine: trained the runs.
+      kept_run: returns a kept run at a rate and its carry; None where none was kept.
     """
 
-    def __init__(self, engine: Engine, kept: Callable[[int], tuple[int, Carry] | None]):
+    def __init__(self, engine: Engine, kept_run: Callable[[int], tuple[int, Carry] | None]):
         task = self.task = engine.task
-        self.engine, self.kept, self.measured = engine, kept, {}
+        self.engine, self.kept_run, self.measured = engine, kept_run, {}
         functions = [metric.function for metric in task.metrics.values()]  # the first one decides
         as_arguments = lambda x: x if task.has_state else (x,)
         self._measure = jax.jit(
-            lambda found, parts: jax.lax.map(lambda part: functions[0](*as_arguments(found), part), parts)
+            lambda model, parts: jax.lax.map(lambda part: functions[0](*as_arguments(model), part), parts)
         )
 
-    def of_fall(self, final: np.ndarray) -> np.ndarray:
-        """[seeds]: the standard error of what training took off, to the best of `final` [rates, seeds]; 0 where it
-        doesn't matter, since the fall is far above the noise of any metric of so many examples, or can't be known. It
-        comes from the differences of a trained model to its start, or from the start alone, where none was kept."""
+    def fall_error(self, final: np.ndarray) -> np.ndarray:
+        """Returns [seeds]: the standard error of the fall of the metric in training, at the best of `final` [rates,
+        seeds]. Estimates it from the difference between a trained model and its start, or from the start alone, where
+        no model was kept. Returns 0 where it can't be estimated or the fall is far above any such error."""
         seeds, mean = final.shape[1], final.mean(axis=1)
         if not self.task.metrics or self._parts is None or not np.isfinite(mean).any():
             return np.zeros(seeds)
@@ -84,25 +88,25 @@ class SamplingError:
         far = _FAR / np.sqrt(np.prod(each)) * max(abs(start), abs(mean[best]))
         if not start - mean[best] <= far:
             return np.zeros(seeds)
-        kept = self.kept(best)
-        begun = self._of_start(0 if kept is None else int(self.engine.runs.seed_index[kept[0]]))
-        difference = np.sqrt(2) * begun if kept is None else self._of_run(*kept) - begun
-        return np.full(seeds, np.sqrt(seeds) * _error(difference))
+        kept = self.kept_run(best)
+        untrained = self._at_start(0 if kept is None else int(self.engine.runs.seed_index[kept[0]]))
+        difference = np.sqrt(2) * untrained if kept is None else self._at_end(*kept) - untrained
+        return np.full(seeds, np.sqrt(seeds) * _standard_error(difference))
 
-    def between(self, final: np.ndarray) -> np.ndarray:
-        """[rates]: the standard error of the difference to the best; 0 where it isn't known."""
+    def difference_errors(self, final: np.ndarray) -> np.ndarray:
+        """Returns [rates]: the standard error of the difference to the best; 0 where it isn't known."""
         mean, error = final.mean(axis=1), np.zeros(len(final))
         if not self.task.metrics or self._parts is None or not np.isfinite(mean).any():
             return error
-        kept = {rate: self.kept(rate) for rate in np.flatnonzero(np.isfinite(mean)).tolist()}
-        values = {rate: self._of_run(*one) for rate, one in kept.items() if one is not None}
-        for rate, of_rate in values.items():
-            error[rate] = _error(of_rate - values[_best(mean)])
+        runs = {rate: self.kept_run(rate) for rate in np.flatnonzero(np.isfinite(mean)).tolist()}
+        values = {rate: self._at_end(*run) for rate, run in runs.items() if run is not None}
+        for rate, at_rate in values.items():
+            error[rate] = _standard_error(at_rate - values[_best(mean)])
         return error
 
     @cached_property
     def _parts(self) -> Any:
-        """[parts, examples, ...]: of the validation set; None where there are too few."""
+        """[parts, examples, ...]: the validation set; None where it has too few examples."""
         if not self.task.validation_batches:
             return None
         examples = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), self.task.validation_batches[0])
@@ -111,23 +115,23 @@ class SamplingError:
         split = lambda x: x[: count // each * each].reshape(-1, each, *x.shape[1:])
         return jax.tree.map(split, examples) if count // each > 1 else None
 
-    def _of_start(self, seed: int) -> np.ndarray:
-        init = self.task.init
-        make = lambda: jax.jit(init)(jax.random.key(self.engine.runs.seeds[seed])) if is_function(init) else init
-        return self._once(("start", seed), make)
+    def _at_start(self, seed_index: int) -> np.ndarray:
+        init, seed = self.task.init, self.engine.runs.seeds[seed_index]
+        make = lambda: jax.jit(init)(jax.random.key(seed)) if is_function(init) else init
+        return self._cached(("start", seed_index), make)
 
-    def _of_run(self, run: int, carry: Carry) -> np.ndarray:
+    def _at_end(self, run: int, carry: Carry) -> np.ndarray:
         def make() -> Any:
-            placed = self.engine.on_devices(carry)
-            return (placed.params, placed.model_state) if self.task.has_state else placed.params
+            trained = self.engine.to_devices(carry)
+            return (trained.params, trained.model_state) if self.task.has_state else trained.params
 
-        return self._once(run, make)
+        return self._cached(run, make)
 
-    def _once(self, key: Any, make: Callable[[], Any]) -> np.ndarray:
-        """[parts]: the metric in each; 0 where it takes no other number of examples than the whole set has."""
+    def _cached(self, key: Any, make_model: Callable[[], Any]) -> np.ndarray:
+        """Returns [parts]: the metric on each part; zeros where it fails for a part of the validation set."""
         if key not in self.measured:
             try:
-                self.measured[key] = np.asarray(self._measure(make(), self._parts), float)
+                self.measured[key] = np.asarray(self._measure(make_model(), self._parts), float)
             except (TypeError, ValueError):
                 self.measured[key] = np.zeros(2)
         return self.measured[key]
@@ -137,30 +141,30 @@ def _best(mean: np.ndarray) -> int:
     return int(np.argmin(np.where(np.isfinite(mean), mean, np.inf)))
 
 
-def _error(parts: np.ndarray) -> float:
-    """The standard error of their mean."""
+def _standard_error(parts: np.ndarray) -> float:
+    """Returns the standard error of the mean of the parts."""
     return float(_STUDENT * parts.std(ddof=1) / np.sqrt(len(parts)))
 
 
-def failure_of(engine: Engine, run_indices: np.ndarray) -> str | None:
-    """What is wrong with the data, in words, if some batch has no finite loss without training either.
+def data_failure(engine: Engine, run_indices: np.ndarray) -> str | None:
+    """Describes what is wrong with the data, if the loss of some batch is not finite without training either; else
+    returns None.
 
-    A loss that is not finite is the data's doing where the control of the seed has none at that step. Asked are the
-    steps at which this first happened to two runs of a seed, or to the run at the lowest rate, the first of each seed
-    in `run_indices`.
+    Evaluates the control of a seed at the steps at which the loss of two of its runs first was not finite, or that of
+    its run at the lowest rate, the first of each seed in `run_indices`.
     """
     record, seed_of = engine.record, engine.runs.seed_index
-    asked: set[tuple[int, int]] = set()
+    suspects: set[tuple[int, int]] = set()  # (step, seed)
     for seed in np.unique(seed_of[run_indices]):
         of_seed = run_indices[seed_of[run_indices] == seed]
-        first = [first_not_finite(record.losses[run, : record.made[run]]) for run in of_seed]
+        first = [first_not_finite(record.losses[run, : record.steps_made[run]]) for run in of_seed]
         steps = [step for step in first if step is not None]
-        asked |= {(step, int(seed)) for step in steps if steps.count(step) > 1 or step == first[0]}
+        suspects |= {(step, int(seed)) for step in steps if steps.count(step) > 1 or step == first[0]}
     controls = np.flatnonzero(engine.runs.is_control)
-    shared = []
-    for step, seed in sorted(asked):
-        if not engine.source.once:  # there they went along
-            show_controls(engine, step, step + 1)
+    failures = []
+    for step, seed in sorted(suspects):
+        if not engine.source.load_once:  # else controls were evaluated at all steps
+            run_controls(engine, step, step + 1)
         if not np.isfinite(record.losses[controls[seed], step]):
-            shared.append((step, seed))
-    return data_words(engine.runs.seeds[shared[0][1]], shared[0][0]) if shared else None
+            failures.append((step, seed))
+    return data_failure_message(engine.runs.seeds[failures[0][1]], failures[0][0]) if failures else None

@@ -1,4 +1,4 @@
-"""The range test: one run whose rate climbs from very low to very high, and what people read off its curve."""
+"""The range test: one run whose rate increases from very low to very high, and the rules that read rates off it."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -13,9 +13,9 @@ from lrjax.schedules.decay import exponential_decay
 from lrjax.search.sweep import positive_number
 from lrjax.training.batches import known_steps
 from lrjax.training.engine import Engine, Runs, check_mesh
-from lrjax.training.kept import Kept
+from lrjax.training.kept_models import KeptModels
 from lrjax.training.loop import train_to_end
-from lrjax.training.progress import TrainWords, bar
+from lrjax.training.progress import TrainStatus, progress_bar
 from lrjax.training.task import Task
 from lrjax.training.train import check_task, run_length, seed_list
 from lrjax.transforms.base import TransformationLike
@@ -23,7 +23,7 @@ from lrjax.value import Value, bad_argument
 
 
 def _valley(rates: np.ndarray, losses: np.ndarray) -> float:
-    """Half-way along the longest falling subsequence of the losses, as if that were without gaps."""
+    """Returns a rate half-way along the longest falling subsequence of the losses, treated as if it had no gaps."""
     length = np.ones(len(losses), int)
     for i in range(1, len(losses)):
         length[i] += max(length[:i][losses[:i] > losses[i]], default=0)
@@ -34,7 +34,7 @@ def _valley(rates: np.ndarray, losses: np.ndarray) -> float:
 
 
 def _slide(rates: np.ndarray, losses: np.ndarray, width: int = 15, threshold: float = 0.005) -> float:
-    """From the right, the first rate at which the slopes of two points `width` apart are nearly the same."""
+    """Returns the first rate from the right at which the slopes of two points `width` apart are nearly equal."""
     slope = np.gradient(losses)
     left = np.arange(len(losses) - 1 - width, -1, -1)
     flat = np.flatnonzero(np.abs(slope[left + width] - slope[left]) <= threshold)
@@ -43,22 +43,22 @@ def _slide(rates: np.ndarray, losses: np.ndarray, width: int = 15, threshold: fl
 
 
 def _steep(rates: np.ndarray, losses: np.ndarray) -> float:
-    """Where the loss falls fastest over the logarithm of the rate."""
+    """Returns the rate at which the loss falls fastest over the logarithm of the rate."""
     return float(rates[np.argmin(np.diff(losses) / np.diff(np.log(rates)))])
 
 
 def _minimum(rates: np.ndarray, losses: np.ndarray) -> float:
-    """A tenth of the rate of the lowest loss."""
+    """Returns a tenth of the rate of the lowest loss."""
     return float(rates[np.argmin(losses)] / 10)
 
 
 RULES = {"valley": _valley, "slide": _slide, "steep": _steep, "minimum": _minimum}
-FEWEST = 16  # points that a rule needs
+MIN_POINTS = 16  # that a rule needs
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class RangeTest:
-    """What `range_test` saw, as NumPy arrays; rules that had too few points say nan.
+    """The result of `range_test`, as NumPy arrays; the suggestion of a rule that had too few points is nan.
 
     >>> import jax.numpy as jnp, lrjax
     >>> task = lrjax.Task(lambda w, x: jnp.sum((w - x) ** 2), jnp.zeros(2), jnp.ones((100, 2)), stacked=True)
@@ -68,8 +68,8 @@ class RangeTest:
     """
 
     learning_rates: np.ndarray  # [steps]
-    losses: np.ndarray  # [seeds, steps]: of each batch; nan after one was not finite
-    smoothed: np.ndarray  # [seeds, steps]: their moving average; nan from where the test stops
+    losses: np.ndarray  # [seeds, steps]: of each batch; nan from where the parameters are not finite
+    smoothed: np.ndarray  # [seeds, steps]: their moving average; nan from where the curve ends
     by_seed: dict[str, np.ndarray]  # by rule: the suggestion of each seed
 
     @property
@@ -77,15 +77,15 @@ class RangeTest:
         """By rule: the median over the seeds."""
         medians = {}
         for rule, rates in self.by_seed.items():
-            known = rates[np.isfinite(rates)]
-            medians[rule] = float(np.median(known)) if len(known) else float("nan")
+            finite = rates[np.isfinite(rates)]
+            medians[rule] = float(np.median(finite)) if len(finite) else float("nan")
         return medians
 
     def __repr__(self) -> str:
         return f"RangeTest({self.losses.shape[0]} seeds, {self.losses.shape[1]} steps: {self.suggestions})"
 
     def plot(self, ax: Any = None) -> Any:
-        """The smoothed loss of every seed over the rate, with the suggestions, in matplotlib (extra: plot)."""
+        """Plots the smoothed loss of every seed over the rate, and the suggestions, with matplotlib (extra: plot)."""
         from lrjax.report.plots import plot_range
 
         return plot_range(self, ax)
@@ -93,7 +93,7 @@ class RangeTest:
 
 @dataclasses.dataclass(frozen=True)
 class _Ramp:
-    """Makes the one optimizer of the test; equal ones share what is compiled."""
+    """Makes the optimizer of the test. Compares by value: equal ones share compiled programs."""
 
     optimizer: Any
     low: float
@@ -123,28 +123,27 @@ def range_test(
     stop_at: float = 4.0,
     progress: bool = True,
 ) -> RangeTest:
-    """Trains while the rate climbs, η(t) = low·(high/low)^(t/steps), and reads rates off the curve of the losses.
+    """Trains while the rate increases, η(t) = low·(high/low)^(t/steps), and reads rates off the curve of the losses.
 
     The rules are fastai's: *valley*, its default; *slide*; *steep*; *minimum*, a tenth of the rate of the lowest loss.
-    They often disagree, and are often far from the best rate: the weights of all the rates before are carried along,
-    and a few steps say little about a long run. Look at more seeds than one, and ask `sweep`. Nothing of it stays
-    behind: the parameters that go in are as they were.
+    They often disagree, and are often far from the best rate: the parameters depend on all the rates before, and a few
+    steps say little about a long run. Use several seeds, and check with `sweep`. The task's parameters are not changed.
 
     Args:
-      task: what is trained.
-      optimizer: a value with a hyperparameter `learning_rate`, whose rate is replaced; or a function from a schedule to
-        a transformation, lrjax's or Optax's.
+      task: the model, loss and data.
+      optimizer: a value with a hyperparameter `learning_rate`, which is replaced; or a function from a schedule to a
+        transformation, lrjax's or Optax's.
       low: the first rate.
       high: the rate after the last step.
-      steps: of the test. Default: 100, or as many as there are batches.
-      seeds: tests, each with an order of the examples and, where `init` is a function, a start of its own.
+      steps: of the test. Default: 100, or fewer if there are fewer batches.
+      seeds: how many tests, or a list of seeds; see `Task`.
       mesh: the devices; default: all.
-      smoothing: of the moving average, which is debiased.
-      stop_at: the curve ends where the average is this many times the lowest one, in size, above 0 or below.
-      progress: a bar, as for `sweep`.
+      smoothing: the decay of the moving average, which is debiased.
+      stop_at: the curve ends where the average is this many times the lowest one; for a negative one, as far above it.
+      progress: whether to show a bar, as for `sweep`.
 
     Raises:
-      ValueError: an argument is not of these.
+      ValueError: an argument is invalid.
 
     >>> import jax.numpy as jnp, lrjax
     >>> loss_fn = lambda w, x: jnp.mean((w * x - 3.0 * x) ** 2)
@@ -174,15 +173,16 @@ def range_test(
     ramp, count = _Ramp(optimizer, float(low), float(high), steps), len(seed_numbers)
     runs = Runs(ramp, np.zeros(count, np.float32), seed_numbers, np.arange(count), np.zeros(count, bool))
     engine = Engine("range_test", dataclasses.replace(task, metrics=None, validation=None), runs, steps, mesh=mesh)
-    with bar(count * steps, TrainWords(engine), progress) as show:
-        train_to_end(engine, Kept(engine, None, np.arange(count)), show)
+    with progress_bar(count * steps, TrainStatus(engine), progress) as show:
+        train_to_end(engine, KeptModels(engine, None, np.arange(count)), show)
     rates, losses = np.asarray(ramp.schedule(np.arange(steps)), np.float64), engine.record.losses
-    curves, read = zip(*(_read(rates, _debiased(one, smoothing), stop_at) for one in losses), strict=True)
-    return RangeTest(rates, losses, np.stack(curves), {rule: np.array([r[rule] for r in read]) for rule in RULES})
+    averages = [_moving_average(one, smoothing) for one in losses]
+    curves, suggested = zip(*(_apply_rules(rates, average, stop_at) for average in averages), strict=True)
+    return RangeTest(rates, losses, np.stack(curves), {rule: np.array([s[rule] for s in suggested]) for rule in RULES})
 
 
-def _debiased(losses: np.ndarray, decay: float) -> np.ndarray:
-    """The moving average; nan from the first loss that isn't finite."""
+def _moving_average(losses: np.ndarray, decay: float) -> np.ndarray:
+    """Returns the debiased moving average; nan from the first loss that isn't finite."""
     averages, average = np.empty(len(losses)), 0.0
     for t, loss in enumerate(losses.astype(np.float64), start=1):
         average = decay * average + (1 - decay) * loss
@@ -190,19 +190,20 @@ def _debiased(losses: np.ndarray, decay: float) -> np.ndarray:
     return averages
 
 
-def _recorded(average: np.ndarray, stop_at: float) -> int:
-    """How many points the test sees: the last is the first one that is too far above the lowest before it."""
+def _curve_length(average: np.ndarray, stop_at: float) -> int:
+    """Returns the number of points up to the first one that is too far above the lowest before it, included."""
     lowest = np.fmin.accumulate(average)
-    with np.errstate(invalid="ignore"):
-        too_high = np.flatnonzero(average > lowest + (stop_at - 1) * np.abs(lowest))  # nan is not
+    with np.errstate(invalid="ignore"):  # nan is not too high
+        too_high = np.flatnonzero(average > lowest + (stop_at - 1) * np.abs(lowest))
     return int(too_high[0]) + 1 if len(too_high) else len(average)
 
 
-def _read(rates: np.ndarray, average: np.ndarray, stop_at: float) -> tuple[np.ndarray, dict[str, float]]:
-    """(the curve as far as it goes, then nan; the suggestions): without the first tenth, the last five points, nan."""
-    steps, recorded = len(average), _recorded(average, stop_at)
+def _apply_rules(rates: np.ndarray, average: np.ndarray, stop_at: float) -> tuple[np.ndarray, dict[str, float]]:
+    """Returns (the curve up to its end, then nan; the suggestions). The rules get the curve without its first tenth and
+    its last five points, as fastai's do."""
+    steps, length = len(average), _curve_length(average, stop_at)
     finite = int(np.argmin(np.isfinite([*average, np.nan])))
-    part = slice(steps // 10, min(recorded - 5, finite))
-    enough = part.stop - part.start >= FEWEST
-    read = {name: rule(rates[part], average[part]) if enough else np.nan for name, rule in RULES.items()}
-    return np.where(np.arange(steps) < min(recorded, finite), average, np.nan), read
+    part = slice(steps // 10, min(length - 5, finite))
+    is_enough = part.stop - part.start >= MIN_POINTS
+    suggested = {name: rule(rates[part], average[part]) if is_enough else np.nan for name, rule in RULES.items()}
+    return np.where(np.arange(steps) < min(length, finite), average, np.nan), suggested

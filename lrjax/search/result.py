@@ -1,4 +1,4 @@
-"""What a sweep found, as NumPy arrays."""
+"""The result of a sweep, as NumPy arrays."""
 
 import dataclasses
 import io
@@ -9,20 +9,22 @@ from typing import Any
 
 import numpy as np
 
+from lrjax.search.deciding_metric import DecidingMetric
 from lrjax.search.judge import Scores, signed_rank, standard_error
 from lrjax.search.verdict import Verdict, verdict
-from lrjax.training.divergence import Control, final_loss
+from lrjax.training.divergence import Control
 from lrjax.training.files import write_file
-from lrjax.training.record import Decided, first_reached, tail_steps
+from lrjax.training.record import first_reached, tail_steps
 from lrjax.training.train import Run
 from lrjax.value import bad_argument
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class SweepResult(Decided):
+class SweepResult(DecidingMetric):
     """The runs of a sweep: settings × seeds.
 
-    What decides is the task's first metric after the last step, or the mean loss over the last tenth of the steps.
+    Runs are compared by the task's first metric after the last step, or by the mean loss over the last tenth of the
+    steps.
 
     >>> import jax.numpy as jnp, lrjax
     >>> task = lrjax.Task(lambda w, x: jnp.sum((w - x) ** 2), jnp.zeros(2), jnp.ones((20, 2)), stacked=True)
@@ -33,28 +35,18 @@ class SweepResult(Decided):
 
     learning_rates: np.ndarray  # [settings]: the rate of each, the highest of a schedule
     settings: dict[str, np.ndarray]  # by name: the hyperparameters that differ, [settings, ...]
-    losses: np.ndarray  # [settings, seeds, steps]: before each update; nan after the parameters were not finite
+    losses: np.ndarray  # [settings, seeds, steps]: before each update; nan from where the parameters are not finite
     metrics: dict[str, np.ndarray]  # by name: [settings, seeds, evaluations]
     evaluated_at: np.ndarray  # [evaluations]: updates made before each
     modes: dict[str, str]  # of the metrics: "min" or "max"
     diverged: np.ndarray  # bool [settings, seeds]
-    control: np.ndarray  # [seeds, steps]: losses without any update, of some of the steps; nan of the others
+    control: np.ndarray  # [seeds, steps]: losses without any update, at some steps; nan at the others
     start_metric: np.ndarray  # [seeds]: the first metric without training; nan where there is none
     start_error: np.ndarray  # [seeds]: the standard error of the fall of the first metric, where it matters; else 0
     failure: str | None = None  # what is wrong with the data, if anything is
     notes: tuple[str, ...] = ()
-    run: Run | None = None  # the best run, with what it trained; None where `keep` is None, or nothing trained
+    run: Run | None = None  # the best run, with its model; None where `keep` is None, or every run diverged
     runs: list[list[Run]] | None = None  # [settings][seeds], with keep="all"
-
-    @cached_property
-    def final(self) -> np.ndarray:
-        """[settings, seeds]: what decides, at the end of each run; where a run diverged inf, or −inf where higher is
-        better."""
-        return self._sign * self.scores.final
-
-    @property
-    def _sign(self) -> int:
-        return -1 if self.mode == "max" else 1
 
     @cached_property
     def mean(self) -> np.ndarray:
@@ -69,48 +61,45 @@ class SweepResult(Decided):
 
     @cached_property
     def scores(self) -> Scores:
-        """`final` with the sign such that lower is better, and how sure it is."""
-        settings, seeds, _ = self.losses.shape
-        flat, control = self.losses.reshape(settings * seeds, -1), Control(self.control)
-        error, batch_z = np.zeros((settings, seeds)), None
-        if self.metric is None:
-            batch_z = np.array([signed_rank(fall) for fall in control.fall(self.losses)])
-            score, start, start_error = final_loss(flat).reshape(settings, seeds), control.mean, control.error
-            error = standard_error(flat[:, -tail_steps(flat.shape[1]) :]).reshape(settings, seeds)
-        else:
-            score, start = self._sign * self.metrics[self.metric][:, :, -1], self._sign * self.start_metric
-            start_error = self.start_error
-        lost = self.diverged | ~np.isfinite(score)
-        unsafe = np.any(self.diverged, axis=1)
-        return Scores(np.where(lost, np.inf, score), start, start_error, np.where(lost, 0.0, error), unsafe, batch_z)
+        """`final` with the sign such that lower is better, and its standard errors."""
+        settings, seeds, steps = self.losses.shape
+        final, unsafe = self._sign * self.final, np.any(self.diverged, axis=1)
+        if self.metric is not None:
+            errors = np.zeros((settings, seeds))
+            return Scores(final, self._sign * self.start_metric, self.start_error, errors, unsafe)
+        control = Control(self.control)
+        tails = self.losses[:, :, -tail_steps(steps) :].reshape(settings * seeds, -1)
+        errors = np.where(np.isinf(final), 0.0, standard_error(tails).reshape(settings, seeds))
+        batch_z = np.array([signed_rank(fall) for fall in control.fall(self.losses)])
+        return Scores(final, control.mean, control.error, errors, unsafe, batch_z)
 
     @cached_property
     def _verdict(self) -> Verdict:
-        rates, which = self._by_rate()
-        scores = self.scores.of(which)
-        return verdict(rates, scores, self.diverged[which], self.failure, self.metric, (0, len(rates) - 1))
+        rates, settings = self._best_by_rate()
+        scores = self.scores.select(settings)
+        return verdict(rates, scores, self.diverged[settings], self.failure, self.metric, (0, len(rates) - 1))
 
-    def _by_rate(self) -> tuple[np.ndarray, np.ndarray]:
-        """(rates, ascending, the best setting at each): over the other hyperparameters."""
+    def _best_by_rate(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (rates, ascending; the best setting with each rate)."""
         rates, means = np.unique(self.learning_rates), self.scores.mean
-        of_rate = [np.flatnonzero(self.learning_rates == rate) for rate in rates]
+        with_rate = [np.flatnonzero(self.learning_rates == rate) for rate in rates]
         if np.isnan(self.learning_rates).all():
             return self.learning_rates, np.arange(len(means))
-        return rates, np.array([which[np.argmin(means[which])] for which in of_rate])
+        return rates, np.array([settings[np.argmin(means[settings])] for settings in with_rate])
 
     @property
     def verdict(self) -> str:
-        """The answer in a sentence, or why there is none."""
+        """The best rate in a sentence, or why none can be recommended."""
         return self._verdict.words
 
     @property
     def recommended(self) -> int | None:
-        """The best setting; None where the verdict recommends none."""
+        """The index of the best setting; None where the verdict recommends none."""
         return None if self._verdict.best is None else self.best
 
     @property
     def best(self) -> int:
-        """The setting with the best mean; of several, the first.
+        """The index of the setting with the best mean; of several, the first.
 
         Raises:
           ValueError: every run diverged.
@@ -125,13 +114,13 @@ class SweepResult(Decided):
 
     @cached_property
     def start(self) -> float:
-        """What decides, without training: the mean over the seeds."""
+        """The deciding metric or loss without training: the mean over the seeds."""
         start = self.scores.start
         return float(self._sign * np.nanmean(start)) if np.isfinite(start).any() else float("nan")
 
     def steps_to(self, metric: str, value: float) -> np.ndarray:
-        """[settings, seeds]: updates made when a metric first was as good as `value`, nan where it never was. The
-        metric may be "loss": then the loss of a batch.
+        """Returns [settings, seeds]: updates made when a metric first was as good as `value`, nan where it never was.
+        The metric may be "loss", the loss of a batch.
 
         Raises:
           ValueError: there is no such metric.
@@ -145,17 +134,17 @@ class SweepResult(Decided):
         return np.where(np.isinf(reached), np.nan, reached)
 
     def band(self, tolerance: float = 0.05) -> tuple[float, float]:
-        """(lowest, highest) of the rates around the best that do as well, each of them: above it by no more than
-        `tolerance` of what training took off and a tenth of the best, or by no more than the noise and a fifth of it.
+        """Returns (lowest, highest) of the rates around the best that do as well without a gap: worse by no more than
+        `tolerance` of the fall from the start and a tenth of the best, or by no more than the noise and a fifth of it.
 
         Raises:
           ValueError: every run diverged, or `tolerance` is no number in [0, 1).
         """
         if not (isinstance(tolerance, (int, float)) and 0 <= tolerance < 1):
             raise bad_argument("SweepResult.band", "tolerance", "a number in [0, 1)", tolerance)
-        rates, which = self._by_rate()
-        best = int(np.flatnonzero(which == self.best)[0])
-        first, last = self.scores.of(which).band(best, tolerance)
+        rates, settings = self._best_by_rate()
+        best = int(np.flatnonzero(settings == self.best)[0])
+        first, last = self.scores.select(settings).band(best, tolerance)
         return float(rates[first]), float(rates[last])
 
     @property
@@ -166,22 +155,22 @@ class SweepResult(Decided):
 
     @property
     def largest_stable_learning_rate(self) -> float:
-        """The highest rate below which, itself included, no run diverged; nan where the lowest did."""
+        """The highest rate up to which no run diverged; nan where one diverged at the lowest."""
         rates = np.unique(self.learning_rates)
-        fine = [not self.diverged[self.learning_rates == rate].any() for rate in rates]
-        stable = rates[: fine.index(False) if False in fine else len(fine)]
+        is_stable = [not self.diverged[self.learning_rates == rate].any() for rate in rates]
+        stable = rates[: is_stable.index(False) if False in is_stable else len(is_stable)]
         return float(stable[-1]) if len(stable) else float("nan")
 
     @property
     def sensitivity(self) -> float:
         """The mean over the rates of min(loss, start) − lowest loss: 0 where any rate will do.
 
-        Take rates at equal ratios; the same ones, to compare two models.
+        Sweep rates at equal ratios, and the same ones to compare two models.
 
         Source: Wortsman et al. 2023, Small-scale proxies for large-scale Transformer training instabilities,
         arXiv:2309.14322, section 2.2.
         """
-        means, start = self.scores.mean[self._by_rate()[1]], self._sign * self.start
+        means, start = self.scores.mean[self._best_by_rate()[1]], self._sign * self.start
         return float(np.mean(np.fmin(means, start) - means.min()))
 
     def __repr__(self) -> str:
@@ -189,7 +178,7 @@ class SweepResult(Decided):
         return f"SweepResult({count} settings, {seeds} seeds, {steps} steps: {self.verdict})"
 
     def rows(self) -> list[dict[str, Any]]:
-        """A dict for each setting, for `pandas.DataFrame` and loggers; an infinite number means diverged."""
+        """Returns a dict for each setting, for `pandas.DataFrame` and loggers; an infinite number means diverged."""
         varied = {name: x for name, x in self.settings.items() if x.ndim == 1 and name != "learning_rate"}
         name = self.metric or "loss"
         return [
@@ -205,8 +194,8 @@ class SweepResult(Decided):
         ]
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes the numbers to a `.npz` file, whose name is `path` as it is; trained models have a `save` of their
-        own."""
+        """Writes the numbers to a `.npz` file, without adding a suffix to `path`. Trained models are saved with
+        `Run.save`."""
         words = {"settings": list(self.settings), "modes": self.modes, "failure": self.failure, "notes": self.notes}
         arrays = {f"settings/{name}": x for name, x in self.settings.items()}
         arrays |= {f"metrics/{name}": x for name, x in self.metrics.items()}
@@ -230,14 +219,14 @@ class SweepResult(Decided):
             )
 
     def plot(self, ax: Any = None) -> Any:
-        """Loss over rate with matplotlib (extra: plot): a dot for each run, the mean, the spread over the seeds; where
-        runs diverged is shaded, and the best rate is marked. Returns the axes."""
+        """Plots loss over rate with matplotlib (extra: plot): a dot for each run, mean and spread over the seeds, the
+        rates at which runs diverged shaded, the best rate marked. Returns the axes."""
         from lrjax.report.plots import plot_losses
 
         return plot_losses(self, ax)
 
     def plot_curves(self, ax: Any = None) -> Any:
-        """The loss of every setting over the steps, smoothed, from a low rate to a high one. Returns the axes."""
+        """Plots the smoothed loss of every setting over the steps, coloured by rate. Returns the axes."""
         from lrjax.report.plots import plot_curves
 
         return plot_curves(self, ax)

@@ -1,4 +1,4 @@
-"""What a search says in words, and when it must say that it doesn't know."""
+"""Puts the result of a search in words, or the reason why there is none."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ def verdict(
     edges: tuple[int, int],
     careful: bool = False,
 ) -> Verdict:
-    """Judges whole runs.
+    """Judges finished runs.
 
     Args:
       rates: [rates], ascending.
@@ -33,17 +33,17 @@ def verdict(
       diverged: bool [rates, seeds].
       failure: what is wrong with the data, in words, if anything is.
       metric: the name of the metric that decides; None for the training loss.
-      edges: the rates beyond which nothing is known.
-      careful: whether the best is the rate that can be expected to be the best with other seeds.
+      edges: (first, last): the rates beyond which none was tried.
+      careful: whether to take the rate with the best expected mean for other seeds: see `Scores.careful_best`.
     """
     nothing = lambda words: Verdict(words, None, None)
     mean, what = scores.mean, metric or "loss"
     if not np.isfinite(mean).any():
         return nothing(failure or _failed_words(rates, scores, diverged, metric))
     best = scores.careful_best(rates) if careful else int(np.nanargmin(mean))
-    whole = np.flatnonzero(~np.isnan(mean))
-    tied, learned = len(whole) > 1 and is_tied(mean[whole]), scores.has_learned(best)
-    if tied and (np.isnan(scores.untrained) or len(whole) == len(rates) and not learned):
+    finished = np.flatnonzero(~np.isnan(mean))
+    tied, learned = len(finished) > 1 and is_tied(mean[finished]), scores.has_learned(best)
+    if tied and (np.isnan(scores.untrained) or len(finished) == len(rates) and not learned):
         return nothing(f"Cannot tell the rates apart: all of them end at the same {what}.")
     if not learned:
         return nothing(_nothing_words(rates, scores, best, what))
@@ -51,9 +51,9 @@ def verdict(
     words = _answer(rates, scores, best, (first, last), edges)
     if tied and first < last:
         words = f"Any of the rates from {rates[first]:.3g} to {rates[last]:.3g} will do: they end at the same {what}."
-    own = scores.disagree(best)
-    if own is not None:
-        listed = ", ".join(f"{rates[i]:.3g}" for i in own)
+    best_of_seeds = scores.disagree(best)
+    if best_of_seeds is not None:
+        listed = ", ".join(f"{rates[i]:.3g}" for i in best_of_seeds)
         words = f"The seeds disagree: the best rates of each are {listed}. Over all of them it is {rates[best]:.3g}."
     apart = scores.far_apart(best)
     if apart is not None:
@@ -87,7 +87,7 @@ _OTHERS = {(True, False): "lower rates", (False, True): "higher rates", (True, T
 
 
 def _nothing_words(rates: np.ndarray, scores: Scores, best: int, what: str) -> str:
-    """Where the best rate ends no better than without training, as far as can be told."""
+    """Describes a search whose best rate ends no better than no training."""
     start, fall, ends = scores.untrained, scores.fall(best), scores.open_ends(best)
     words = (
         f"the {what} ends at {_number(abs(scores.mean[best]))} at the best rate, {rates[best]:.3g}, and is "
@@ -96,27 +96,24 @@ def _nothing_words(rates: np.ndarray, scores: Scores, best: int, what: str) -> s
     if scores.gain(best) > 1:
         return f"Cannot tell whether anything was learned: {words} That may be noise."
     if any(ends):
-        went = rates[scores.went_to_end]
-        tried = (
-            f"nothing was learned from {went[0]:.3g} to {went[-1]:.3g}, and {_OTHERS[ends]} were not trained to the end"
-        )
+        low, high = rates[scores.finished[[0, -1]]]
+        tried = f"nothing was learned from {low:.3g} to {high:.3g}, and {_OTHERS[ends]} were not trained to the end"
         return f"Cannot tell: {tried}; {words}"
     may_be_lower = best == 0 and abs(fall) > SLIGHT * abs(start)
     return f"Nothing was learned: {words}" + (" Lower rates may learn." if may_be_lower else "")
 
 
 def _failed_words(rates: np.ndarray, scores: Scores, diverged: np.ndarray, metric: str | None) -> str:
-    """Where no rate ended in what is finite."""
-    lost, went = scores.unsafe | diverged.any(axis=1), scores.went_to_end
-    if metric is not None and not lost[went if len(went) else slice(None)].all():
+    """Describes a search in which no rate has a finite score."""
+    unsafe, finished = scores.unsafe | diverged.any(axis=1), scores.finished
+    if metric is not None and not unsafe[finished if len(finished) else slice(None)].all():
         if not np.isfinite(scores.start).any():
             return f"{metric} is not finite at any rate, also without training: no rate can mend that."
         return f"{metric} is not finite after training at any rate: no rate can be recommended."
-    if lost[: went[0] + 1 if len(went) else None].all():
+    if unsafe[: finished[0] + 1 if len(finished) else None].all():
         return f"Everything diverged: try rates below {rates[0]:.3g}."
-    return (
-        f"All that went to the end diverged, from {rates[went[0]]:.3g} to {rates[went[-1]]:.3g}: lower rates may not."
-    )
+    low, high = rates[finished[[0, -1]]]
+    return f"All that went to the end diverged, from {low:.3g} to {high:.3g}: lower rates may not."
 
 
 def _number(x: float) -> str:

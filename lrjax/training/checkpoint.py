@@ -1,4 +1,4 @@
-"""Runs on disk, chunk by chunk, so that what was killed goes on where it was."""
+"""Saves an engine after each chunk, so that a killed training can resume."""
 
 import hashlib
 import shutil
@@ -13,20 +13,20 @@ import jax
 import numpy as np
 
 from lrjax.training.engine import Engine
-from lrjax.training.kept import Kept
+from lrjax.training.kept_models import KeptModels
 from lrjax.training.parameters import is_key
 from lrjax.training.program import Carry
 from lrjax.transforms.migrate import state_version
 from lrjax.value import bad_argument
 
-MOST_OF_TIME = 0.1  # the part of the time that may go into saving, in one process
-_UNFINISHED = ".orbax-checkpoint-tmp"  # what orbax writes a folder as, until it is whole
+SAVING_FRACTION = 0.1  # of the time that may be spent on saving, in one process
+_UNFINISHED = ".orbax-checkpoint-tmp"  # the suffix of folders that orbax is writing
 _FULL = "No space left on device"
-_IGNORED = (".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave
+_IGNORED = (".DS_Store", "Thumbs.db", "desktop.ini")  # files of file managers
 
 
 def digest(*trees: Any) -> str:
-    """Of the numbers in trees, and their structure."""
+    """Hashes the arrays and the structure of trees."""
     hashed = hashlib.blake2b(digest_size=8)
     for tree in trees:
         leaves, structure = jax.tree.flatten(tree)
@@ -38,43 +38,43 @@ def digest(*trees: Any) -> str:
 
 
 def digest_of_function(function: Callable[..., Any], *arguments: Any) -> str:
-    """Of what a function computes, the numbers that it closes over included."""
+    """Hashes what a function computes, including the arrays that it closes over."""
     lowered = jax.jit(function).lower(*arguments).as_text()  # a jaxpr doesn't show what an inner `jit` closes over
     return hashlib.blake2b(lowered.encode(), digest_size=8).hexdigest()
 
 
-def identity(engine: Engine) -> dict[str, Any]:
-    """By name, all that the results depend on; functions by what they compute."""
+def fingerprint(engine: Engine) -> dict[str, Any]:
+    """Describes by name all that the results depend on; functions by the digest of what they compute."""
     program, source, task, runs = engine.program, engine.source, engine.task, engine.runs
     carry = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), engine.carry_shapes())
-    number, key = jax.tree.map(lambda x: x[0], runs.numbers), jax.eval_shape(lambda: jax.random.key(0))
+    first, key = jax.tree.map(lambda x: x[0], runs.hyperparams), jax.eval_shape(lambda: jax.random.key(0))
     chunk = engine.example_chunk
     batch = jax.eval_shape(program.batch_at, chunk, 0, 0)
 
-    def update(numbers: Any, carry: Carry) -> Any:
+    def update(hyperparams: Any, carry: Carry) -> Any:
         zero = lambda params: 0.0
         extra = {"value": 0.0, "grad": carry.trained, "value_fn": zero, "obj_fn": zero}
-        return program.optimizer(numbers).update(carry.trained, carry.opt_state, carry.trained, **extra)
+        return program.optimizer(hyperparams).update(carry.trained, carry.opt_state, carry.trained, **extra)
 
     params = jax.eval_shape(lambda carry: carry.params, carry)
     state = (carry.model_state,) if task.has_state else ()
     objective = program.objective
-    trained_by = objective if objective.value_and_grad_fn is None else objective.own_gradients
-    some = tuple(jax.tree.map(lambda x: x[0], batches) for batches in task.validation_batches[:1])
+    loss = objective if objective.value_and_grad_fn is None else objective.user_value_and_grad
+    validation = tuple(jax.tree.map(lambda x: x[0], batches) for batches in task.validation_batches[:1])
     return {
         "steps": engine.steps,
         "seeds": list(map(int, runs.seeds)),
-        "hyperparameters": digest(runs.numbers),
-        "optimizer": digest_of_function(update, number, carry),
-        "loss_fn": digest_of_function(trained_by, params, carry.model_state, batch, key),
+        "hyperparameters": digest(runs.hyperparams),
+        "optimizer": digest_of_function(update, first, carry),
+        "loss_fn": digest_of_function(loss, params, carry.model_state, batch, key),
         "init": digest_of_function(program.init, jax.random.key(0)) if program.init else digest(task.init),
-        "data": digest(source.given) + source.digest(1) + digest_of_function(program.batch_at, chunk, 0, 0),
+        "data": digest(source.shared) + source.digest(1) + digest_of_function(program.batch_at, chunk, 0, 0),
         "batch_size": task.batch_size,
-        "metrics": [f"{name} {metric.mode} {digest_of_function(metric.function, params, *state, *some)}"
+        "metrics": [f"{name} {metric.mode} {digest_of_function(metric.function, params, *state, *validation)}"
                     for name, metric in program.metrics],
         "validation": digest(task.validation_batches),
         "eval_every": int(engine.eval_every),
-        "stop_when_diverged": program.stop,
+        "stop_when_diverged": program.stop_diverged,
     }  # fmt: skip
 
 
@@ -84,7 +84,7 @@ class Checkpoint:
     Args:
       caller: the function that the user called, for errors.
       path: of the folder.
-      names: by name, what these runs are; a folder of others is refused.
+      names: all that the runs depend on, by name: a folder in which these differ is refused.
     """
 
     def __init__(self, caller: str, path: str | PathLike[str], names: dict[str, Any]):
@@ -94,16 +94,16 @@ class Checkpoint:
             raise ImportError(f"{caller}: `checkpoint` needs orbax: pip install 'lrjax[checkpoint]'.") from None
         self.caller, self._orbax = caller, orbax
         self.names = {"state_version": state_version, **names}
-        self.path = check_folder(caller, path, _is_orbaxs)
+        self.path = check_folder(caller, path, _is_orbax_step)
         self._manager, self._next_save, self._failed = self._open(), 0.0, False
-        self._refuse_others()
+        self._check_fingerprint()
 
     def _open(self) -> Any:
-        # not in the background: what a wave carries is overwritten by its next step
+        # synchronous: the next step overwrites the donated carry of a wave
         options = self._orbax.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
         return self._orbax.CheckpointManager(self.path, options=options)
 
-    def _refuse_others(self) -> None:
+    def _check_fingerprint(self) -> None:
         if (latest := self._manager.latest_step()) is None:
             return
         args = self._orbax.args.Composite(names=self._orbax.args.JsonRestore())
@@ -114,9 +114,9 @@ class Checkpoint:
                 f"{self.caller}: `checkpoint` must be of this lrjax or an older one; {str(self.path)!r} is of a "
                 f"newer one, with states of version {there['state_version']}; this one's are {state_version}."
             )
-        differ = [name for name in {**there, **self.names} if there.get(name) != self.names.get(name)]
-        if differ:
-            differences = "; ".join(_difference(name, there.get(name), self.names.get(name)) for name in differ)
+        different = [name for name in {**there, **self.names} if there.get(name) != self.names.get(name)]
+        if different:
+            differences = "; ".join(_difference(name, there.get(name), self.names.get(name)) for name in different)
             self._manager.close()
             raise ValueError(
                 f"{self.caller}: `checkpoint` must be a new folder, or one of an earlier call of `{self.caller}`; "
@@ -131,9 +131,8 @@ class Checkpoint:
             reason = f"{self.path}: damaged, {type(error).__name__}"
             raise bad_argument(self.caller, "checkpoint", words, reason) from error
 
-    def restore(self, engine: Engine, kept: Kept) -> dict[str, Any] | None:
-        """Puts what was saved into the engine and what is kept; nothing where nothing was. Returns what a search had
-        noted."""
+    def restore(self, engine: Engine, kept: KeptModels) -> dict[str, Any] | None:
+        """Restores the engine and the kept models, if anything was saved. Returns the notes of the search."""
         if (latest := self._manager.latest_step()) is None:
             return None
         args, read, read_json = (
@@ -141,37 +140,38 @@ class Checkpoint:
             self._orbax.args.StandardRestore,
             self._orbax.args.JsonRestore,
         )
-        there = self._read(lambda: self._manager.restore(latest, args=args(record=read(), notes=read_json())))
-        saved, notes = there.record, there.notes
-        for name, x in vars(engine.record).items():  # in the order of the names here
-            found = {key: np.array(saved[name][key]) for key in x} if isinstance(x, dict) else np.array(saved[name])
-            setattr(engine.record, name, found)
+        saved = self._read(lambda: self._manager.restore(latest, args=args(record=read(), notes=read_json())))
+        record, notes = saved.record, saved.notes
+        for name, x in vars(engine.record).items():  # dicts in the engine's order of names
+            arrays = {key: np.array(record[name][key]) for key in x} if isinstance(x, dict) else np.array(record[name])
+            setattr(engine.record, name, arrays)
         self._check_data(engine, notes)
-        kept.finished[:] = saved["finished"]
+        kept.finished[:] = record["finished"]
         waves, run_indices = notes["waves"], notes["kept"]
         if (search := notes["search"]) is not None:
-            engine.rearrange(np.array(notes["order"]), notes["lanes"])
-        if notes["wave_size"] != engine.program.wave_size:  # other devices: what is in progress begins again
+            engine.rearrange(np.array(notes["order"]), notes["runs_per_device"])
+        if notes["wave_size"] != engine.program.wave_size:  # on other devices, unfinished runs start again
             engine.record.position[:], waves, search = 0, [], None
-        like: dict[str, Any] = {}
+        shapes: dict[str, Any] = {}
         if waves:
-            like["carried"] = [_as_saved(engine.carry_shapes()) for _ in waves]
+            shapes["carried"] = [_as_saved(engine.carry_shapes()) for _ in waves]
         if run_indices:
             one = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
-            like["kept"] = [jax.tree.map(one, _as_saved(engine.carry_shapes())) for _ in run_indices]
-        if like:
-            items = {name: read(tree) for name, tree in like.items()}
-            found = self._read(lambda: self._manager.restore(latest, args=args(**items)))
+            shapes["kept"] = [jax.tree.map(one, _as_saved(engine.carry_shapes())) for _ in run_indices]
+        if shapes:
+            items = {name: read(tree) for name, tree in shapes.items()}
+            saved = self._read(lambda: self._manager.restore(latest, args=args(**items)))
             if waves:
-                back = [_as_carried(c, engine.carry_shapes()) for c in found.carried]
-                engine.waves.carried.update(zip(waves, back, strict=True))
+                carries = [_as_carry(leaves, engine.carry_shapes()) for leaves in saved.carried]
+                engine.waves.carried.update(zip(waves, carries, strict=True))
             if run_indices:
-                back = [_as_carried(jax.tree.map(np.asarray, c), engine.carry_shapes()) for c in found.kept]
-                kept.carried = dict(zip(run_indices, back, strict=True))
+                leaves_of_runs = jax.tree.map(np.asarray, saved.kept)
+                carries = [_as_carry(leaves, engine.carry_shapes()) for leaves in leaves_of_runs]
+                kept.carried = dict(zip(run_indices, carries, strict=True))
         return search
 
     def _check_data(self, engine: Engine, notes: dict[str, Any]) -> None:
-        """Loaded batches are read again as far as they were used, and must be the same."""
+        """Checks that loaded batches are the same: reads again those that were used."""
         if notes["digest"] != engine.source.digest(notes["data_steps"]):
             raise ValueError(
                 f"{self.caller}: `checkpoint` must be a new folder, or one of an earlier call of `{self.caller}`; "
@@ -179,20 +179,23 @@ class Checkpoint:
             )
 
     def is_due(self, last: bool) -> bool:
-        """After a chunk; some are left out where saving would take too much of the time, but not the `last` one."""
+        """Returns whether to save after a chunk: always after the `last` one, else unless it would take too much of the
+        time."""
         return last or jax.process_count() > 1 or time.monotonic() >= self._next_save
 
-    def save(self, engine: Engine, kept: Kept, waves: Sequence[int], search: dict[str, Any] | None = None) -> None:
-        """What is known, what is kept, what some waves carry, and what a search has to know of itself."""
+    def save(
+        self, engine: Engine, kept: KeptModels, waves: Sequence[int], search: dict[str, Any] | None = None
+    ) -> None:
+        """Saves the record, the kept models, the carries of some waves, and the notes of a search."""
         begin, orbax, program = time.monotonic(), self._orbax.args, engine.program
         group, step = map(int, engine.record.position)
-        data_steps = 0 if not engine.source.once else step if group == 0 else engine.steps
+        data_steps = 0 if not engine.source.load_once else step if group == 0 else engine.steps
         record = {name: x for name, x in vars(engine.record).items() if not isinstance(x, dict) or x}
         record |= {"finished": kept.finished}
         notes = {"digest": engine.source.digest(data_steps), "data_steps": data_steps, "kept": list(kept.carried)}
         notes |= {"waves": list(waves), "wave_size": program.wave_size, "search": search}
         if search is not None:
-            notes |= {"order": engine.waves.order.tolist(), "lanes": program.vectorized}
+            notes |= {"order": engine.waves.order.tolist(), "runs_per_device": program.runs_per_device}
         items = {
             "record": orbax.StandardSave(record),
             "names": orbax.JsonSave(self.names),
@@ -206,18 +209,19 @@ class Checkpoint:
         latest = self._manager.latest_step()
         size = sum(x.nbytes for x in jax.tree.leaves([record, *kept.carried.values(), *carried]))
         try:
-            if size > shutil.disk_usage(self.path).free:  # orbax would say so in a hundred lines
+            if size > shutil.disk_usage(self.path).free:  # the error of orbax would be a hundred lines long
                 raise OSError(_FULL)
             self._manager.save(0 if latest is None else latest + 1, args=orbax.Composite(**items))
-        except Exception as error:  # of a full disk orbax raises a ValueError
-            self._note_failed(error)
+        except Exception as error:  # orbax raises a ValueError for a full disk
+            self._warn_failed(error)
         end = time.monotonic()
-        self._next_save = end + (end - begin) * (1 / MOST_OF_TIME - 1)
+        self._next_save = end + (end - begin) * (1 / SAVING_FRACTION - 1)
 
-    def _note_failed(self, error: Exception) -> None:
-        """Goes on without: what was trained is worth more than what was saved of it. What was saved before stays."""
-        for left in self.path.glob(f"*{_UNFINISHED}"):
-            shutil.rmtree(left, ignore_errors=True)
+    def _warn_failed(self, error: Exception) -> None:
+        """Warns, once, that saving failed, and removes the unfinished folder. Keeps the previous checkpoint and lets
+        the training continue."""
+        for folder in self.path.glob(f"*{_UNFINISHED}"):
+            shutil.rmtree(folder, ignore_errors=True)
         if not self._failed:
             reason = _FULL if _FULL in str(error) else f"{type(error).__name__}: {str(error)[:200]}"
             there = "nothing is saved" if self._manager.latest_step() is None else "what was saved before stays"
@@ -232,10 +236,10 @@ class Checkpoint:
 
 
 def check_folder(caller: str, path: Any, is_ours: Callable[[Path], bool]) -> Path:
-    """The folder, made if it wasn't there.
+    """Returns the folder, and creates it if it doesn't exist.
 
     Raises:
-      ValueError: it cannot be written, or holds other things than ours.
+      ValueError: it cannot be written, or holds anything but folders that `is_ours` accepts.
     """
     if not isinstance(path, (str, PathLike)):
         raise bad_argument(caller, "checkpoint", "the path of a folder", path)
@@ -255,37 +259,38 @@ def check_folder(caller: str, path: Any, is_ours: Callable[[Path], bool]) -> Pat
     return folder
 
 
-def _is_orbaxs(item: Path) -> bool:
+def _is_orbax_step(item: Path) -> bool:
     return item.name.split(".")[0].isdecimal()
 
 
 def _as_saved(carry: Carry) -> Any:
-    """As a list of arrays, keys by their data: orbax knows neither the classes of the states nor keys."""
+    """Returns the leaves of a carry, with key data in place of keys: orbax knows neither state classes nor keys."""
 
     def data(x: Any) -> Any:
         if not isinstance(x, jax.ShapeDtypeStruct):
             return jax.random.key_data(x)
-        found = jax.eval_shape(jax.random.key_data, x)
-        return jax.ShapeDtypeStruct(found.shape, found.dtype, sharding=x.sharding)
+        shape = jax.eval_shape(jax.random.key_data, x)
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=x.sharding)
 
     return [data(x) if is_key(x) else x for x in jax.tree.leaves(carry)]
 
 
-def _as_carried(saved: list[Any], like: Carry) -> Carry:
-    leaves, structure = jax.tree.flatten(like)
-    wrap = lambda x, key: jax.random.wrap_key_data(x, impl=jax.random.key_impl(jax.random.key(0)))
-    return structure.unflatten([wrap(x, one) if is_key(one) else x for x, one in zip(saved, leaves, strict=True)])
+def _as_carry(saved: list[Any], shapes: Carry) -> Carry:
+    """Returns the carry that `_as_saved` made a list of."""
+    leaves, structure = jax.tree.flatten(shapes)
+    wrap = lambda x: jax.random.wrap_key_data(x, impl=jax.random.key_impl(jax.random.key(0)))
+    return structure.unflatten([wrap(x) if is_key(leaf) else x for x, leaf in zip(saved, leaves, strict=True)])
 
 
-def _difference(name: str, there: Any, here: Any) -> str:
-    if isinstance(there, str) or isinstance(here, str):
+def _difference(name: str, saved: Any, current: Any) -> str:
+    if isinstance(saved, str) or isinstance(current, str):
         return f"`{name}` is not the same"
     short = lambda x: f"{len(x)} from {x[0]:.3g} to {x[-1]:.3g}" if _are_numbers(x) else str(x)
-    if isinstance(there, list) and isinstance(here, list) and short(there) == short(here):
+    if isinstance(saved, list) and isinstance(current, list) and short(saved) == short(current):
         return f"`{name}` are others"
-    if isinstance(there, list) and not _are_numbers(there + (here or [])):
+    if isinstance(saved, list) and not _are_numbers(saved + (current or [])):
         return f"`{name}` is not the same"
-    return f"`{name}` is {short(there)} there, {short(here)} here"
+    return f"`{name}` is {short(saved)} there, {short(current)} here"
 
 
 def _are_numbers(x: Any) -> bool:

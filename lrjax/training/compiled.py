@@ -1,4 +1,4 @@
-"""What is compiled for programs, for as long as the functions that the user gave are alive."""
+"""Caches compiled functions by program, for as long as the user's functions are alive."""
 
 import dataclasses
 import weakref
@@ -12,13 +12,12 @@ from lrjax.value import Value
 
 
 class Compiled:
-    """`start` and `advance` of a program, jitted. Equal programs share one; it keeps none of them alive, and goes when
-    one of the user's functions in them does: `jax.jit` with the program as a static argument would keep both for
-    ever."""
+    """`start` and `advance` of a program, jitted. Equal programs share one. It keeps no program alive, and is freed
+    with the user's functions in them: `jax.jit` with the program as a static argument would keep both for ever."""
 
     def __init__(self) -> None:
         self._users: list[weakref.ref[Program]] = []
-        # closures over the list: without a cycle, what is compiled is freed at once
+        # closures over the list, not over self: without a reference cycle the executables are freed at once
         users = self._users
         self.start = jax.jit(_named("start", lambda *args: start(_alive(users), *args)))
         self.advance = jax.jit(_named("advance", lambda *args: advance(_alive(users), *args)), donate_argnums=0)
@@ -28,10 +27,10 @@ class Compiled:
 
 
 class _Key:
-    """What a program compares by, hashed once: at the end of the process nothing can be hashed any more."""
+    """The key of a program in the cache, hashed once, since at interpreter exit nothing can be hashed."""
 
     def __init__(self, program: Program):
-        self.items = _weak(program, lambda ref, pop=_compiled.pop: pop(self, None))
+        self.items = _weak_key(program, lambda ref, pop=_compiled.pop: pop(self, None))
         self._hash = hash(self.items)
 
     def __eq__(self, other: object) -> bool:
@@ -45,24 +44,24 @@ _compiled: dict[_Key, Compiled] = {}
 
 
 def compiled(program: Program) -> Compiled:
-    """That of this program; the caller keeps the program alive while it is used."""
-    found = _compiled.setdefault(_Key(program), Compiled())
-    found.add_user(program)
-    return found
+    """Returns the compiled functions of a program, which the caller must keep alive while it uses them."""
+    entry = _compiled.setdefault(_Key(program), Compiled())
+    entry.add_user(program)
+    return entry
 
 
-def _weak(x: Any, forget: Any) -> Any:
-    """What compares as `x` but doesn't keep the functions in it alive; `forget` is called when one is gone."""
+def _weak_key(x: Any, callback: Any) -> Any:
+    """Returns a key that compares as `x`, with weak references to the functions in it, which get the `callback`."""
     if isinstance(x, tuple):
-        return (type(x), *(_weak(item, forget) for item in x))
+        return (type(x), *(_weak_key(item, callback) for item in x))
     if isinstance(x, Value):
         return x
     if dataclasses.is_dataclass(x) and type(x).__module__.startswith("lrjax."):
-        return (type(x), *(_weak(item, forget) for item in vars(x).values()))
+        return (type(x), *(_weak_key(item, callback) for item in vars(x).values()))
     if not callable(x):
         return x
     try:
-        return weakref.WeakMethod(x, forget) if isinstance(x, MethodType) else weakref.ref(x, forget)
+        return weakref.WeakMethod(x, callback) if isinstance(x, MethodType) else weakref.ref(x, callback)
     except TypeError:  # a class without weak references
         return x
 
@@ -72,6 +71,6 @@ def _alive(users: list[weakref.ref[Program]]) -> Program:
 
 
 def _named(name: str, function: Any) -> Any:
-    """By this name in what JAX logs."""
+    """Names a function, for the logs of JAX."""
     function.__name__ = name
     return function

@@ -1,4 +1,4 @@
-"""The engine: it trains the runs of a task on all devices, wave by wave."""
+"""Trains the runs of a task on all devices, wave by wave."""
 
 import math
 import time
@@ -18,42 +18,45 @@ from lrjax.training.batches import Batches, as_batches
 from lrjax.training.compiled import compiled
 from lrjax.training.interrupt import Interrupted, is_interrupted
 from lrjax.training.parameters import is_joined, is_key, merge
-from lrjax.training.program import Carry, Identity, Interval, Program, parts_of, place
+from lrjax.training.program import Carry, Interval, Program, RunInputs, put_on_devices, split_init
 from lrjax.training.record import Record
-from lrjax.training.sharding import RUNS, as_named, runs_mesh
+from lrjax.training.sharding import RUNS, normalized_spec, runs_mesh
 from lrjax.training.task import Task
 from lrjax.training.waves import Waves, fetch
 from lrjax.value import bad_argument
 
-KEPT = 64  # chunks of batches
-FIRST, ALWAYS = 16, 128  # steps of a call before it is known how long they take, and where all calls must be alike
+CACHED_CHUNKS = 64
+FIRST_CALL_STEPS = 16  # before it is known how long a step takes
+MULTIPROCESS_CALL_STEPS = 128
 CALL_SECONDS = 1.0
-MOST_OF_MEMORY = 0.8  # the part of a device's free memory that the runs may take
+MEMORY_FRACTION = 0.8  # of a device's free memory that the runs may take
 NEVER = 2**31 - 1
 
-Show = Callable[[np.ndarray, int, int], None]  # run indices, and the steps, from one to another, that are recorded
+Show = Callable[[np.ndarray, int, int], None]  # gets run indices, begin and end of the steps that were recorded
 
 
 @dataclass(frozen=True)
 class Runs:
-    """What each run is. The arrays have the runs first."""
+    """The runs of an engine. The first axis of the arrays is the run."""
 
-    make: Callable[[Any], Any]  # from the numbers of a run to its optimizer
-    numbers: Any
-    seeds: Sequence[int]  # the list of seeds
-    seed_index: np.ndarray  # of each run, in that list
+    make_optimizer: Callable[[Any], Any]  # from the hyperparameters of a run
+    hyperparams: Any
+    seeds: Sequence[int]  # without repetition
+    seed_index: np.ndarray  # of each run, in `seeds`
     is_control: np.ndarray  # bool: whether it never updates
-    together: int | None = None  # how many are trained at the same time, at most; None for all
+    max_concurrent: int | None = None  # runs that are trained at the same time; None for all
 
 
-def with_controls(make: Callable[[Any], Any], numbers: Any, seeds: Sequence[int], seed_index: np.ndarray) -> Any:
-    """(every setting of `numbers` with the seeds at `seed_index`, then a control of each seed; the setting of each run,
-    −1 for a control)."""
-    settings, each, controls = len(jax.tree.leaves(numbers)[0]), len(seed_index), len(seeds)
+def with_controls(
+    make_optimizer: Callable[[Any], Any], hyperparams: Any, seeds: Sequence[int], seed_index: np.ndarray
+) -> tuple[Runs, np.ndarray]:
+    """Returns (runs of every setting of `hyperparams` with the seeds at `seed_index`, then a control of each seed; the
+    setting of each run, −1 for a control)."""
+    settings, each, controls = len(jax.tree.leaves(hyperparams)[0]), len(seed_index), len(seeds)
     repeat = lambda x: np.concatenate([x.repeat(each, axis=0), x[:1].repeat(controls, axis=0)])
     setting_of = np.append(np.arange(settings).repeat(each), np.full(controls, -1))
     index = np.append(np.tile(seed_index, settings), np.arange(controls)).astype(np.int32)
-    return Runs(make, jax.tree.map(repeat, numbers), seeds, index, setting_of < 0), setting_of
+    return Runs(make_optimizer, jax.tree.map(repeat, hyperparams), seeds, index, setting_of < 0), setting_of
 
 
 class Engine:
@@ -61,13 +64,13 @@ class Engine:
 
     Args:
       caller: the function that the user called, for errors.
-      task: what is trained.
-      runs: what each run is.
+      task: the task.
+      runs: the runs.
       steps: of each run.
-      eval_every: steps between two evaluations; None for the last step alone.
+      eval_every: steps between two evaluations; None to evaluate after the last step only.
       mesh: the devices; None for all.
-      vectorized: runs that a device trains at the same time; None for what suits it.
-      stop: whether a run whose parameters aren't finite costs no more time.
+      runs_per_device: runs that a device trains at the same time; None for a default that suits the device.
+      stop_diverged: whether runs stop when their parameters are not finite.
       hashed: whether loaded batches are hashed, for a checkpoint.
     """
 
@@ -80,18 +83,18 @@ class Engine:
         *,
         eval_every: int | None = None,
         mesh: Mesh | None = None,
-        vectorized: int | None = None,
-        stop: bool = True,
+        runs_per_device: int | None = None,
+        stop_diverged: bool = True,
         hashed: bool = False,
     ):
         self.caller, self.task, self.runs, self.steps, self.eval_every = caller, task, runs, steps, eval_every or NEVER
         self.source = as_batches(caller, task, steps, runs.seeds, hashed)
-        program = build_program(caller, task, runs, self.source, mesh, vectorized, stop)
+        program = build_program(caller, task, runs, self.source, mesh, runs_per_device, stop_diverged)
         self.waves = Waves(self.count, program)
         self._loaded: dict[tuple[int, int], Any] = {}
-        self._pending: deque[Callable[[], None]] = deque()  # the devices go on while results are read
+        self._pending: deque[Callable[[], None]] = deque()  # read later: the devices compute meanwhile
         self._steps_made = 0
-        self.record = self._fit_memory(may_shrink=vectorized is None)
+        self.record = self._fit_memory(may_shrink=runs_per_device is None)
         self._began = time.monotonic()
 
     @property
@@ -113,9 +116,9 @@ class Engine:
 
     @property
     def groups(self) -> list[range]:
-        """Waves that are trained side by side: one after the other, or all where a batch should be asked for once."""
-        waves = range(self.waves.number)
-        return [waves] if self.source.once else [range(wave, wave + 1) for wave in waves]
+        """The waves that advance chunk by chunk together: each by itself, or all where batches are loaded once."""
+        waves = range(self.waves.wave_count)
+        return [waves] if self.source.load_once else [range(wave, wave + 1) for wave in waves]
 
     def advance(
         self,
@@ -127,227 +130,243 @@ class Engine:
         pause: Callable[[int], object] = lambda step: None,
         evaluate_at_end: bool = True,
     ) -> None:
-        """Trains the runs of some waves that are active (bool [runs]) from one step to another, and puts down what they
-        did in `record`. `pause(step)` is called after each call of the program. Results are read later: see
-        `settle`.
+        """Trains the active (bool [runs]) runs of some waves from step `begin` to `end` and writes `record`.
+
+        `pause(step)` is called after each call of the compiled program. Results are read asynchronously: see
+        `read_pending`.
 
         Raises:
-          Interrupted: a signal came; the results of all calls are read.
+          Interrupted: a signal was received; the results of all calls are read.
         """
         eval_at = end if evaluate_at_end else NEVER
-        self.waves.need(active)
+        self.waves.mark_needed(active)
         while begin < end:
             if is_interrupted():
-                self.settle()
+                self.read_pending()
                 raise Interrupted(f"{self.caller}: stopped by a signal.")
             chunk_end = self._chunk_end(begin, end, len(waves))
             for wave in waves:
                 interval = Interval(*map(np.int32, (begin, chunk_end - begin, self.eval_every, eval_at)))
-                found = self._dispatch(wave, active, self.batches(begin, chunk_end), interval)
-                self._pending.append(partial(self._read, wave, active, begin, chunk_end, found, show))
+                recorded = self._dispatch(wave, active, self.load_chunk(begin, chunk_end), interval)
+                self._pending.append(partial(self._read, wave, active, begin, chunk_end, recorded, show))
             begin = chunk_end
             pause(begin)
-            self.settle(left=2)
+            self.read_pending(left=2)
 
     @property
     def _step_seconds(self) -> float:
-        """Of a step of a wave, so far."""
+        """The mean time of a step of a wave so far."""
         return (time.monotonic() - self._began) / max(self._steps_made, 1)
 
-    def settle(self, left: int = 0) -> None:
-        """Reads the results of all calls but the latest."""
+    def read_pending(self, left: int = 0) -> None:
+        """Reads the results of all calls but the latest `left` ones."""
         while len(self._pending) > left:
             self._pending.popleft()()
 
     def release(self, wave: int, finish: Callable[[Carry], None] = lambda carry: None) -> None:
-        """Forgets what a wave carries; `finish` gets it once the results are read."""
+        """Forgets the carry of a wave; `finish` gets it once the results are read."""
         carry = self.waves.forget(wave)
         self._pending.append(lambda: finish(carry))
 
     def drop(self, run_indices: np.ndarray) -> np.ndarray:
-        """Forgets what runs carry, where nothing else of their wave is needed; lanes of a wave are left out where as
-        many steps of them as a run has would take longer than to compile a program for fewer. Returns the runs that
-        are forgotten, which begin anew if they are asked for again."""
-        self.settle()
-        seconds, lanes_now = self.steps * self._step_seconds, self.program.vectorized
-        found = self.waves.drop(run_indices, lambda lanes: (1 - lanes / lanes_now) * seconds > self._compile_seconds)
+        """Drops the carry of runs, where their wave has no other run that is needed. Compiles a program for fewer runs
+        on a device where that takes less time than it would save over a full-length run. Returns the runs whose carry
+        is forgotten: if they are trained again, they start at step 0."""
+        self.read_pending()
+        seconds, now = self.steps * self._step_seconds, self.program.runs_per_device
+        forgotten = self.waves.drop(run_indices, lambda fewer: (1 - fewer / now) * seconds > self._compile_seconds)
         self._compiled = compiled(self.program)
-        return found
+        return forgotten
 
-    def rearrange(self, order: np.ndarray, lanes: int) -> None:
-        """Puts the runs in another order, in so many lanes of a device, before anything is carried."""
-        self.waves.put_in_order(order)
-        self.waves.program = replace(self.program, vectorized=lanes)
+    def rearrange(self, order: np.ndarray, runs_per_device: int) -> None:
+        """Sets the order of the runs and how many a device trains, before any has a carry."""
+        self.waves.set_order(order)
+        self.waves.program = replace(self.program, runs_per_device=runs_per_device)
         self._compiled = compiled(self.program)
 
-    def on_devices(self, carry: Carry) -> Carry:
-        """What a run carried, with trees in place of joined vectors: on the first device, or sharded as it was."""
+    def to_devices(self, carry: Carry) -> Carry:
+        """Puts the carry of a run on the first device, or sharded as it was, with trees in place of joined vectors."""
         carry = jax.tree.map(lambda x: x.tree if is_joined(x) else x, carry, is_leaf=is_joined)
         sharding, mesh = self.program.run_sharding, self.program.mesh
         if sharding is None:
             return jax.device_put(carry)
         is_here = lambda devices: any(device.process_index == jax.process_index() for device in devices.flat)
         own = Mesh(next(filter(is_here, mesh.devices)), mesh.axis_names[1:])
-        return place(carry, jax.tree.map(lambda spec: NamedSharding(own, spec), sharding.of_carry(carry, mesh)))
+        return put_on_devices(
+            carry, jax.tree.map(lambda spec: NamedSharding(own, spec), sharding.carry_specs(carry, mesh))
+        )
 
     def carry_shapes(self) -> Carry:
-        """Shapes, dtypes and shardings of what a wave carries."""
-        carry, by_run = self._compiled.start.eval_shape(self._identity(0), self._given), self.program.by_run
+        """Shapes, dtypes and shardings of the carry of a wave."""
+        carry, by_run = self._compiled.start.eval_shape(self._run_inputs(0), self._given_init), self.program.by_run
         describe = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
         if self.program.run_sharding is None:
             return jax.tree.map(lambda x: describe(x, by_run), carry)
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), carry)
         mesh = self.program.mesh
-        named = lambda spec: NamedSharding(mesh, as_named(PartitionSpec(RUNS, *spec), mesh))
-        specs = self.program.run_sharding.of_carry(one, mesh)
+        named = lambda spec: NamedSharding(mesh, normalized_spec(PartitionSpec(RUNS, *spec), mesh))
+        specs = self.program.run_sharding.carry_specs(one, mesh)
         return jax.tree.map(lambda x, spec: describe(x, named(spec)), carry, specs)
 
     @cached_property
     def validation(self) -> Any:
-        return place(self.task.validation_batches, self.program.replicated)
+        return put_on_devices(self.task.validation_batches, self.program.replicated)
 
     def _dispatch(self, wave: int, active: np.ndarray, chunk: Any, interval: Interval) -> Any:
-        """Dispatches asynchronously; what is recorded, on the devices."""
-        if wave not in self.waves.identities:
-            self.waves.identities[wave] = self._identity(wave)
-        identity = self.waves.identities[wave]
+        """Dispatches a call asynchronously and returns what it records, on the devices."""
+        if wave not in self.waves.inputs:
+            self.waves.inputs[wave] = self._run_inputs(wave)
+        inputs = self.waves.inputs[wave]
         carry = self.waves.carried.pop(wave, None)
-        carry = self._compiled.start(identity, self._given) if carry is None else carry
-        mask = place(active[self.waves.run_indices(wave)], self.program.by_run)
-        carry, record = self._compiled.advance(carry, identity, mask, chunk, interval, self.validation)
+        carry = self._compiled.start(inputs, self._given_init) if carry is None else carry
+        mask = put_on_devices(active[self.waves.run_indices(wave)], self.program.by_run)
+        carry, recorded = self._compiled.advance(carry, inputs, mask, chunk, interval, self.validation)
         self.waves.carried[wave] = carry
-        return record
+        return recorded
 
-    def _read(self, wave: int, active: np.ndarray, begin: int, end: int, found: Any, show: Show) -> None:
-        """Waits for what was dispatched."""
+    def _read(self, wave: int, active: np.ndarray, begin: int, end: int, recorded: Any, show: Show) -> None:
+        """Waits for a dispatched call and writes what it recorded."""
         indices = self.waves.run_indices(wave)
-        keep = active[indices]
-        indices = indices[keep]
-        self.record.write(indices, begin, end, jax.tree.map(lambda x: fetch(x)[keep], found))
+        mask = active[indices]
+        indices = indices[mask]
+        self.record.write(indices, begin, end, jax.tree.map(lambda x: fetch(x)[mask], recorded))
         self._steps_made += end - begin
         show(indices, begin, end)
 
     def _chunk_end(self, begin: int, end: int, waves: int) -> int:
-        """Where the next call ends: after about a second, so that slow runs too show, and save, how far they are; in
-        processes that have to agree, after as many steps always."""
-        size = self.program.chunk
+        """Returns the step at which the next call ends: after about a second, so that slow runs too show and save their
+        progress. Several processes must make equal calls, so there the number of steps is fixed."""
+        size = self.program.chunk_size
         if jax.process_count() > 1:
-            return min(begin + min(size, ALWAYS), end)
-        steps = CALL_SECONDS / self._step_seconds / waves if self._steps_made else FIRST
-        return min(begin + min(size, 2 ** int(math.log2(max(1, steps)))), end)  # powers of two meet loaded chunks again
+            return min(begin + min(size, MULTIPROCESS_CALL_STEPS), end)
+        steps = CALL_SECONDS / self._step_seconds / waves if self._steps_made else FIRST_CALL_STEPS
+        return min(begin + min(size, 2 ** int(math.log2(max(1, steps)))), end)  # a power of two: cached chunks fit
 
-    def batches(self, begin: int, end: int) -> Any:
-        """(what all chunks share, the batches of at most a chunk of steps); some are kept, for the next wave."""
+    def load_chunk(self, begin: int, end: int) -> Any:
+        """Returns (arrays that all chunks share, the chunk of these steps); caches chunks for the next wave."""
         if (begin, end) not in self._loaded:
-            if self.source.once or len(self._loaded) == KEPT:
+            if self.source.load_once or len(self._loaded) == CACHED_CHUNKS:
                 self._loaded.clear()
-            self._loaded[begin, end] = place(self.source.chunk(begin, end - begin), self.program.replicated)
+            chunk = self.source.load_chunk(begin, end - begin)
+            self._loaded[begin, end] = put_on_devices(chunk, self.program.replicated)
         return self._shared, self._loaded[begin, end]
 
     @cached_property
     def example_chunk(self) -> Any:
-        """Batches of the first call, as `batches` gives them, or their shapes."""
-        if self.source.like is None:
-            return self.batches(0, min(self.program.chunk, self.steps))
+        """The chunk of the first call, or its shapes."""
+        if self.source.chunk_shapes is None:
+            return self.load_chunk(0, min(self.program.chunk_size, self.steps))
         dtype = lambda x: jax.dtypes.canonicalize_dtype(x.dtype)
         describe = lambda x: jax.ShapeDtypeStruct(x.shape, dtype(x), sharding=self.program.replicated)
-        return self._shared, jax.tree.map(describe, self.source.like)
+        return self._shared, jax.tree.map(describe, self.source.chunk_shapes)
 
     @cached_property
     def _shared(self) -> Any:
-        return place(self.source.given, self.program.replicated)
+        return put_on_devices(self.source.shared, self.program.replicated)
 
-    def _identity(self, wave: int) -> Identity:
-        """What the runs of a wave are, on the devices."""
+    def _run_inputs(self, wave: int) -> RunInputs:
+        """Puts the inputs of the runs of a wave on the devices."""
         runs, indices = self.runs, self.waves.run_indices(wave)
         seed_index = runs.seed_index[indices].astype(np.int32)
-        identity = Identity(
-            jax.tree.map(lambda x: x[indices], runs.numbers),
+        inputs = RunInputs(
+            jax.tree.map(lambda x: x[indices], runs.hyperparams),
             np.asarray(runs.seeds, np.int32)[seed_index],
             seed_index,
             runs.is_control[indices],
         )
-        return place(identity, self.program.by_run)
+        return put_on_devices(inputs, self.program.by_run)
 
     @cached_property
-    def _given(self) -> Any:
+    def _given_init(self) -> Any:
+        """The parts of the task's `init` on the devices, where it is a tree."""
         if self.program.init:
             return None
-        tx = self.program.optimizer(jax.tree.map(lambda x: x[0], self.runs.numbers))
+        tx = self.program.optimizer(jax.tree.map(lambda x: x[0], self.runs.hyperparams))
         init = jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), self.task.init)
-        trained, others, model_state = parts_of(self.program, tx, init)
+        trained, others, model_state = split_init(self.program, tx, init)
         replicated = self.program.replicated
         if self.program.run_sharding is None:
-            return place((trained, others, model_state), replicated)
-        specs = self.program.run_sharding.of_params(merge(trained, others), trained, self.program.mesh)
+            return put_on_devices((trained, others, model_state), replicated)
+        specs = self.program.run_sharding.param_specs_of(merge(trained, others), trained, self.program.mesh)
         shardings = jax.tree.map(lambda spec: NamedSharding(self.program.mesh, spec), specs)
-        return place(trained, shardings), place(others, replicated), place(model_state, replicated)
+        return (
+            put_on_devices(trained, shardings),
+            put_on_devices(others, replicated),
+            put_on_devices(model_state, replicated),
+        )
 
     def _fit_memory(self, may_shrink: bool) -> Record:
-        """Compiles the program, for fewer runs at the same time where the memory holds no more; an empty record."""
+        """Compiles the program, for fewer runs at the same time where memory is short. Returns an empty record."""
         free = _free_bytes(self.program.mesh)
         needed, recorded = self._compile()
-        while may_shrink and free is not None and needed > MOST_OF_MEMORY * free and self.program.vectorized > 1:
-            self.waves.program = replace(self.program, vectorized=-(-self.program.vectorized // 2))
+        while may_shrink and free is not None and needed > MEMORY_FRACTION * free and self.program.runs_per_device > 1:
+            self.waves.program = replace(self.program, runs_per_device=-(-self.program.runs_per_device // 2))
             needed, recorded = self._compile()
-        recorded["metrics"] = list(self.task.metrics)  # the first decides; JAX sorts names
+        recorded["metrics"] = list(self.task.metrics)  # in the task's order, since the first decides: JAX sorts names
         return Record.empty(self.count, self.steps, recorded)
 
     def _compile(self) -> tuple[float, Any]:
-        """Compiles both programs at the same time, for the calls that follow: (the bytes that a device needs, the names
-        of what is recorded)."""
-        begin, program, identity = time.monotonic(), self.program, self._identity(0)
+        """Compiles `start` and `advance` in parallel. Returns (the bytes that a device needs, the names of what is
+        recorded)."""
+        begin, program, inputs = time.monotonic(), self.program, self._run_inputs(0)
         self._compiled = compiled(program)
         with ThreadPoolExecutor(1) as pool:
-            starting = pool.submit(self._compiled.start.lower(identity, self._given).compile)
-            end = min(program.chunk, self.steps)
-            mask = place(np.ones(program.wave_size, bool), program.by_run)
+            starting = pool.submit(self._compiled.start.lower(inputs, self._given_init).compile)
+            end = min(program.chunk_size, self.steps)
+            mask = put_on_devices(np.ones(program.wave_size, bool), program.by_run)
             interval = Interval(*map(np.int32, (0, end, self.eval_every, self.steps)))
             traced = self._compiled.advance.trace(
-                self.carry_shapes(), identity, mask, self.example_chunk, interval, self.validation
+                self.carry_shapes(), inputs, mask, self.example_chunk, interval, self.validation
             )
-            made = traced.lower().compile()
+            executable = traced.lower().compile()
             starting.result()
         self._compile_seconds = time.monotonic() - begin
         recorded = jax.tree.map(lambda x: None, traced.out_info[1])
-        memory = made.memory_analysis()
+        memory = executable.memory_analysis()
         if memory is None:
             return 0.0, recorded
-        others = len(self.groups[0]) - 1 if self.source.once else min(len(self.groups) - 1, 1)  # waves that carry too
+        # the waves beside this one whose carry is on the devices
+        others = len(self.groups[0]) - 1 if self.source.load_once else min(len(self.groups) - 1, 1)
         return memory.argument_size_in_bytes + memory.temp_size_in_bytes + others * memory.alias_size_in_bytes, recorded
 
 
 def build_program(
-    caller: str, task: Task, runs: Runs, source: Batches, mesh: Mesh | None, vectorized: int | None, stop: bool
+    caller: str,
+    task: Task,
+    runs: Runs,
+    source: Batches,
+    mesh: Mesh | None,
+    runs_per_device: int | None,
+    stop_diverged: bool,
 ) -> Program:
-    """The program for so many runs: on all devices, and as many at once as suit them."""
+    """Builds the program that trains these runs on all devices."""
     count = len(runs.seed_index)
     mesh = runs_mesh(caller, mesh, task.run_sharding is not None, count)
-    each = -(-min(runs.together or count, count) // mesh.shape[RUNS])
+    each = -(-min(runs.max_concurrent or count, count) // mesh.shape[RUNS])
     return Program(
         objective=task.objective,
-        make=runs.make,
+        make_optimizer=runs.make_optimizer,
         batch_at=source.batch_at,
         init=task.init if is_function(task.init) else None,
         metrics=tuple(task.metrics.items()),
-        chunk=source.size,
-        vectorized=min(vectorized or _suitable(mesh) or each, each),
-        stop=stop,
+        chunk_size=source.chunk_size,
+        runs_per_device=min(runs_per_device or _default_runs_per_device(mesh) or each, each),
+        stop_diverged=stop_diverged,
         mesh=mesh,
         run_sharding=task.run_sharding,
     )
 
 
-def _suitable(mesh: Mesh) -> int | None:
-    """Runs that a device vectorises, at most; None for all.
+def _default_runs_per_device(mesh: Mesh) -> int | None:
+    """Returns the most runs that a device should vectorise; None for no limit.
 
-    On a CPU one alone compiles fastest, ends when its parameters aren't finite, and suits big models too.
+    On a CPU a single run compiles fastest, stops when its parameters aren't finite, and suits big models too.
     """
     return 1 if mesh.devices.flat[0].platform == "cpu" else None
 
 
 def _free_bytes(mesh: Mesh) -> int | None:
-    """Of the fullest of the devices here; None where that isn't known, as on a CPU."""
+    """Returns the free memory of the fullest local device; None where that isn't known, as on a CPU."""
     stats = [device.memory_stats() for device in mesh.local_devices]
     return min((s["bytes_limit"] - s["bytes_in_use"] for s in stats if s and "bytes_limit" in s), default=None)
 

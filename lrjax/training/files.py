@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Writes files atomically."""
 
 import os
 from os import PathLike
@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def write_file(path: str | PathLike[str], content: bytes) -> None:
-    """Writes a file beside the one that is there, and then puts it in its place: a full disk loses nothing. What is no
-    regular file, such as a pipe, is written as it is."""
+    """Writes a temporary file beside the path and then renames it, so that a full disk leaves the old file intact.
+    Writes directly to what is no regular file, such as a pipe."""
     path = Path(path)
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return
-    path = path.resolve()  # where a link leads
+    path = path.resolve()  # replaces the target of a link, not the link
     part = path.with_name(f"{path.name}.part{os.getpid()}")
     try:
         part.write_bytes(content)

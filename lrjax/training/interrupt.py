@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a training after the present call of its program: what there is is saved, and returned."""
+"""Stops training at SIGINT or SIGTERM, after the current call of the compiled program, with its results saved."""
 
 import contextlib
 import signal
@@ -14,7 +14,7 @@ _DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal came, and what was trained until then is settled, and saved where there is a checkpoint."""
+    """A signal was received; the results so far are read, and saved where there is a checkpoint."""
 
 
 class _State:
@@ -27,16 +27,16 @@ _state = _State()
 
 @contextlib.contextmanager
 def handling_signals() -> Iterator[None]:
-    """Lets the engine end at the first signal; the second one acts as it did before. Handlers of the user stay. Only in
-    the main thread, and in one process: several would have to agree."""
+    """Stops the engine at the first signal; the second one gets the default handler. Keeps handlers of the user. Does
+    nothing outside the main thread, or with several processes, which would have to stop at the same step."""
     is_main = threading.current_thread() is threading.main_thread()
     if _state.handling or not is_main or jax.process_count() > 1:
         yield
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS if signal.getsignal(number) in _DEFAULTS}
+    defaults = {number: signal.getsignal(number) for number in SIGNALS if signal.getsignal(number) in _DEFAULTS}
 
     def restore() -> None:
-        for number, handler in before.items():
+        for number, handler in defaults.items():
             signal.signal(number, handler)
 
     def note(number: int, frame: Any) -> None:
@@ -44,7 +44,7 @@ def handling_signals() -> Iterator[None]:
         restore()
 
     _state.handling, _state.signal = True, None
-    for number in before:
+    for number in defaults:
         signal.signal(number, note)
     try:
         yield
@@ -54,19 +54,19 @@ def handling_signals() -> Iterator[None]:
 
 
 def is_interrupted() -> bool:
-    """Whether the call that handles signals got one."""
+    """Returns whether a signal was received inside `handling_signals`."""
     return _state.handling and _state.signal is not None
 
 
-def received() -> int | None:
-    """The signal that ended the latest call, if one did and it was not asked for yet."""
+def received_signal() -> int | None:
+    """Returns the signal that ended the latest call, once; None if there was none."""
     number, _state.signal = _state.signal, None
     return number
 
 
-def note_interrupted(caller: str, words: str) -> str:
-    """Warns that a result is a part of what was asked for, and returns these words."""
+def warn_interrupted(caller: str, words: str) -> str:
+    """Warns that a result is incomplete, and returns the message."""
     name = signal.Signals(_state.signal).name if _state.signal else "an interrupt"
-    found = f"Stopped by {name}: {words}"
-    warnings.warn(f"{caller}: {found}", stacklevel=3)
-    return found
+    message = f"Stopped by {name}: {words}"
+    warnings.warn(f"{caller}: {message}", stacklevel=3)
+    return message

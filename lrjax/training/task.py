@@ -1,8 +1,7 @@
 """What is trained: a model, its loss, its data and its evaluation, as one value."""
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,16 +12,17 @@ from lrjax.interop.equinox import EquinoxModel
 from lrjax.interop.linen import LinenModel
 from lrjax.interop.model import Model
 from lrjax.interop.nnx import NnxModel
+from lrjax.training.data import batch_shapes, count_examples, is_tree_of_arrays
 from lrjax.training.objective import Metric, Objective, named_metrics
 from lrjax.training.sharding import RunSharding, are_specs
 from lrjax.value import bad_argument
 
 
-def _is_start(x: Any) -> bool:
-    return is_function(x) or (bool(jax.tree.leaves(x)) and all(map(_is_numbers, jax.tree.leaves(x))))
+def _is_init(x: Any) -> bool:
+    return is_function(x) or (bool(jax.tree.leaves(x)) and all(map(_is_numeric, jax.tree.leaves(x))))
 
 
-def _is_numbers(x: Any) -> bool:
+def _is_numeric(x: Any) -> bool:
     return isinstance(x, (np.ndarray, np.generic, jax.Array, int, float, complex))
 
 
@@ -33,7 +33,7 @@ def _is_count(x: Any) -> bool:
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "loss_fn": (lambda x: x is None or callable(x), "a function (params, batch) -> loss"),
     "init": (
-        _is_start,
+        _is_init,
         "a function from a key to parameters, or a tree of arrays (of a model with functions in it: Task.from_equinox)",
     ),
     "value_and_grad_fn": (lambda x: x is None or callable(x), "a function as jax.value_and_grad makes it"),
@@ -58,49 +58,49 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 class Task:
     """A model, its loss, its data and its evaluation: what `train`, `sweep`, `tune`, `range_test` and `compare` take.
 
-    The loss is `loss_fn(params, batch)`, a scalar. Three flags say what else it takes and gives:
+    The loss is `loss_fn(params, batch)`, a scalar. Three flags say what else it takes and returns:
 
-    - `takes_key`: its last argument is a key, for dropout, noise and the like: `jax.random.fold_in(jax.random.key(s),
-      t)` in step t of seed s, so that every step has a key of its own and runs of one seed differ in nothing else.
-    - `has_state`: the model has a state that no gradient changes, as the running statistics of BatchNorm: the loss is
-      `loss_fn(params, model_state, batch)`, and returns `(loss, new_state)`. `init` gives `(params, model_state)`.
-    - `has_aux`: it returns `(loss, aux)`, where aux are scalars, such as a dict of them, which are recorded; with
-      `has_state` too `(loss, (new_state, aux))`.
+    - `takes_key`: its last argument is a key, for dropout or noise: `jax.random.fold_in(jax.random.key(s), t)` in step
+      t of seed s. Every step has its own key, and runs of one seed have the same keys.
+    - `has_state`: the model has a state that no gradient changes, such as the running statistics of BatchNorm: the loss
+      is `loss_fn(params, model_state, batch)` and returns `(loss, new_state)`. `init` returns `(params, model_state)`.
+    - `has_aux`: it returns `(loss, aux)`, where aux is a tree of scalars, which are recorded; with `has_state` too
+      `(loss, (new_state, aux))`.
 
-    Parameters that are not floating (whole numbers, keys) are carried as they are: the loss gets them, no optimizer
-    does, it sees None in their place.
+    Parameters that are not floating (integers, keys) are passed to the loss but not trained: the optimizer sees None
+    in their place.
 
     Models of flax and Equinox: `Task.from_linen`, `Task.from_nnx`, `Task.from_equinox`.
 
     Args:
       loss_fn: the loss of a batch, a function without side effects.
-      init: key -> params, so that each seed has a start of its own; or a tree of parameters.
-      data: arrays of examples, with `batch_size`: shuffled, each epoch and each seed in another order; or with
-        `stacked` arrays with one batch a step in front; or a function from the step to a batch, which is compiled; or
-        an iterable of batches, or a generator function of them, each of which is loaded once; what can be gone through
-        again is, at its end. A last batch with fewer examples is left out, with a warning.
-      batch_size: of the data that are examples.
-      stacked: whether the first axis of the data are steps.
+      init: key -> params, called with the key of each seed; or a tree of parameters.
+      data: one of: arrays of examples, with `batch_size`, shuffled in another order for each epoch and seed; with
+        `stacked`, arrays whose first axis is the step; a function from the step to a batch, which is traced; an
+        iterable of batches, or a generator function that yields them, each loaded once, and iterated again at its end
+        where that is possible. A last batch with fewer examples is dropped, with a warning.
+      batch_size: examples in a batch, for arrays of examples.
+      stacked: whether the first axis of the data is the step.
       metrics: what an evaluation measures: `(function, "min" or "max")`, or a dict of these by name; the first decides
-        which run is best. Default: with `validation` the loss there, else none: the training loss decides.
+        which run is best. Default: the loss on `validation`, or none without it: then the training loss decides.
       validation: arrays of examples for the metrics, or a list of batches. Without it a metric is a function of the
         parameters alone.
       validation_batch_size: examples that are evaluated at once; a metric is the mean over the batches, weighted with
         their sizes. Default: all of them.
       takes_key, has_state, has_aux: see above.
-      value_and_grad_fn: what gives the gradients in place of `jax.value_and_grad(loss_fn)`: it takes what the loss
-        takes, and returns (what the loss returns, gradients). For loss scaling, gradients of single examples, or two
-        losses of two parts of the parameters. With it `loss_fn` may be None.
-      as_model: (params, model_state) -> what `Run.model` is.
-      param_specs, batch_specs: `PartitionSpec`s, which shard parameters (the optimizer's state with them) and batches
-        over the axes of a `mesh` that the call is given, all but "runs": in a prefix tree of parameters or batch, or a
-        function from these to one. Default: a run is on one device.
-      steps: of a run, where a call doesn't say. Default: as many as there are batches, where that is known.
-      name: what a page calls it.
-      description: a sentence about model and data, for a page.
+      value_and_grad_fn: computes the gradients in place of `jax.value_and_grad(loss_fn)`: it takes the arguments of the
+        loss and returns (what the loss returns, gradients). For loss scaling, per-example gradients, or different
+        losses for different parameters. With it `loss_fn` may be None.
+      as_model: (params, model_state) -> the model that `Run.model` returns.
+      param_specs, batch_specs: `PartitionSpec`s that shard parameters (with them the optimizer state) and batches over
+        all axes but "runs" of the `mesh` that is passed to `train` or a search: a prefix tree, or a function from the
+        parameters or the batch to one. Default: a run is on one device.
+      steps: updates of a run, where a call doesn't say. Default: the number of batches, where that is known.
+      name: the task's name on pages.
+      description: a sentence about model and data, for pages.
 
     Raises:
-      ValueError: an argument is not of these.
+      ValueError: an argument is invalid.
 
     >>> import jax.numpy as jnp, lrjax
     >>> loss_fn = lambda params, batch: jnp.mean((batch @ params - 1.0) ** 2)
@@ -158,20 +158,20 @@ class Task:
         metrics: Any = None,
         **fields: Any,
     ) -> "Task":
-        """A task of a flax.linen module. Needs flax.
+        """Makes a task of a flax.linen module. Needs flax.
 
         The loss is `loss_fn(model, batch)`, where `model` is called as the module: `model(x)`. Metrics are functions of
         the same arguments, evaluated without random numbers, and the default metric is the loss. All collections but
-        "params" are carried as model state. `Run.model` is the module, bound to what was trained.
+        "params" are model state. `Run.model` is the module, bound to the trained variables.
 
         Args:
           module: the module.
           loss_fn: (model, batch) -> loss; with `takes_key` (model, batch, key); with `has_aux` it returns (loss, aux).
           data, batch_size: as of `Task`.
-          variables: where training starts, {"params": ..., ...}. Default: `module.init(key)`, called as the loss calls
-            the module, with `eval_arguments`.
-          rngs: streams of random numbers, such as ("dropout",). In a step with the key k stream i is
-            `jax.random.fold_in(k, i)`, for the first call of the model; for call n after it, n is folded in too.
+          variables: the initial variables, {"params": ..., ...}. Default: `module.init(key)`, called with the arguments
+            of the loss's first call and `eval_arguments`.
+          rngs: names of random streams, such as ("dropout",). In a step with the key k, stream i has the key
+            `jax.random.fold_in(k, i)`; in the n-th call of the model after the first, n is folded in too.
           train_arguments, eval_arguments: keyword arguments of every call, such as {"train": True} and
             {"train": False}.
           metrics: as of `Task`.
@@ -192,7 +192,7 @@ class Task:
         model = LinenModel(
             module,
             loss_fn,
-            lambda: _example(data, batch_size, fields.get("stacked", False)),
+            lambda: batch_shapes(data, batch_size, fields.get("stacked", False)),
             variables=variables,
             rngs=tuple(rngs),
             train_arguments=dict(train_arguments or {}),
@@ -213,19 +213,19 @@ class Task:
         metrics: Any = None,
         **fields: Any,
     ) -> "Task":
-        """A task of a flax.nnx model. Needs flax.
+        """Makes a task of a flax.nnx model. Needs flax.
 
-        The loss is `loss_fn(model, batch)`, of a model in training mode (`model.train()`); metrics are functions of the
-        same arguments in evaluation mode (`model.eval()`), and the default metric is the loss. All variables that are
-        not trained are carried as model state: statistics, the counts and keys of `nnx.Rngs`. `Run.model` is a model,
-        in the mode in which it was made.
+        The loss is `loss_fn(model, batch)`, with the model in training mode (`model.train()`); metrics are functions of
+        the same arguments in evaluation mode (`model.eval()`), and the default metric is the loss. All variables that
+        are not trained are model state: statistics, the counts and keys of `nnx.Rngs`. `Run.model` is a model, in the
+        mode in which it was made.
 
         Args:
-          make_model: nnx.Rngs -> model, called with `nnx.Rngs(jax.random.key(seed))`; or a model, which stays as it is:
-            its random numbers are then set anew in each step by the key of the step.
+          make_model: nnx.Rngs -> model, called with `nnx.Rngs(jax.random.key(seed))`; or a model, which is not changed:
+            its random streams are then reseeded in each step from the key of the step.
           loss_fn: (model, batch) -> loss; with `takes_key` (model, batch, key); with `has_aux` it returns (loss, aux).
           data, batch_size: as of `Task`.
-          wrt: a filter of nnx, what is trained. Default: `nnx.Param`.
+          wrt: the nnx filter of the variables that are trained. Default: `nnx.Param`.
           metrics: as of `Task`.
           fields: further ones of `Task`: validation, takes_key, has_aux, steps, name, ...
 
@@ -255,16 +255,16 @@ class Task:
         metrics: Any = None,
         **fields: Any,
     ) -> "Task":
-        """A task of an Equinox model. Needs equinox.
+        """Makes a task of an Equinox model. Needs equinox.
 
-        The loss is as that of `Task`, of a model in place of parameters, which is not in inference mode:
-        `loss_fn(model, batch)`, with `has_state` `loss_fn(model, state, batch)`, which returns `(loss, state)`, with
-        `takes_key` a key last. Metrics are functions of (model, batch), or (model, state, batch), in inference mode,
-        and the default metric is the loss. Floating arrays are trained. `Run.model` is the model, or (model, state).
+        The loss is `loss_fn(model, batch)`, with the model in training mode; with `has_state` it is
+        `loss_fn(model, state, batch)` and returns `(loss, state)`; with `takes_key` its last argument is a key.
+        Metrics are functions of (model, batch), or (model, state, batch), in inference mode, and the default metric is
+        the loss. Floating arrays are trained. `Run.model` is the model, or (model, state).
 
         Args:
-          make_model: key -> model, or, with `has_state`, key -> (model, state) as of `eqx.nn.make_with_state`; or the
-            model, or the pair, itself.
+          make_model: key -> model, or, with `has_state`, key -> (model, state), such as `eqx.nn.make_with_state`
+            returns; or the model, or the pair, itself.
           loss_fn: see above.
           data, batch_size: as of `Task`.
           metrics: as of `Task`.
@@ -300,23 +300,23 @@ class Task:
 
     @property
     def run_sharding(self) -> RunSharding | None:
-        return RunSharding.of(self.param_specs, self.batch_specs)
+        return RunSharding.from_specs(self.param_specs, self.batch_specs)
 
     @property
     def validation_batches(self) -> tuple[Any, ...]:
-        """[batches, examples, ...]: those of one size, and what is left over."""
+        """Stacks [batches, examples, ...] of equally large batches, one for each size."""
         return () if self.validation is None else self._validation  # type: ignore[attr-defined]
 
     @property
     def decides(self) -> str:
-        """What decides which run is best, in words."""
+        """The metric that decides which run is best, in words."""
         if not self.metrics:
             return "training loss, the mean of the last tenth"
         name, metric = next(iter(self.metrics.items()))
         return f"{name} after the last step, {'higher' if metric.mode == 'max' else 'lower'} is better"
 
     def score(self, metric: np.ndarray) -> np.ndarray:
-        """The metric that decides, with its sign such that lower is better."""
+        """Returns the deciding metric, with the sign changed where higher is better."""
         return -metric if next(iter(self.metrics.values())).mode == "max" else metric
 
     def _named_metrics(self) -> dict[str, Metric]:
@@ -333,15 +333,15 @@ class Task:
         if isinstance(self.validation, list):
             sizes = [_length(batch, "validation") for batch in self.validation]
             for size in dict.fromkeys(sizes):
-                some = [batch for batch, n in zip(self.validation, sizes, strict=True) if n == size]
-                yield jax.tree.map(lambda *xs: np.stack(xs), *some)
+                same_size = [batch for batch, n in zip(self.validation, sizes, strict=True) if n == size]
+                yield jax.tree.map(lambda *xs: np.stack(xs), *same_size)
             return
         count = _length(self.validation, "validation")
         size = min(self.validation_batch_size or count, count)
-        whole = count // size
-        yield jax.tree.map(lambda x: x[: whole * size].reshape(whole, size, *x.shape[1:]), self.validation)
-        if left := count % size:
-            yield jax.tree.map(lambda x: x[None, -left:], self.validation)
+        full = count // size
+        yield jax.tree.map(lambda x: x[: full * size].reshape(full, size, *x.shape[1:]), self.validation)
+        if remainder := count % size:
+            yield jax.tree.map(lambda x: x[None, -remainder:], self.validation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -352,33 +352,8 @@ class _WithoutAux:
         return self.loss_fn(params, batch)[0]
 
 
-def _example(data: Any, batch_size: int | None, stacked: bool) -> Any:
-    """Shapes and dtypes of a batch; None where it isn't known before there is one."""
-    if stacked or batch_size is not None:
-        shape = lambda x: (batch_size, *x.shape[1:]) if batch_size is not None else x.shape[1:]
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(shape(x), x.dtype), data)
-    if inspect.isgeneratorfunction(data):
-        data = [next(data())]
-    if is_function(data):
-        return jax.eval_shape(data, jax.ShapeDtypeStruct((), np.int32))
-    if isinstance(data, Iterable) and not isinstance(data, (Iterator, dict, tuple)):
-        return jax.eval_shape(lambda: jax.tree.map(np.asarray, next(iter(data))))
-    return None
-
-
 def _length(tree: Any, name: str) -> int:
-    count = examples_in(tree)
+    count = count_examples(tree)
     if not is_tree_of_arrays(tree) or not count:
         raise bad_argument("Task", name, "arrays of examples of one length, or a list of such batches", tree)
     return count
-
-
-def is_tree_of_arrays(x: Any) -> bool:
-    leaves = jax.tree.leaves(x)
-    return bool(leaves) and all(isinstance(leaf, (np.ndarray, jax.Array)) for leaf in leaves)
-
-
-def examples_in(tree: Any) -> int | None:
-    """The one length of the first axis of all arrays; None where there is none."""
-    lengths = {len(x) if np.ndim(x) else None for x in jax.tree.leaves(tree)}
-    return lengths.pop() if len(lengths) == 1 else None

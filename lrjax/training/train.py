@@ -1,4 +1,4 @@
-"""One run of a task: `train`."""
+"""Trains one run of a task: `train`."""
 
 import dataclasses
 import pickle
@@ -14,16 +14,16 @@ from jax.sharding import Mesh
 
 from lrjax.hyperparameters import batch_length
 from lrjax.training.batches import known_steps
-from lrjax.training.checkpoint import Checkpoint, identity
-from lrjax.training.divergence import diverged, final_loss, own_control
+from lrjax.training.checkpoint import Checkpoint, fingerprint
+from lrjax.training.divergence import control_from_first_losses, diverged, final_loss
 from lrjax.training.engine import Engine, Runs, check_mesh
 from lrjax.training.files import write_file
-from lrjax.training.interrupt import Interrupted, handling_signals, note_interrupted
-from lrjax.training.kept import Kept
+from lrjax.training.interrupt import Interrupted, handling_signals, warn_interrupted
+from lrjax.training.kept_models import KeptModels
 from lrjax.training.loop import train_to_end
 from lrjax.training.parameters import is_key
 from lrjax.training.program import Carry
-from lrjax.training.progress import TrainWords, bar
+from lrjax.training.progress import TrainStatus, progress_bar
 from lrjax.training.record import Record, first_reached
 from lrjax.training.task import Task
 from lrjax.transforms.base import GradientTransformation, TransformationLike, as_transformation
@@ -34,7 +34,7 @@ Callback = Callable[[dict[str, Any]], None]
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Run:
-    """What a run did, as NumPy arrays, and what it trained.
+    """The result of a run: the record as NumPy arrays, and the trained parameters and states.
 
     >>> import jax.numpy as jnp, lrjax
     >>> task = lrjax.Task(lambda w, x: jnp.mean((w - x) ** 2), jnp.zeros(()), jnp.ones(8), batch_size=4)
@@ -46,41 +46,41 @@ class Run:
     params: Any
     model_state: Any  # None where the task has none
     opt_state: Any
-    losses: np.ndarray  # [steps]: before each update; nan after the parameters were not finite
-    learning_rates: Any  # [steps]: that each update applied; by group of parameters a dict of these; None where unknown
-    metrics: dict[str, np.ndarray]  # by name: [evaluations]; none where it was interrupted before the first
+    losses: np.ndarray  # [steps]: before each update; nan from where the parameters are not finite
+    learning_rates: Any  # [steps]: of each update; a dict of these by group of parameters; None where unknown
+    metrics: dict[str, np.ndarray]  # by name: [evaluations]; empty where it was interrupted before the first
     evaluated_at: np.ndarray  # [evaluations]: updates made before each
     aux: dict[str, np.ndarray]  # by name: [steps]
     seed: int
     diverged: bool  # by the rule of `sweep`
     modes: dict[str, str]  # of the metrics: "min" or "max"
     task: str  # its name
-    optimizer: str  # as Python
-    interrupted: bool = False  # whether a signal ended it before its last step: this is as far as it came
+    optimizer: str  # its repr
+    interrupted: bool = False  # whether a signal stopped it before its last step
     as_model: Callable[[Any, Any], Any] | None = None  # of the task
 
     @property
     def model(self) -> Any:
-        """The trained model, of its framework's own class.
+        """The trained model, an instance of the class of its framework.
 
         Raises:
-          ValueError: the task says nothing of a model, or the run was loaded without its task.
+          ValueError: the task has no `as_model`, or the run was loaded without its task.
         """
         if self.as_model is None:
-            raise ValueError("Run.model: no model is known, use `params`; `Task.from_nnx` and its like know one. A run "
-                             "that was saved gets it of its task: Run.load(path, task).")  # fmt: skip
+            raise ValueError("Run.model: no model is known, use `params`; tasks made by `Task.from_nnx` and the like "
+                             "have one. A saved run needs its task: Run.load(path, task).")  # fmt: skip
         return self.as_model(self.params, self.model_state)
 
     @property
     def final(self) -> float:
-        """What decides, at the end: the first metric, or the mean loss over the last tenth of the steps."""
+        """The first metric after the last step, or without metrics the mean loss over the last tenth of the steps."""
         if self.metrics:
             return float(next(iter(self.metrics.values()))[-1])
         return float(final_loss(self.losses[None])[0])
 
     def steps_to(self, metric: str, value: float) -> int | None:
-        """Updates made when the metric first was as good as `value`; None where it never was. The metric may be "loss":
-        then the loss of a batch.
+        """Returns the updates made when the metric first was as good as `value`; None where it never was. The metric
+        may be "loss", the loss of a batch.
 
         Raises:
           ValueError: there is no such metric.
@@ -99,7 +99,7 @@ class Run:
         return f"Run({self.task}, {self.optimizer}, seed {self.seed}, {steps}: ends at {self.final:.4g})"
 
     def rows(self) -> list[dict[str, Any]]:
-        """A dict for each step, for `pandas.DataFrame` and loggers: its loss, its rate, what else was recorded, and the
+        """Returns a dict for each step, for `pandas.DataFrame` and loggers: loss, rate, auxiliary scalars, and the
         metrics after it, None where they were not evaluated."""
         at = {int(step) - 1: i for i, step in enumerate(self.evaluated_at)}
         rates = _rates_by_name(self.learning_rates)
@@ -112,12 +112,12 @@ class Run:
         return rows
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes a file, by pickle: parameters and states of any classes are in it."""
+        """Writes a pickle file, since parameters and states may be of any class."""
         write_file(path, self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """What `save` writes."""
-        fields = {name: x for name, x in vars(self).items() if name != "as_model"}  # a function may not pickle
+        """Returns the bytes that `save` writes."""
+        fields = {name: x for name, x in vars(self).items() if name != "as_model"}  # not every function pickles
         return pickle.dumps(jax.tree.map(_as_saved, fields))
 
     @classmethod
@@ -129,7 +129,7 @@ class Run:
         return cls(**jax.tree.map(_as_loaded, fields, is_leaf=lambda x: isinstance(x, _SavedKey)), as_model=as_model)
 
     def plot(self, ax: Any = None) -> Any:
-        """The loss over the steps, smoothed, with the metrics and the rate, in matplotlib (extra: plot). Returns the
+        """Plots the smoothed loss, the metrics and the rate over the steps with matplotlib (extra: plot). Returns the
         axes."""
         from lrjax.report.plots import plot_run
 
@@ -177,23 +177,23 @@ def train(
     on_eval: Callback | None = None,
     progress: bool = True,
 ) -> Run:
-    """Trains a task once, in one compiled program; another rate, or another length, compiles nothing.
+    """Trains a task once, in one compiled program; another rate or number of steps compiles nothing.
 
     Args:
-      task: what is trained.
+      task: the model, loss and data.
       optimizer: a gradient transformation, lrjax's or Optax's.
-      steps: updates. Default: those of the task, or as many as there are batches, where that is known.
-      seed: of the start, `init(jax.random.key(seed))`, the order of the examples and the keys of the loss.
-      eval_every: steps between two evaluations of the task's metrics; they are evaluated after the last step always.
+      steps: updates. Default: those of the task, or the number of batches, where that is known.
+      seed: of the initial parameters, `init(jax.random.key(seed))`, the order of the examples and the keys of the loss.
+      eval_every: steps between two evaluations of the task's metrics, which are always evaluated after the last step.
       mesh: the device; default: the first. With the task's specs: the devices over which the run is sharded.
-      checkpoint: a folder (extra: checkpoint), as for `sweep`: the same call goes on where another was killed.
-      on_step: called with a dict for each step, in order: "step", "loss", "learning_rate" and auxiliary numbers. A
-        compiled program makes many steps, so calls come some time after the step, many at once.
+      checkpoint: a folder (extra: checkpoint), as for `sweep`: the same call resumes a run that was killed.
+      on_step: called with a dict for each step, in order: "step", "loss", "learning_rate" and auxiliary scalars. The
+        compiled program makes many steps in one call, so these calls come later, many at once.
       on_eval: called with a dict for each evaluation: "step", the updates made before it, and the metrics.
-      progress: a bar, in a terminal or a notebook (with rich; in a notebook with ipywidgets too).
+      progress: whether to show a bar, in a terminal or a notebook (needs rich; in a notebook ipywidgets too).
 
     Raises:
-      ValueError: an argument is not of these; the message says which and what it takes.
+      ValueError: an argument is invalid; the message says which, and what it takes.
 
     >>> import jax.numpy as jnp, lrjax
     >>> loss_fn = lambda params, batch: jnp.mean((batch @ params - 1.0) ** 2)
@@ -208,42 +208,43 @@ def train(
     seed = seed_list("train", [seed])[0]
     runs = single_run("train", optimizer, seed)
     hashed = checkpoint is not None
-    engine = Engine("train", task, runs, steps, eval_every=interval("train", eval_every), mesh=mesh, hashed=hashed)
-    kept, made = Kept(engine, "all", np.zeros(1, int)), steps
+    every = eval_interval("train", eval_every)
+    engine = Engine("train", task, runs, steps, eval_every=every, mesh=mesh, hashed=hashed)
+    kept, steps_made = KeptModels(engine, "all", np.zeros(1, int)), steps
     with ExitStack() as stack:
         stack.enter_context(handling_signals())
-        saved = None
+        saver = None
         if checkpoint is not None:
-            saved = stack.enter_context(closing(Checkpoint("train", checkpoint, identity(engine))))
-        show = stack.enter_context(bar(steps, TrainWords(engine), progress))
-        report = _Reporter(engine, on_step, on_eval)
+            saver = stack.enter_context(closing(Checkpoint("train", checkpoint, fingerprint(engine))))
+        show_bar = stack.enter_context(progress_bar(steps, TrainStatus(engine), progress))
+        call_back = _Callbacks(engine, on_step, on_eval)
 
-        def note(run_indices: np.ndarray, begin: int, end: int) -> None:
-            show(run_indices, begin, end)
-            report(begin, end)
+        def show(run_indices: np.ndarray, begin: int, end: int) -> None:
+            show_bar(run_indices, begin, end)
+            call_back(begin, end)
 
         try:
-            train_to_end(engine, kept, note, saved)
+            train_to_end(engine, kept, show, saver)
         except Interrupted:
-            if not (made := int(engine.record.position[1])):
+            if not (steps_made := int(engine.record.position[1])):
                 raise
-    if made < steps:
-        note_interrupted("train", f"{made:,} of {steps:,} steps were made.")
-    carry = kept.carried[0] if made == steps else engine.waves.carried_by(0)
-    limit = own_control(engine.record.losses[:1]).limit()[0]
-    return made_run(engine, carry, 0, repr(optimizer), limit, made)
+    if steps_made < steps:
+        warn_interrupted("train", f"{steps_made:,} of {steps:,} steps were made.")
+    carry = kept.carried[0] if steps_made == steps else engine.waves.carry_of(0)
+    limit = control_from_first_losses(engine.record.losses[:1]).limit()[0]
+    return build_run(engine, carry, 0, repr(optimizer), limit, steps_made)
 
 
-class _Reporter:
-    """Hands rows to the callbacks as they are known."""
+class _Callbacks:
+    """Calls the user's callbacks with the steps that were recorded."""
 
     def __init__(self, engine: Engine, on_step: Callback | None, on_eval: Callback | None):
         self._engine, self._on_step, self._on_eval = engine, on_step, on_eval
 
     def __call__(self, begin: int, end: int) -> None:
         record = self._engine.record
-        rates = _rates_by_name(_only_rates(record, 0)) if self._on_step else {}
-        for step in range(begin, min(end, int(record.made[0]))):
+        rates = _rates_by_name(_rates_of_run(record, 0)) if self._on_step else {}
+        for step in range(begin, min(end, int(record.steps_made[0]))):
             if self._on_step is not None:
                 numbers = {name: float(x[step]) for name, x in rates.items()}
                 numbers |= {name: float(x[0, step]) for name, x in record.aux.items()}
@@ -253,17 +254,19 @@ class _Reporter:
                 self._on_eval({"step": step + 1, **metrics})
 
 
-def made_run(engine: Engine, carry: Carry, run: int, optimizer: str, limit: float, made: int | None = None) -> Run:
-    """What a run of an engine did, at its end, or after the steps that were made."""
-    record, steps = engine.record, engine.steps if made is None else made
+def build_run(
+    engine: Engine, carry: Carry, run: int, optimizer: str, limit: float, steps_made: int | None = None
+) -> Run:
+    """Builds the result of a run of an engine, at its end, or where it was interrupted after `steps_made`."""
+    record, steps = engine.record, engine.steps if steps_made is None else steps_made
     at = engine.evaluated_at[engine.evaluated_at <= steps]
-    carry = engine.on_devices(carry)
+    carry = engine.to_devices(carry)
     return Run(
         params=carry.params,
         model_state=carry.model_state,
         opt_state=carry.opt_state,
         losses=record.losses[run, :steps].copy(),
-        learning_rates=_only_rates(record, run, steps),
+        learning_rates=_rates_of_run(record, run, steps),
         metrics={name: x[run, at - 1] for name, x in record.metrics.items() if len(at)},
         evaluated_at=at if record.metrics else at[:0],
         aux={name: x[run, :steps].copy() for name, x in record.aux.items()},
@@ -277,20 +280,20 @@ def made_run(engine: Engine, carry: Carry, run: int, optimizer: str, limit: floa
     )
 
 
-def _only_rates(record: Record, run: int, steps: int | None = None) -> Any:
+def _rates_of_run(record: Record, run: int, steps: int | None = None) -> Any:
     rates = {name: x[run, :steps].copy() for name, x in record.learning_rates.items()}
     if not rates:
         return None
     return rates[""] if set(rates) == {""} else rates
 
 
-def itself(x: Any) -> Any:
+def as_is(x: Any) -> Any:
     return x
 
 
 @dataclasses.dataclass(frozen=True)
-class Always:
-    """Makes the same optimizer of anything."""
+class FixedOptimizer:
+    """A function that returns the same optimizer for all hyperparameters."""
 
     optimizer: Any
 
@@ -299,21 +302,21 @@ class Always:
 
 
 def single_run(caller: str, optimizer: Any, seed: int) -> Runs:
-    """One run. The numbers of a value are numbers of the program, so that others compile nothing."""
+    """Returns one run. The hyperparameters of a value are traced, so that others compile nothing."""
     if isinstance(optimizer, GradientTransformation) and jax.tree.leaves(optimizer):
         if (length := batch_length(optimizer)) is not None:
             raise bad_argument(caller, "optimizer", "one optimizer; `sweep` takes a batch", f"a batch of {length}")
-        make, numbers = itself, jax.tree.map(as_number, optimizer)
+        make_optimizer, hyperparams = as_is, jax.tree.map(as_hyperparam, optimizer)
     else:
         try:
-            make, numbers = Always(as_transformation(optimizer)), np.zeros(1, np.float32)
+            make_optimizer, hyperparams = FixedOptimizer(as_transformation(optimizer)), np.zeros(1, np.float32)
         except NotInDomain:
             raise bad_argument(caller, "optimizer", "an optimizer, lrjax's or Optax's", optimizer) from None
-    return Runs(make, numbers, [seed], np.zeros(1, np.int32), np.zeros(1, bool))
+    return Runs(make_optimizer, hyperparams, [seed], np.zeros(1, np.int32), np.zeros(1, bool))
 
 
-def as_number(x: Any) -> np.ndarray:
-    """[1]: in the dtype in which it enters a formula."""
+def as_hyperparam(x: Any) -> np.ndarray:
+    """Returns [1]: a number in the dtype that formulas use."""
     return np.asarray(x, np.int32 if isinstance(x, int) else jnp.result_type(float))[None]
 
 
@@ -323,26 +326,27 @@ def check_task(caller: str, task: Any) -> None:
 
 
 def run_length(caller: str, task: Task, steps: Any) -> int:
-    """The steps of a run, given or known."""
+    """Checks the argument `steps`, or returns its default."""
     if steps is None and (steps := known_steps(task)) is None:
         raise bad_argument(caller, "steps", "given, or a part of the task, for such data", None)
-    return whole_number(caller, "steps", steps)
+    return positive_integer(caller, "steps", steps)
 
 
-def interval(caller: str, eval_every: Any) -> int | None:
-    return None if eval_every is None else whole_number(caller, "eval_every", eval_every)
+def eval_interval(caller: str, eval_every: Any) -> int | None:
+    """Checks the argument `eval_every`."""
+    return None if eval_every is None else positive_integer(caller, "eval_every", eval_every)
 
 
-def whole_number(caller: str, name: str, x: Any) -> int:
+def positive_integer(caller: str, name: str, x: Any) -> int:
     if isinstance(x, bool) or not isinstance(x, (int, np.integer)) or not 1 <= x < 2**31:
         raise bad_argument(caller, name, "a whole number >= 1", x)
     return int(x)
 
 
 def seed_list(caller: str, seeds: Any) -> tuple[int, ...]:
-    """`seeds` of them from 0 on, or those that are listed."""
+    """Returns the seeds 0 to `seeds` − 1, or those in the list `seeds`."""
     if not isinstance(seeds, (list, tuple, range, np.ndarray)):
-        return tuple(range(whole_number(caller, "seeds", seeds)))
+        return tuple(range(positive_integer(caller, "seeds", seeds)))
     is_seed = lambda x: isinstance(x, (int, np.integer)) and not isinstance(x, bool) and 0 <= x < 2**31
     if not len(seeds) or not all(map(is_seed, seeds)) or len(set(map(int, seeds))) < len(seeds):
         raise bad_argument(caller, "seeds", "how many, or different whole numbers from 0 to 2³¹−1", seeds)

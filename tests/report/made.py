@@ -11,7 +11,7 @@ from lrjax.report.findings import Setup
 from lrjax.report.sweep_page import sweep_findings, sweep_page
 from lrjax.report.train_page import train_findings, train_page
 from lrjax.report.tune_page import tune_findings, tune_page
-from lrjax.search.compare import OWN
+from lrjax.search.compare import GIVEN_GROUP
 from lrjax.search.comparison import Comparison, Entry
 from lrjax.search.range_test import RULES, RangeTest
 from lrjax.search.result import SweepResult
@@ -143,7 +143,8 @@ def all_techniques():
 
 
 def own_entries(count):
-    return [Entry(OWN, f"mine {k}", FAMILIES["Adam"](lrjax.constant_schedule(1e-3 * (k + 1)))) for k in range(count)]
+    adam = lambda k: FAMILIES["Adam"](lrjax.constant_schedule(1e-3 * (k + 1)))
+    return [Entry(GIVEN_GROUP, f"mine {k}", adam(k)) for k in range(count)]
 
 
 def run_result(metrics=None, rates="one", steps=STEPS, **fields):

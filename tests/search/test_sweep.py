@@ -148,9 +148,9 @@ def test_seeds_may_be_listed():
 @pytest.mark.parametrize(("free", "vectorized"), [(None, 9), (10**9, 9), (25_000, 2), (1, 1)])
 def test_only_as_many_runs_at_a_time_as_the_memory_holds(monkeypatch, free, vectorized):
     seen, advance = [], Engine.advance
-    monkeypatch.setattr("lrjax.training.engine._suitable", lambda mesh: None)  # as on an accelerator
+    monkeypatch.setattr("lrjax.training.engine._default_runs_per_device", lambda mesh: None)  # as on an accelerator
     monkeypatch.setattr("lrjax.training.engine._free_bytes", lambda mesh: free)
-    note = lambda engine, *rest, **kw: seen.append(engine.program.vectorized) or advance(engine, *rest, **kw)
+    note = lambda engine, *rest, **kw: seen.append(engine.program.runs_per_device) or advance(engine, *rest, **kw)
     monkeypatch.setattr(Engine, "advance", note)
     run = lambda **options: swept(L.adam(np.geomspace(0.001, 0.1, 8)), **options)  # and a control
     result = run()
@@ -251,7 +251,7 @@ def test_a_bad_argument_is_named(name):
 def test_other_bad_input():
     with pytest.raises(ValueError, match="`steps` must be given"):
         swept(L.adam(RATES), iter(LIST))
-    with pytest.raises(ValueError, match="`data` must be at least 31 batches, got 'an end after 30'"):
+    with pytest.raises(ValueError, match="`data` must be at least 31 batches, got 'only 30'"):
         swept(L.adam(RATES), iter(LIST), steps=31)
     with pytest.raises(ValueError, match="`optimizer` must be an lrjax optimizer"):
         swept(optax.adam(0.1))

@@ -91,7 +91,7 @@ def test_the_search_keeps_its_budget_and_finds_the_valley(best, budget, seeds):
     losses = parabola(best, 0.002)
     search = Halving(recorded(losses), 200, seeds, budget * GRID * seeds * 200)
     search.search()
-    assert search.cost <= search.total and search.cost == (~np.isnan(search.losses)).sum()
+    assert search.cost <= search.budget_steps and search.cost == (~np.isnan(search.losses)).sum()
     done = search.finished()
     found = done[np.argmin(search.score[done, 0])]
     assert abs(int(found) - best) <= (1 if budget > 0.1 else 4)
@@ -150,7 +150,7 @@ def test_the_search_goes_further_out_where_a_short_run_misleads():
         search = Halving(recorded(losses), 100, 3, 0.25 * GRID * 3 * 100)
         search.search()
         done = search.finished()
-        assert abs(int(search.best(done)) - late) <= 1 and search.cost <= search.total
+        assert abs(int(search.best(done)) - late) <= 1 and search.cost <= search.budget_steps
         # with less it says that it doesn't know
         search = Halving(recorded(losses), 100, 1, 0.15 * GRID * 3 * 100)
         search.search()
@@ -206,13 +206,13 @@ def test_lanes_of_rates_that_are_given_up_are_left_out(monkeypatch):
     dispatch, lanes = Engine._dispatch, []
 
     def noted(engine, wave, active, *rest):
-        lanes.append((engine.program.vectorized, int(active[engine.waves.run_indices(wave)].sum())))
+        lanes.append((engine.program.runs_per_device, int(active[engine.waves.run_indices(wave)].sum())))
         return dispatch(engine, wave, active, *rest)
 
     run = lambda: L.tune(TASK, L.adam(0.1), steps=300, progress=False)
     expected = run()
     monkeypatch.setattr(Engine, "_dispatch", noted)
-    monkeypatch.setattr("lrjax.training.engine._suitable", lambda mesh: None)
+    monkeypatch.setattr("lrjax.training.engine._default_runs_per_device", lambda mesh: None)
     for worth in (True, False):
         seconds = property(lambda engine, worth=worth: -1.0 if worth else np.inf, lambda engine, measured: None)
         monkeypatch.setattr(Engine, "_compile_seconds", seconds, raising=False)

@@ -27,7 +27,7 @@ import jax
 import lrjax.training.checkpoint
 jax.config.update("jax_disable_most_optimizations", True)  # as here
 from tests.training.test_checkpoint import *
-lrjax.training.checkpoint.MOST_OF_TIME = 1.0  # it is saved after every chunk
+lrjax.training.checkpoint.SAVING_FRACTION = 1.0  # it is saved after every chunk
 long(sys.argv[1])
 """
 
@@ -83,7 +83,7 @@ def test_all_runs_side_by_side_go_on_too(tmp_path, monkeypatch):
         yield from LIST[:20]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lrjax.training.loader.LOADED_BYTES", 1000)  # chunks of a few steps
+    monkeypatch.setattr("lrjax.training.loader.MAX_LOADED_BYTES", 1000)  # chunks of a few steps
     options = {"steps": STEPS, "seeds": 2}
     expected = swept(L.adam(RATES), iter(LIST), **options)
     with pytest.raises(KeyboardInterrupt):
@@ -152,7 +152,7 @@ def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch, how):
     task, folder = task_of((X, Y), **FIELDS), tmp_path / "run"
     run = lambda **options: L.train(task, L.adam(0.01), steps=200, progress=False, **options)
     monkeypatch.setattr("lrjax.training.engine.CALL_SECONDS", 0.0)  # a step a call
-    monkeypatch.setattr("lrjax.training.checkpoint.MOST_OF_TIME", 1.0)
+    monkeypatch.setattr("lrjax.training.checkpoint.SAVING_FRACTION", 1.0)
     expected, saves, save = run(), [], Checkpoint.save
 
     def saving(checkpoint, *rest):

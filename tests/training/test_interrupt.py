@@ -16,7 +16,7 @@ import pytest
 
 import lrjax as L
 from lrjax.training.engine import Engine
-from lrjax.training.interrupt import received
+from lrjax.training.interrupt import received_signal
 from tests.search.test_sweep import RATES, X, Y, task_of
 
 FIELDS = {"batch_size": 16, "steps": 400}
@@ -42,7 +42,7 @@ def signalled(monkeypatch):
     monkeypatch.setattr(Engine, "_dispatch", sending)
     monkeypatch.setattr("lrjax.training.engine.CALL_SECONDS", 0.0)  # a step a call
     yield Signalled
-    received()
+    received_signal()
 
 
 def trained(**options):
@@ -61,7 +61,7 @@ def test_a_run_ends_early_and_goes_on(tmp_path, signalled, number):
     np.testing.assert_array_equal(part.losses, whole.losses[:made])
     np.testing.assert_array_equal(part.learning_rates, whole.learning_rates[:made])
     assert len(part.rows()) == made and np.isfinite(part.final)
-    assert signal.getsignal(number) is before and received() == number and received() is None
+    assert signal.getsignal(number) is before and received_signal() == number and received_signal() is None
     again = trained(checkpoint=tmp_path / "run")
     assert not again.interrupted
     np.testing.assert_array_equal(again.losses, whole.losses)
@@ -155,7 +155,7 @@ def test_a_search_says_that_it_was_interrupted(signalled):
 @pytest.mark.parametrize("lanes", [1, None])
 def test_a_search_goes_on_from_its_checkpoint(signalled, tmp_path, monkeypatch, lanes):
     """However often it is stopped, and wherever; with lanes that are left out on the way too."""
-    monkeypatch.setattr("lrjax.training.engine._suitable", lambda mesh: lanes)
+    monkeypatch.setattr("lrjax.training.engine._default_runs_per_device", lambda mesh: lanes)
     seconds = property(lambda engine: -1.0, lambda engine, measured: None)  # it is always worth to leave out lanes
     monkeypatch.setattr(Engine, "_compile_seconds", seconds, raising=False)
     task = task_of(

@@ -177,8 +177,8 @@ def grain_dataset():
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [torch_loader, torch_loader_of_arrays, grain_loader, grain_dataset])
 def test_loaders_of_torch_and_grain_train_as_a_list_and_go_on_from_a_checkpoint(make, tmp_path, monkeypatch):
-    monkeypatch.setattr("lrjax.training.loader.LOADED_BYTES", 150)  # chunks of a few steps
-    monkeypatch.setattr("lrjax.training.checkpoint.MOST_OF_TIME", 1.0)  # it is saved after every chunk
+    monkeypatch.setattr("lrjax.training.loader.MAX_LOADED_BYTES", 150)  # chunks of a few steps
+    monkeypatch.setattr("lrjax.training.checkpoint.SAVING_FRACTION", 1.0)  # it is saved after every chunk
     steps, loss = 12, lambda params, batch: jnp.mean((batch[0] @ params - batch[1]) ** 2)
     batches = islice(chain.from_iterable(repeat(make())), steps)  # the order may differ from pass to pass
     expected = [stacked(zip(*map(np.asarray, batch), strict=True)) for batch in batches]

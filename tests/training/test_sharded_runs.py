@@ -136,7 +136,7 @@ def interrupted(mesh, fields, expected):
     """A checkpoint of sharded runs, in the midst of them."""
     from lrjax.training import checkpoint, engine
 
-    engine.CALL_SECONDS, checkpoint.MOST_OF_TIME = 0.0, 1.0  # a step a call, and each is saved
+    engine.CALL_SECONDS, checkpoint.SAVING_FRACTION = 0.0, 1.0  # a step a call, and each is saved
     dispatch, calls = engine.Engine._dispatch, []
 
     def breaking(self, wave, *rest):

@@ -1,4 +1,4 @@
-"""Charts of lines and points as SVG. The page's style sheet sets the colours, by class."""
+"""Draws charts of lines and points as SVG. The style sheet of the page sets the colours, by class."""
 
 import dataclasses
 import math
@@ -15,11 +15,11 @@ from lrjax.schedules.base import Schedule
 WIDTH, HEIGHT = 440, 252
 LEFT, RIGHT, TOP, BOTTOM = 50, 424, 30, 226  # the plot area; wide labels move its left edge
 COLOURS, DASHES = 7, 5  # with no common divisor: 35 lines differ in one or the other
-_CHARACTER = 9.0  # the width of one in a label, at most
+_CHARACTER = 9.0  # the largest width of a character in a label
 
 
 def style(k: int) -> str:
-    """The classes of the line with this number."""
+    """Returns the CSS classes of the k-th line."""
     return f"c{k % COLOURS} d{k % DASHES}"
 
 
@@ -28,15 +28,15 @@ class Line:
     """One curve, with the band of its seeds."""
 
     name: str
-    style: str  # its classes
+    style: str  # CSS classes
     x: np.ndarray
     y: np.ndarray
     low: np.ndarray | None = None
     high: np.ndarray | None = None
-    lost_at: float | None = None  # where it diverged
-    tone: float | None = None  # from 0 to 1, for the style "tone": between two colours
-    hint: str = ""  # shown where it is pointed at
-    key: str = ""  # what the key below the chart calls it; lines of one key stand there once
+    diverged_at: float | None = None  # the x at which it diverged
+    tone: float | None = None  # from 0 to 1, for the style "tone": the position on a colour ramp
+    hint: str = ""  # the tooltip
+    key: str = ""  # its name in the key below the chart, in which equal names are shown once
     band_key: str = ""
 
     @property
@@ -50,7 +50,7 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Points:
-    """Dots, each with what is shown where it is pointed at."""
+    """Dots, each with its tooltip."""
 
     style: str
     x: np.ndarray
@@ -62,7 +62,7 @@ class Points:
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """A shaded part of the x axis; a line, where its ends are the same."""
+    """A shaded part of the x axis; a line where its ends are equal."""
 
     style: str
     low: float
@@ -73,14 +73,14 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """From pixels to numbers and back."""
+    """The range of an axis, linear or logarithmic."""
 
     low: float
     high: float
     log: bool = False
 
     def share(self, v: Any) -> np.ndarray:
-        """0 at the low end, 1 at the high one; what lies outside, or is infinite, is put on the edge."""
+        """Maps numbers to 0 at the low end and 1 at the high end; clips those outside, or infinite, to the edge."""
         v = np.nan_to_num(np.asarray(v, float), nan=self.high, posinf=self.high, neginf=self.low)
         v = np.clip(v, self.low, self.high)
         if self.log:
@@ -96,13 +96,13 @@ def steps_axis(steps: int) -> Axis:
 
 
 def value_axis(values: Any, start: Any = (), mode: str = "min") -> Axis:
-    """See `limits`."""
+    """Returns an axis with the range of `limits`."""
     return Axis(*limits(values, start, mode))
 
 
 def rates_axis(rates: Sequence[np.ndarray]) -> Axis:
-    """Of the rates of several runs over the steps: from 0 on, and logarithmic where the highest of each are far apart;
-    then what falls below a thousandth of the lowest of these is put on the edge."""
+    """Returns the axis of the rates of several runs over the steps. It starts at 0; where the highest rates of the runs
+    are far apart it is logarithmic and ends below a thousandth of the lowest of these."""
     finite = [x[np.isfinite(x)] for x in rates]
     peaks = [float(x.max()) for x in finite if len(x) and x.max() > 0]
     if not is_log(peaks):
@@ -113,7 +113,7 @@ def rates_axis(rates: Sequence[np.ndarray]) -> Axis:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """Lines, points and spans over an x axis. What is above the y axis runs along the top."""
+    """Lines, points and spans over an x axis. Values beyond the y axis are drawn on its edge."""
 
     title: str
     description: str
@@ -126,7 +126,7 @@ class Chart:
     points: Sequence[Points] = ()
 
     def key(self) -> list[tuple[str, str]]:
-        """(a swatch, what it is) of what is drawn, as HTML."""
+        """Returns (swatch, name) of all that is drawn, as HTML."""
         shown = [(swatch(p.style, "dot"), p.key) for p in self.points if p.key and len(p.x)]
         shown += [(swatch(line.style), line.key) for line in self.lines if line.key and line.is_drawn]
         bands = [line for line in self.lines if line.band_key and line.has_band]
@@ -139,8 +139,8 @@ class Chart:
     def svg(self) -> str:
         marks = self.y_axis.ticks(5)
         texts = labels(marks)
-        left = max(LEFT, round(11 + _CHARACTER * max(map(len, texts), default=0)))  # no label is cut
-        place = _Place(self.x_axis, self.y_axis, left)
+        left = max(LEFT, round(11 + _CHARACTER * max(map(len, texts), default=0)))  # fits the widest label
+        canvas = _Canvas(self.x_axis, self.y_axis, left)
         values = [line.y[np.isfinite(line.y)] for line in self.lines]
         above = any((y > self.y_axis.high).any() for y in values)
         below = any((y < self.y_axis.low).any() for y in values)
@@ -152,32 +152,32 @@ class Chart:
             f"<title>{escape(self.title)}</title><desc>{escape(self.description)}</desc>"
             f'<text x="4" y="14" class="label">{escape(_shortened(self.y_label, 50))}</text>'
         ]
-        out += [place.span(span) for span in self.spans]
+        out += [canvas.span(span) for span in self.spans]
         for tick, text in zip(marks, texts, strict=True):
-            y = float(place.y(tick))
+            y = float(canvas.y(tick))
             out.append(f'<path class="grid" d="M{left} {y:.1f}H{RIGHT}"/>')
             out.append(f'<text x="{left - 7}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
-        out += self._x_labels(place)
-        out += [place.band(line) for line in self.lines if line.has_band]
-        out += [place.line(line) for line in self.lines]
-        out += [place.dots(group) for group in self.points]
-        out += [place.cross(line) for line in self.lines if line.lost_at is not None]
+        out += self._x_labels(canvas)
+        out += [canvas.band(line) for line in self.lines if line.has_band]
+        out += [canvas.line(line) for line in self.lines]
+        out += [canvas.dots(group) for group in self.points]
+        out += [canvas.cross(line) for line in self.lines if line.diverged_at is not None]
         return "".join(out) + "</svg>"
 
-    def _x_labels(self, place: "_Place") -> list[str]:
+    def _x_labels(self, canvas: "_Canvas") -> list[str]:
         numbers = self.x_axis.ticks()
         texts = labels(numbers) if self.x_axis.log else list(map(step_count, numbers))
         out, y = [], BOTTOM + 17
         for tick, text in zip(numbers, texts, strict=True):
-            x = min(float(place.x(tick)), WIDTH - 2 - _CHARACTER * len(text) / 2)
+            x = min(float(canvas.x(tick)), WIDTH - 2 - _CHARACTER * len(text) / 2)
             out.append(f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{text}</text>')
-        left = place.left - (20 if self.x_axis.log else 14)  # a power of ten is wider than a 0
+        left = canvas.left - (20 if self.x_axis.log else 14)  # a power of ten is wider than a 0
         return [*out, f'<text x="{left}" y="{y}" text-anchor="end">{escape(self.x_label)}</text>']
 
 
 @dataclasses.dataclass(frozen=True)
-class _Place:
-    """Where things are in a chart, and how they are drawn there."""
+class _Canvas:
+    """Maps data to pixels in a chart, and draws lines, points and spans there."""
 
     x_axis: Axis
     y_axis: Axis
@@ -199,11 +199,11 @@ class _Place:
         assert line.low is not None and line.high is not None
         keep = np.isfinite(line.low) & np.isfinite(line.high)
         x = self.x(line.x[keep])
-        there, back = path(x, self.y(line.high[keep])), path(x[::-1], self.y(line.low[keep])[::-1])
-        return f'<path class="band {line.style}" d="{there}L{back[1:]}Z"/>'
+        upper, lower = path(x, self.y(line.high[keep])), path(x[::-1], self.y(line.low[keep])[::-1])
+        return f'<path class="band {line.style}" d="{upper}L{lower[1:]}Z"/>'
 
     def line(self, line: Line) -> str:
-        """Also where there is nothing to draw: the lines are in the order of the legend."""
+        """Draws a path even for an empty line, since page.js matches lines with the legend by order."""
         keep = np.isfinite(line.y)
         d = path(self.x(line.x[keep]), self.y(line.y[keep])) if keep.any() else ""
         tone = "" if line.tone is None else f' style="--tone:{line.tone:.0%}"'
@@ -217,7 +217,7 @@ class _Place:
         )
 
     def cross(self, line: Line) -> str:
-        x = min(float(self.x(line.lost_at)), RIGHT - 5)
+        x = min(float(self.x(line.diverged_at)), RIGHT - 5)
         return f'<path class="cross {line.style}" d="M{x - 5:.1f} {TOP - 5}l10 10m0 -10l-10 10"/>'
 
 
@@ -229,7 +229,7 @@ def _shortened(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-_ALONE = (
+_STYLE = (
     "<style>svg{color:#0072b2}text{font:12px sans-serif;fill:#5c6270}.label{font-weight:600}.grid{stroke:#5c6270;"
     "stroke-opacity:.3}.line{fill:none;stroke:currentColor;stroke-width:2;stroke-linejoin:round}"
     "@media(prefers-color-scheme:dark){svg{color:#56b4e9}text{fill:#a3a9b5}}</style>"
@@ -237,20 +237,20 @@ _ALONE = (
 
 
 def schedule_page(schedule: Schedule, steps: int) -> str:
-    """The curve of a schedule with its axes, as a file of its own."""
+    """Returns the curve of a schedule with axes, as a standalone SVG file."""
     line = Line(repr(schedule), "", *curve(schedule, steps))
     first, last = number(float(line.y[0])), number(float(line.y[-1]))
     description = f"From {first} at step 0 to {last} at step {step_count(steps)}."
     axis = Axis(0.0, 1.05 * float(line.y.max()) or 1.0)
     picture = Chart(line.name, description, "learning rate", steps_axis(steps), axis, lines=[line]).svg()
-    return picture.replace("<title>", _ALONE + "<title>", 1)
+    return picture.replace("<title>", _STYLE + "<title>", 1)
 
 
 _SHAPES = {"line": "M0 5H34", "span": "M0 0H34V10H0Z", "band": "M0 1H34V9H0Z"}
 
 
 def swatch(style: str, shape: str = "line") -> str:
-    """A piece of a line, of a band or a span, or a dot, for a legend."""
+    """Draws a sample of a line, a band, a span or a dot, for a legend."""
     drawn = (
         f'<circle class="dot {style}" cx="17" cy="5" r="4"/>'
         if shape == "dot"

@@ -1,4 +1,4 @@
-"""A comparison: a row for each optimizer, and the page with the charts of each group."""
+"""The table and the page of a comparison."""
 
 from html import escape
 from itertools import groupby
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lrjax.report.chart import Axis, Chart, Line, rates_axis, steps_axis, style, swatch, value_axis
-from lrjax.report.findings import Column, Findings, Setup, known, known_rows, mean_cells, rate
+from lrjax.report.findings import Column, Findings, Setup, json_number, json_rows, mean_cells, rate
 from lrjax.report.frame import document, facts, paragraphs, table, text
 from lrjax.report.rate_charts import binned, bins
 from lrjax.report.scale import number, plural, step_count
@@ -15,12 +15,12 @@ from lrjax.search.comparison import Comparison
 from lrjax.search.techniques import ABOUT, REFERENCE
 
 _BINS = 80
-_TALL = 9  # lines; the legend of more stands beside all charts
+_TALL = 9  # lines; a longer legend stands beside all charts
 
 
 def compare_findings(setup: Setup, result: Comparison) -> Findings:
-    """The table of a comparison; spreads are standard deviations over the seeds."""
-    rows = known_rows(result.rows())
+    """Returns the table of a comparison; spreads are standard deviations over the seeds."""
+    rows = json_rows(result.rows())
     several = setup.seeds > 1
     metrics = [
         mean_cells([row[x] for row in rows], [row[f"{x}_spread"] if several else None for row in rows], mode)
@@ -49,12 +49,12 @@ def compare_findings(setup: Setup, result: Comparison) -> Findings:
         _facts(result, rows, cells, best, goal),
         {
             "metric": result.metric,
-            "target": known(result.target),
+            "target": json_number(result.target),
             "best": None if best is None else result.best,
             "how": result.how,
         },
         rows,
-        [Column("technique", words=True), *map(Column, names)],
+        [Column("technique", is_text=True), *map(Column, names)],
         cells,
         best,
         frozenset(i for i, row in enumerate(rows) if row["diverged"]),
@@ -65,7 +65,7 @@ def compare_findings(setup: Setup, result: Comparison) -> Findings:
 def _facts(
     result: Comparison, rows: list[dict[str, Any]], cells: list[list[str]], best: int | None, goal: str
 ) -> list[tuple[str, str, str]]:
-    """What the table says, in a few boxes."""
+    """Returns the fact boxes."""
     boxes = []
     if best is not None and result.metric is not None:
         boxes.append((f"best {result.metric}", cells[best][3], rows[best]["technique"]))
@@ -76,12 +76,12 @@ def _facts(
     if reached:
         first = min(reached, key=lambda row: row["steps_to_target"])
         boxes.append((f"first to {goal}", plural(first["steps_to_target"], "step"), first["technique"]))
-    lost = [row["technique"] for row in rows if row["diverged"]]
-    return [*boxes, ("diverged", f"{len(lost)} of {len(rows)}", ", ".join(lost) or "none")]
+    diverged = [row["technique"] for row in rows if row["diverged"]]
+    return [*boxes, ("diverged", f"{len(diverged)} of {len(rows)}", ", ".join(diverged) or "none")]
 
 
 def compare_page(findings: Findings, result: Comparison) -> str:
-    """The whole page: the main results, charts by group, and the table."""
+    """Returns the page: the main results, charts by group, and the table."""
     setup = findings.setup
     groups = groupby(range(len(result.entries)), key=lambda i: result.entries[i].group)
     charts = _Charts(result)
@@ -111,7 +111,7 @@ def compare_page(findings: Findings, result: Comparison) -> str:
 
 
 class _Charts:
-    """The charts of all groups; losses and metrics have one axis for all of them."""
+    """The charts of all groups, with common axes of losses and metrics."""
 
     def __init__(self, result: Comparison):
         self.result, self.steps = result, result.losses.shape[2]
@@ -155,17 +155,17 @@ class _Charts:
 
     def _chart(self, group: str, label: str, lines: list[Line], axis: Axis) -> str:
         ends = "; ".join(
-            f"{line.name} {_end(line, axis)}{' (diverged)' if line.lost_at is not None else ''}" for line in lines
+            f"{line.name} {_end(line, axis)}{' (diverged)' if line.diverged_at is not None else ''}" for line in lines
         )
         kind = "logarithmic" if axis.log else "linear"
         description = f"{label[:1].upper()}{label[1:]} over the steps, {kind} axis. At the end: {ends}."
         return Chart(f"{group}: {label}", description, label, steps_axis(self.steps), axis, lines=lines).svg()
 
     def _loss(self, i: int, kind: str) -> Line:
-        """The mean of the batch losses over a few steps, in the middle of these."""
+        """Returns the line of mean losses over a few steps each, at the middle of these."""
         starts, ends = bins(self.steps, _BINS)
         means = binned(self.result.losses[i], starts, ends)
-        return self._line(i, kind, (starts + ends - 1) / 2, means, self._lost_at(i))
+        return self._line(i, kind, (starts + ends - 1) / 2, means, self._diverged_at(i))
 
     def _metric(self, i: int, kind: str) -> Line:
         return self._line(i, kind, self.result.evaluated_at, next(iter(self.result.metrics.values()))[i])
@@ -173,25 +173,25 @@ class _Charts:
     def _rate(self, i: int, kind: str) -> Line:
         return Line(self.result.entries[i].name, kind, np.arange(self.steps), self.result.learning_rates[i])
 
-    def _line(self, i: int, kind: str, x: np.ndarray, runs: np.ndarray, lost_at: float | None = None) -> Line:
-        """The mean over the runs [seeds, points], as far as all are finite, and their range."""
+    def _line(self, i: int, kind: str, x: np.ndarray, runs: np.ndarray, diverged_at: float | None = None) -> Line:
+        """Returns the line of the mean over the runs [seeds, points], where all are finite, with their range."""
         finite = np.isfinite(runs).all(axis=0)
         shown = np.where(finite, runs, np.nan)
         name = self.result.entries[i].name
-        return Line(name, kind, x, shown.mean(axis=0), shown.min(axis=0), shown.max(axis=0), lost_at)
+        return Line(name, kind, x, shown.mean(axis=0), shown.min(axis=0), shown.max(axis=0), diverged_at)
 
-    def _lost_at(self, i: int) -> float | None:
-        """The step after which the loss of a diverged run never was below the limit again: of the first such run."""
+    def _diverged_at(self, i: int) -> float | None:
+        """Returns the first step after which the loss of a diverged run was never below the limit again."""
         steps = []
         for seed in np.flatnonzero(self.result.diverged[i]):
             with np.errstate(invalid="ignore"):
-                fine = np.flatnonzero(self.result.losses[i, seed] <= self.result.limit[seed])
-            steps.append(float(fine[-1] + 1) if len(fine) else 0.0)
+                below = np.flatnonzero(self.result.losses[i, seed] <= self.result.limit[seed])
+            steps.append(float(below[-1] + 1) if len(below) else 0.0)
         return min(steps, default=None)
 
 
 def _end(line: Line, axis: Axis) -> str:
-    """The last value, in the digits of the hover values of page.js."""
+    """Formats the last value with the digits that page.js shows."""
     return number(float(line.y[-1]), 2 if axis.log else 3, 2) if np.isfinite(line.y[-1]) else "–"
 
 

@@ -1,11 +1,11 @@
-"""What a range test suggests: all of its rules, why none is an answer, and the page."""
+"""The table and the page of a range test: what all of its rules suggest."""
 
 from typing import Any
 
 import numpy as np
 
 from lrjax.report.chart import Axis, Chart, Line, Points, Span, style, value_axis
-from lrjax.report.findings import Column, Findings, Setup, between, known_rows, rate
+from lrjax.report.findings import Column, Findings, Setup, between, json_rows, rate
 from lrjax.report.frame import figure, findings_page
 from lrjax.report.rate_charts import rate_axis
 from lrjax.report.scale import number, plural
@@ -19,29 +19,29 @@ READS = {
 }
 
 
-def find_findings(setup: Setup, result: RangeTest, again: str) -> Findings:
-    """The table of a range test: the suggestion of each rule. `again` is what `lrjax tune` takes."""
+def find_findings(setup: Setup, result: RangeTest, command: str) -> Findings:
+    """Returns the table of a range test: the suggestion of each rule. `command` compares full-length runs."""
     rows = []
     for rule, median in result.suggestions.items():
-        known = result.by_seed[rule][np.isfinite(result.by_seed[rule])]
-        low, high = (float(known.min()), float(known.max())) if len(known) else (float("nan"),) * 2
+        finite = result.by_seed[rule][np.isfinite(result.by_seed[rule])]
+        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (float("nan"),) * 2
         rows.append({"rule": rule, "learning_rate": median, "lowest": low, "highest": high})
-    rows = known_rows(rows)
-    said = [row for row in rows if row["learning_rate"] is not None]
-    over = lambda row: f"{between(row['lowest'], row['highest'])}, {plural(setup.seeds, 'seed')}" if row in said else ""
-    advice = f"Don't trust this alone: a few steps at each rate say little about a whole run. Judge by runs: {again}"
+    rows = json_rows(rows)
+    known = [row for row in rows if row["learning_rate"] is not None]
+    spread = lambda row: f"{between(row['lowest'], row['highest'])}, {plural(setup.seeds, 'seed')}"
+    advice = f"Don't trust this alone: a few steps at each rate say little about a whole run. Judge by runs: {command}"
     return Findings(
         setup,
         f"Range test: {setup.task}, {plural(setup.steps, 'step')}, {plural(setup.seeds, 'seed')}",
-        _summary(said),
+        _summary(known),
         [advice],
-        [(row["rule"], rate(row["learning_rate"]), over(row)) for row in rows],
+        [(row["rule"], rate(row["learning_rate"]), spread(row) if row in known else "") for row in rows],
         {"suggestions": {row["rule"]: row["learning_rate"] for row in rows}},
         rows,
         [
-            Column("rule", words=True),
+            Column("rule", is_text=True),
             *map(Column, ("rate", "lowest seed", "highest seed")),
-            Column("what it reads", words=True),
+            Column("what it reads", is_text=True),
         ],
         [
             [row["rule"], *(rate(row[k]) for k in ("learning_rate", "lowest", "highest")), READS[row["rule"]]]
@@ -50,10 +50,10 @@ def find_findings(setup: Setup, result: RangeTest, again: str) -> Findings:
     )
 
 
-def _summary(said: list[dict[str, Any]]) -> str:
-    if not said:
+def _summary(rows: list[dict[str, Any]]) -> str:
+    if not rows:
         return "No rule had enough points: the loss ended too early. Try more --steps, or a lower --high."
-    low, high = (f(said, key=lambda row: row["learning_rate"]) for f in (min, max))
+    low, high = (f(rows, key=lambda row: row["learning_rate"]) for f in (min, max))
     apart = number(high["learning_rate"] / low["learning_rate"], 2)
     return (
         f"The rules suggest {rate(low['learning_rate'])} ({low['rule']}) to {rate(high['learning_rate'])} "
@@ -62,15 +62,15 @@ def _summary(said: list[dict[str, Any]]) -> str:
 
 
 def find_page(findings: Findings, result: RangeTest) -> str:
-    """The smoothed curves over the rate with the suggestions of all rules, and the losses they are made of."""
-    rates, said = result.learning_rates, [row for row in findings.rows if row["learning_rate"] is not None]
-    words = "; ".join(f"{row['rule']} {rate(row['learning_rate'])}" for row in said) or "none"
+    """Returns the page: the smoothed losses over the rate with the suggestions of all rules, and the losses."""
+    rates, known = result.learning_rates, [row for row in findings.rows if row["learning_rate"] is not None]
+    words = "; ".join(f"{row['rule']} {rate(row['learning_rate'])}" for row in known) or "none"
     smoothed = Chart(
         "Smoothed loss over the rate",
         f"The moving average of the losses while the rate climbs. Suggestions: {words}.",
         "smoothed loss",
         rate_axis(rates),
-        _climbing(result.smoothed),
+        _loss_axis(result.smoothed),
         "rate",
         _lines(rates, result.smoothed, "c0 d0", "a seed"),
         _marks(result),
@@ -78,10 +78,10 @@ def find_page(findings: Findings, result: RangeTest) -> str:
     )
     each = Chart(
         "Loss of each batch over the rate",
-        "The losses that the moving average is made of, before each update.",
+        "The losses from which the moving average is computed, before each update.",
         "loss of each batch",
         rate_axis(rates),
-        _climbing(result.losses),
+        _loss_axis(result.losses),
         "rate",
         _lines(rates, result.losses, "c0 d0 thin", ""),
     )
@@ -114,7 +114,8 @@ def _dots(result: RangeTest) -> list[Points]:
     return dots
 
 
-def _climbing(losses: np.ndarray) -> Axis:
-    """The losses [seeds, steps], and not far above the highest of the first half, after which they may explode."""
+def _loss_axis(losses: np.ndarray) -> Axis:
+    """Returns the axis of losses [seeds, steps], up to a little above the highest of the first half: later ones may
+    explode."""
     early = losses[:, : max(losses.shape[1] // 2, 1)]
     return value_axis(losses, early[np.isfinite(early)].max(initial=-np.inf, keepdims=True))

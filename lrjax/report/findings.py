@@ -1,4 +1,4 @@
-"""What was found, as a table with its verdict: for people, for programs, for spreadsheets."""
+"""Findings: the result of a command as a table with a verdict, also as JSON and CSV."""
 
 import csv
 import dataclasses
@@ -18,13 +18,13 @@ DIVERGED = (
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What was trained, and by which command."""
+    """The task, its training, and the command."""
 
-    task: str  # as it was given
+    task: str  # its name
     optimizer: str
     steps: int
     seeds: int
-    decides: str  # what decides which run is best, in words
+    decides: str  # the metric that decides which run is best, in words
     command: str
     diverged_above: float = 10.0
 
@@ -36,28 +36,28 @@ class Setup:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One of a table: numbers on the right, `words` on the left."""
+    """A column of a table: numbers are aligned right, text left."""
 
     name: str
-    words: bool = False
+    is_text: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """A table with its verdict. The rows are for programs and may be more than those of the table, the cells."""
+    """A table with its verdict: `rows` for programs, and `cells` for people, which may be fewer rows."""
 
     setup: Setup
     title: str
-    verdict: str  # the answer, in a sentence or two; may be empty
-    notes: Sequence[str]  # what else to know
-    facts: Sequence[tuple[str, str, str]]  # (what, value, more)
-    summary: dict[str, Any]  # the answer as numbers
+    verdict: str  # the result in a sentence or two; may be empty
+    notes: Sequence[str]
+    facts: Sequence[tuple[str, str, str]]  # (name, value, detail)
+    summary: dict[str, Any]  # the result as numbers
     rows: Sequence[dict[str, Any]]  # None where there is no number
     columns: Sequence[Column]
     cells: Sequence[Sequence[str]]
-    best: int | None = None  # the row of the table
-    bad: frozenset[int] = frozenset()  # rows of the table that went wrong
-    groups: Sequence[str] = ()  # of each row of the table; rows of one group follow on each other
+    best: int | None = None  # a row of `cells`
+    bad: frozenset[int] = frozenset()  # rows of `cells` with diverged runs
+    groups: Sequence[str] = ()  # of each row of `cells`; rows of a group are adjacent
 
     def to_json(self) -> str:
         setup = self.setup
@@ -74,17 +74,17 @@ class Findings:
         return out.getvalue()
 
 
-def known(x: Any) -> Any:
-    """What JSON has: None in place of a number that is not finite."""
+def json_number(x: Any) -> Any:
+    """Returns None in place of a number that is not finite, which JSON has not."""
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
-def known_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: known(x) for name, x in row.items()} for row in rows]
+def json_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: json_number(x) for name, x in row.items()} for row in rows]
 
 
 def rate(x: float | None) -> str:
-    """A rate, or a loss, in three digits."""
+    """Formats a rate, or a loss, in three digits."""
     return "–" if x is None or not math.isfinite(x) else number(x, 3)
 
 
@@ -93,7 +93,7 @@ def between(low: float, high: float) -> str:
 
 
 def mean_cells(means: Sequence[float | None], spreads: Sequence[float | None], mode: str = "min") -> list[str]:
-    """Means ± their spreads, all to the same place: that of three digits of the best, or the fifth.
+    """Formats means ± their spreads, all with the decimals that give the best three digits, five at most.
 
     >>> mean_cells([0.962, 0.5, None], [0.0041, None, None], "max")
     ['0.962 ± 0.004', '0.500', '–']
@@ -102,8 +102,8 @@ def mean_cells(means: Sequence[float | None], spreads: Sequence[float | None], m
     lowest, highest = min(sizes, default=1.0), max(sizes, default=1.0)
     is_fixed = lowest >= 1e-4 and highest < 1e5
     best = lowest if mode == "min" else highest
-    places = min(max(2 - math.floor(math.log10(best)), 0), 5)
-    text = lambda x: f"{x:.{places}f}" if is_fixed else number(x, 3)
+    decimals = min(max(2 - math.floor(math.log10(best)), 0), 5)
+    text = lambda x: f"{x:.{decimals}f}" if is_fixed else number(x, 3)
     cells = []
     for mean, spread in zip(means, spreads, strict=True):
         cell = "–" if mean is None else text(mean)

@@ -1,4 +1,4 @@
-"""The frame of a page that needs nothing else, its fact boxes, charts and tables."""
+"""Self-contained HTML pages, with fact boxes, charts and tables."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -10,7 +10,7 @@ from lrjax.report.findings import Column, Findings
 
 
 def document(title: str, lead: str, body: str, command: str, script: bool = False) -> str:
-    """A whole page. `lead` and `body` are HTML, the others text."""
+    """Returns a page. `lead` and `body` are HTML, the others text."""
     files = resources.files("lrjax.report")
     css, js = (files.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return f"""<!doctype html>
@@ -25,7 +25,7 @@ def document(title: str, lead: str, body: str, command: str, script: bool = Fals
 
 
 def findings_page(findings: Findings, how: Sequence[str], figures: Iterable[str], heading: str) -> str:
-    """A whole page: the verdict, the fact boxes, how it was done, the charts, and the table."""
+    """Returns the page of findings: verdict, fact boxes, how it was done, charts and table."""
     setup = findings.setup
     lead = f'<p class="verdict">{text(findings.verdict)}</p>' if findings.verdict else ""
     lead += paragraphs(findings.notes)
@@ -39,12 +39,12 @@ def findings_page(findings: Findings, how: Sequence[str], figures: Iterable[str]
 
 
 def facts(boxes: Iterable[Sequence[str]]) -> str:
-    """What a page says, in a few boxes: (what, value, more)."""
+    """Returns boxes of (name, value, detail)."""
     return "<dl class='facts'>" + "".join(_fact(*map(escape, box)) for box in boxes) + "</dl>"
 
 
-def _fact(what: str, value: str, more: str) -> str:
-    return f"<div><dt>{what}</dt><dd><b>{value}</b><span>{more}</span></dd></div>"
+def _fact(name: str, value: str, detail: str) -> str:
+    return f"<div><dt>{name}</dt><dd><b>{value}</b><span>{detail}</span></dd></div>"
 
 
 def paragraphs(words: Iterable[str], kind: str = "") -> str:
@@ -52,13 +52,13 @@ def paragraphs(words: Iterable[str], kind: str = "") -> str:
 
 
 def text(words: str) -> str:
-    """Escaped, with `code` in it."""
+    """Escapes text, and turns parts in backticks into code."""
     parts = escape(words).split("`")
     return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
 
 
 def figure(chart: Chart, ramp: tuple[str, str] | None = None) -> str:
-    """A chart with the key of what is drawn; `ramp` names the ends of lines that go from one colour to another."""
+    """Returns a chart with its key; `ramp` names the ends of a colour ramp."""
     entries = []
     if ramp and any(line.is_drawn for line in chart.lines):
         entries.append(f'<span>{escape(ramp[0])}<i class="ramp"></i>{escape(ramp[1])}</span>')
@@ -92,7 +92,7 @@ def _row(findings: Findings, i: int) -> str:
 
 
 def _class(column: Column) -> str:
-    return ' class="text"' if column.words else ""
+    return ' class="text"' if column.is_text else ""
 
 
 def _cell(cell: str) -> str:

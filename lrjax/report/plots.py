@@ -1,4 +1,4 @@
-"""Pictures of results with matplotlib, and tables of them in a notebook. They read arrays, whatever the class."""
+"""Plots results with matplotlib, and shows them as tables in notebooks."""
 
 from collections.abc import Iterable
 from html import escape
@@ -20,8 +20,8 @@ def _axes(ax: Any) -> Any:
 
 
 def plot_losses(result: Any, ax: Any = None) -> Any:
-    """What decides over the rate: each run, the mean with the spread over the seeds, divergence shaded, the best
-    marked."""
+    """Plots the deciding metric or loss over the rate: each run, mean and spread over the seeds, divergence shaded, the
+    best rate marked."""
     ax = _axes(ax)
     order = np.argsort(result.learning_rates, kind="stable")
     rates, final = result.learning_rates[order], result.final[order]
@@ -49,13 +49,13 @@ def _set_limits(ax: Any, values: Any, start: Any = (), mode: str = "min") -> Non
 
 
 def _legend(ax: Any, **options: Any) -> None:
-    """Of what is drawn, if anything is."""
+    """Adds a legend, if anything is labelled."""
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False, **options)
 
 
 def _smoothed(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, the moving average over a fiftieth of them)."""
+    """Returns (steps, the moving average over a fiftieth of them)."""
     width = max(1, len(losses) // 50)
     with np.errstate(invalid="ignore", over="ignore"):
         average = np.convolve(losses, np.ones(width) / width, "valid")
@@ -63,7 +63,7 @@ def _smoothed(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def plot_curves(result: Any, ax: Any = None) -> Any:
-    """The loss of every setting over the steps, the mean over its seeds and over some steps; dark is a low rate."""
+    """Plots the smoothed loss of every setting over the steps, averaged over its seeds; dark is a low rate."""
     ax = _axes(ax)
     import matplotlib
 
@@ -80,19 +80,19 @@ def plot_curves(result: Any, ax: Any = None) -> Any:
 
 
 def as_html(rows: list[dict[str, Any]], best: int | None, verdict: str = "", notes: Iterable[str] = ()) -> str:
-    """What is said, and a table with the best row in bold."""
-    said = "".join(f"<p>{escape(words)}</p>" for words in (verdict, *notes) if words)
+    """Returns the verdict, the notes, and a table with the best row in bold."""
+    paragraphs = "".join(f"<p>{escape(words)}</p>" for words in (verdict, *notes) if words)
     head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in rows[0])
     cell = lambda x: f"<td>{'' if x is None else escape(x) if isinstance(x, str) else number(x)}</td>"
     body = "".join(
         f"<tr{' style=font-weight:bold' if i == best else ''}>{''.join(map(cell, row.values()))}</tr>"
         for i, row in enumerate(rows)
     )
-    return f"{said}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"{paragraphs}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def plot_run(run: Any, ax: Any = None) -> Any:
-    """The loss of each step and its mean over some steps, with the metrics; on an axis of its own the rate."""
+    """Plots the loss, smoothed and of each step, and the metrics; the rate on a second axis."""
     ax = _axes(ax)
     at, smooth = _smoothed(run.losses)
     ax.plot(run.losses, color="C0", alpha=0.25, lw=0.8)
@@ -103,25 +103,25 @@ def plot_run(run: Any, ax: Any = None) -> Any:
     ax.set(xlabel="step", ylabel="loss" if not run.metrics else None)
     rates = run.learning_rates if isinstance(run.learning_rates, dict) else {"": run.learning_rates}
     if run.learning_rates is not None:
-        other = ax.twinx()
+        rate_ax = ax.twinx()
         for name, rate in rates.items():
-            other.plot(rate, color="0.5", lw=1, ls="--", label=name)
-        other.set(ylabel="learning rate", ylim=(0, None))
+            rate_ax.plot(rate, color="0.5", lw=1, ls="--", label=name)
+        rate_ax.set(ylabel="learning rate", ylim=(0, None))
     _legend(ax)
     return ax
 
 
 def run_html(run: Any) -> str:
-    """What a run ended at."""
+    """Returns the last loss, rate and metrics of a run."""
     rate = run.learning_rates if isinstance(run.learning_rates, np.ndarray) else None
     row = {"steps": len(run.losses), "loss": float(run.losses[-1]), "rate": None if rate is None else float(rate[-1])}
     row |= {name: float(x[-1]) for name, x in run.metrics.items()}
-    said = f"{run.task}, {run.optimizer}, seed {run.seed}" + (": diverged" if run.diverged else "")
-    return as_html([row], None, said)
+    title = f"{run.task}, {run.optimizer}, seed {run.seed}" + (": diverged" if run.diverged else "")
+    return as_html([row], None, title)
 
 
 def plot_comparison(result: Any, ax: Any = None) -> Any:
-    """The loss of every optimizer over the steps, the mean over its seeds and over some steps."""
+    """Plots the smoothed loss of every optimizer over the steps, averaged over its seeds."""
     ax = _axes(ax)
     import matplotlib
 
@@ -136,31 +136,32 @@ def plot_comparison(result: Any, ax: Any = None) -> Any:
 
 
 def plot_tune(result: Any, ax: Any = None) -> Any:
-    """The losses of whole runs over the rate, the last ones of runs that were given up in grey, the interval shaded."""
+    """Plots the final losses over the rate, in grey the last losses of runs that were given up, and shades the rates
+    that do as well."""
     ax = _axes(ax)
     rates, seeds = result.learning_rates, result.final.shape[1]
-    whole = np.where(np.isfinite(result.final), result.final, np.nan)
-    went = (~np.isnan(result.losses[:, 0])).sum(axis=1)
-    last = result.losses[np.arange(len(rates)), 0, np.maximum(went - 1, 0)]
+    final = np.where(np.isfinite(result.final), result.final, np.nan)
+    steps_made = (~np.isnan(result.losses[:, 0])).sum(axis=1)
+    last = result.losses[np.arange(len(rates)), 0, np.maximum(steps_made - 1, 0)]
     given_up = np.isnan(result.final[:, 0])
-    if result.metric is None and given_up.any():  # else the loss at which it was given up is on another scale
+    if result.metric is None and given_up.any():  # a metric is on another scale than the loss
         ax.plot(rates[given_up], last[given_up], ".", ms=4, color="0.7", label="given up early")
-    ax.plot(rates.repeat(seeds), whole.ravel(), ".", ms=3, color="C0")
-    known = np.flatnonzero(~given_up & ~np.isinf(result.final).any(axis=1))
-    if len(known):
-        ax.plot(rates[known], [np.nanmean(x) for x in whole[known]], color="C0", lw=1.5, label="to the end")
+    ax.plot(rates.repeat(seeds), final.ravel(), ".", ms=3, color="C0")
+    finite = np.flatnonzero(~given_up & ~np.isinf(result.final).any(axis=1))
+    if len(finite):
+        ax.plot(rates[finite], [np.nanmean(x) for x in final[finite]], color="C0", lw=1.5, label="to the end")
     if np.isfinite(result.learning_rate):
         ax.axvspan(result.low, result.high, color="C1", alpha=0.2, lw=0)
         ax.axvline(result.learning_rate, color="C1", label=f"{result.learning_rate:.3g}")
     shown = last[given_up] if result.metric is None else last[:0]
-    _set_limits(ax, np.concatenate([shown, whole.ravel()]), [result.start], result.mode)
+    _set_limits(ax, np.concatenate([shown, final.ravel()]), [result.start], result.mode)
     _legend(ax)
     ax.set(xscale="log", xlabel="learning rate", ylabel=result.metric or "loss")
     return ax
 
 
 def plot_range(result: Any, ax: Any = None) -> Any:
-    """The smoothed loss of every seed over the rate, and the suggestions."""
+    """Plots the smoothed loss of every seed over the rate, and the suggestions."""
     ax = _axes(ax)
     for curve in result.smoothed:
         ax.plot(result.learning_rates, curve, color="C0", lw=1.5 if len(result.smoothed) == 1 else 0.8)

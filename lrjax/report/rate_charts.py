@@ -1,4 +1,4 @@
-"""What the pages of `sweep` and `tune` share: charts over the rate, and curves of many rates over the steps."""
+"""Charts over the rate, and curves of many rates over the steps, for the pages of searches."""
 
 from collections.abc import Sequence
 
@@ -7,17 +7,17 @@ import numpy as np
 from lrjax.report.chart import Axis, Chart, Line, Points, Span, steps_axis, value_axis
 from lrjax.report.scale import number, plural
 
-BINS = 60  # of a curve over the steps: each shows the mean over its steps
+BINS = 60  # of steps in a curve: each shows the mean over its steps
 
 
 def rate_axis(rates: np.ndarray) -> Axis:
-    """All rates, and half a step on both sides."""
+    """Returns the axis of all rates, with half a grid step on both sides."""
     low, high = edges(np.unique(rates))
     return Axis(float(low[0]), float(high[-1]), log=True)
 
 
 def edges(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(where the part of each rate begins, where it ends): half-way to its neighbours."""
+    """Returns (the lower edge around each rate, the upper edge): half-way to its neighbours."""
     middle = np.sqrt(rates[1:] * rates[:-1])
     if not len(middle):
         return rates / 3, rates * 3
@@ -26,7 +26,7 @@ def edges(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def run_points(rates: np.ndarray, final: np.ndarray, key: str) -> Points:
-    """A dot for each run that has a final number [rates, seeds]."""
+    """Returns a dot for each run with a finite `final` [rates, seeds]."""
     at, seed = np.nonzero(np.isfinite(final))
     hints = [f"rate {number(rates[i], 3)}, seed {j}: {number(final[i, j])}" for i, j in zip(at, seed, strict=True)]
     return Points("c0", rates[at], final[at, seed], hints, key=key)
@@ -39,8 +39,9 @@ def best_point(rates: np.ndarray, mean: np.ndarray, best: int | None) -> list[Po
     return [Points("best", rates[[best]], mean[[best]], [hint], 4.5, key="best")]
 
 
-def lost_spans(rates: np.ndarray, share: np.ndarray) -> list[Span]:
-    """Where runs diverged: neighbours of which all did, or of which some did, are one part."""
+def diverged_spans(rates: np.ndarray, share: np.ndarray) -> list[Span]:
+    """Returns the spans of rates at which runs diverged, one for neighbours of which all, or some, did. `share` is the
+    fraction of runs that diverged at each rate."""
     low, high = edges(rates) if len(np.unique(rates)) == len(rates) else (rates, rates)
     kind = np.sign(share) + (share == 1)  # 0 none, 1 some, 2 all
     cuts = np.flatnonzero(np.diff(kind)) + 1
@@ -56,20 +57,21 @@ def lost_spans(rates: np.ndarray, share: np.ndarray) -> list[Span]:
 
 
 def bins(steps: int, most: int = BINS) -> tuple[np.ndarray, np.ndarray]:
-    """(first steps, ends) of parts of a run."""
+    """Returns (first steps, ends) of at most `most` parts of a run."""
     starts = np.unique(np.linspace(0, steps, min(steps, most), endpoint=False).astype(int))
     return starts, np.append(starts[1:], steps)
 
 
 def binned(losses: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """The means over parts of the last axis; nan where a loss is not finite."""
+    """Returns the means over parts of the last axis; nan where a loss is not finite."""
     with np.errstate(over="ignore", invalid="ignore"):
         means = np.add.reduceat(losses.astype(float), starts, axis=-1) / (ends - starts)
     return np.where(np.isfinite(means), means, np.nan)
 
 
 def loss_curves(rates: np.ndarray, losses: np.ndarray, best: int | None, start: np.ndarray) -> Chart:
-    """The losses [rates, seeds, steps] over the steps, from a low rate to a high one; `start` is the untrained loss."""
+    """Returns the chart of losses [rates, seeds, steps] over the steps, coloured by rate; `start` is the untrained
+    loss."""
     steps = losses.shape[2]
     starts, ends = bins(steps)
     means = binned(losses, starts, ends).mean(axis=1)
@@ -87,7 +89,7 @@ def loss_curves(rates: np.ndarray, losses: np.ndarray, best: int | None, start: 
 def metric_curves(
     name: str, rates: np.ndarray, values: np.ndarray, at: np.ndarray, best: int | None, start: np.ndarray, mode: str
 ) -> Chart:
-    """A metric [rates, seeds, evaluations] over the steps."""
+    """Returns the chart of a metric [rates, seeds, evaluations] over the steps."""
     means = values.mean(axis=1)
     return Chart(
         f"{name} over the steps",
@@ -112,5 +114,5 @@ def _lines(rates: np.ndarray, x: np.ndarray, means: np.ndarray, best: int | None
 
 
 def ends_of(rates: np.ndarray) -> tuple[str, str]:
-    """The lowest and the highest, in words."""
+    """Formats the lowest and the highest rate."""
     return number(float(rates[0]), 3), number(float(rates[-1]), 3)

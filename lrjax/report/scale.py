@@ -1,4 +1,4 @@
-"""Numbers for people: the limits of an axis, round numbers on it, short ones in a label."""
+"""Chooses axis limits and ticks, and formats numbers."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Limits(NamedTuple):
-    """What an axis shows."""
+    """The range of an axis."""
 
     low: float
     high: float
@@ -16,7 +16,7 @@ class Limits(NamedTuple):
 
 
 def is_log(values: Any) -> bool:
-    """Whether an axis of these numbers is logarithmic: all above 0, and more than a power of ten apart.
+    """Returns whether an axis of these numbers is logarithmic: all above 0, and more than a factor of ten apart.
 
     >>> is_log([0.02, 0.3, float("nan")]), is_log([0.0, 0.3]), is_log([0.1, 0.9])
     (True, False, False)
@@ -26,11 +26,11 @@ def is_log(values: Any) -> bool:
 
 
 def limits(values: Any, start: Any = (), mode: str = "min") -> Limits:
-    """Of an axis for numbers of which the lowest matter, or the highest with `mode` "max".
+    """Returns the limits of an axis on which the lowest numbers matter, or the highest with `mode` "max".
 
-    On the other side it goes a fifth of the way beyond `start`, what they were without training, or by a factor of
-    three: what is worse is lost, and would leave no room for the rest. Never narrower than a ten-thousandth of its
-    numbers, which would be noise.
+    On the worse side the axis ends a fifth of its length beyond `start`, the untrained numbers, or at three times
+    `start`: diverged runs would leave no room for the rest. It is never narrower than a ten-thousandth of its numbers,
+    which would show rounding noise.
 
     >>> limits([0.1, 0.6, 1e9], start=[0.6])
     Limits(low=0.058, high=0.742, log=False)
@@ -67,7 +67,7 @@ def _padded(low: float, high: float) -> tuple[float, float]:
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers inside an interval, about `count` of them.
+    """Returns about `count` round numbers inside an interval.
 
     >>> ticks(0, 400)
     [0, 100, 200, 300, 400]
@@ -82,13 +82,13 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def _exact(x: float) -> float:
-    rounded = float(f"{x:.12g}")  # 0.15000000000000002 is 0.15
+    rounded = float(f"{x:.12g}")  # 0.15000000000000002 becomes 0.15
     return int(rounded) if rounded.is_integer() and abs(rounded) < 2**53 else rounded
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten inside an interval, at most five; where there is not more than one, 2 and 5 times those too; where
-    these too are few, round numbers.
+    """Returns at most five powers of ten inside an interval; if there are fewer than two, also 2 and 5 times powers of
+    ten; if these are fewer than two, round numbers.
 
     >>> log_ticks(0.004, 7.0)
     [0.01, 0.1, 1.0]
@@ -107,7 +107,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def labels(numbers: Sequence[float]) -> list[str]:
-    """The numbers of an axis, in as few digits as tell them apart and are them.
+    """Formats the ticks of an axis with as few digits as distinguish them, without rounding them visibly.
 
     >>> labels([1230000, 1230500, 1231000])
     ['1.23e6', '1.2305e6', '1.231e6']
@@ -121,7 +121,7 @@ def labels(numbers: Sequence[float]) -> list[str]:
 
 
 def number(x: float, digits: int = 4, mantissa_digits: int = 3) -> str:
-    """A number in few characters.
+    """Formats a number in few characters.
 
     >>> [number(x) for x in (0.05, 3e-4, 2.0, 1234567.0)]
     ['0.05', '3e-4', '2', '1.23e6']
@@ -135,11 +135,11 @@ def number(x: float, digits: int = 4, mantissa_digits: int = 3) -> str:
         mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
         return f"{mantissa}e{int(exponent)}"
     text = f"{x:.{digits}g}"
-    return f"{x:.0f}" if "e" in text else text  # more digits before the point than were asked for
+    return f"{x:.0f}" if "e" in text else text  # more than `digits` digits before the point
 
 
 def step_count(x: float) -> str:
-    """A number of steps: 1,000 and 2.5e6."""
+    """Formats a number of steps, such as 1,000 and 2.5e6."""
     return f"{x:,.0f}" if x < 1e6 else number(x)
 
 

@@ -1,6 +1,6 @@
-"""A schedule as a picture, with nothing but strings: how it shows itself in a notebook.
+"""Draws a schedule as SVG, for notebooks.
 
-Schedules import this module, so it knows them only as values that are called with steps.
+Schedules import this module, so it doesn't import them, and only calls them with steps.
 """
 
 import math
@@ -15,32 +15,32 @@ from lrjax.domains import MAX_STEPS
 from lrjax.report.scale import number, step_count
 from lrjax.value import Value, hyperparameter_names
 
-_SAMPLES = 2000  # of a curve; those on a straight line are dropped from the picture
-_PERIODS = 6  # shown of what never ends
-_ALONE = 100  # steps shown of a schedule that has no length of its own
+_SAMPLES = 2000  # of a curve, before those on a straight line are dropped
+_PERIODS = 6  # shown of a schedule that never becomes constant
+_DEFAULT_STEPS = 100  # shown of a constant schedule
 
 
 def horizon(schedule: Any) -> int:
-    """How many steps show a schedule: all of its phases, or a few periods where it goes on."""
+    """Returns the number of steps that show a schedule: all of its phases, or a few periods where it never ends."""
     if (length := round(_duration(schedule))) < 1:
-        return _ALONE
+        return _DEFAULT_STEPS
     base = min(length, MAX_STEPS // _PERIODS)
     at, rate = curve(schedule, _PERIODS * base)
     moving = np.abs(rate - rate[-1]) > 1e-4 * np.abs(rate).max()
     if not moving.any():
-        return max(base, _ALONE)
+        return max(base, _DEFAULT_STEPS)
     settled = int(at[np.flatnonzero(moving)[-1] + 1])
     return _round_up(1.05 * settled) if settled < 0.6 * at[-1] else int(at[-1])
 
 
 def _round_up(x: float) -> int:
-    """To two digits: 1053 is 1100."""
+    """Rounds up to two digits: 1053 becomes 1100."""
     unit = 10 ** max(math.floor(math.log10(x)) - 1, 0)
     return math.ceil(x / unit) * unit
 
 
 def _duration(x: Any) -> float:
-    """The sum of all numbers of steps in a schedule; of boundaries the last."""
+    """Returns the sum of all hyperparameters of a schedule that are numbers of steps; of boundaries the last."""
     if isinstance(x, Value):
         total = 0.0
         for name, field in vars(x).items():
@@ -58,13 +58,13 @@ def _duration(x: Any) -> float:
 
 
 def curve(schedule: Any, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, rates) from step 0 to `steps`, all of them or evenly chosen ones."""
+    """Returns (steps, rates) from step 0 to `steps`, all of them or evenly spaced ones."""
     at = np.unique(np.linspace(0, steps, min(steps, _SAMPLES) + 1).astype(np.int64))
     return at, np.asarray(schedule(at), float)
 
 
 def path(x: np.ndarray, y: np.ndarray, tolerance: float = 0.2) -> str:
-    """A line through points as the `d` of an SVG path, without those that lie on it anyway (Douglas and Peucker)."""
+    """Returns a line through points as the `d` of an SVG path, simplified (Ramer–Douglas–Peucker)."""
     keep = np.zeros(len(x), bool)
     keep[[0, -1]] = True
     spans = [(0, len(x) - 1)]
@@ -84,7 +84,7 @@ def path(x: np.ndarray, y: np.ndarray, tolerance: float = 0.2) -> str:
 def schedule_svg(
     schedule: Any, steps: int | None = None, width: int = 240, height: int = 80, color: str = "#2f81f7"
 ) -> str:
-    """The curve of a schedule as a small picture of its own, in a colour that is seen on white and on black."""
+    """Draws the curve of a schedule as a small SVG, in a colour that is visible on white and on black."""
     at, rate = curve(schedule, horizon(schedule) if steps is None else steps)
     top, pad = max(float(rate.max()), 1e-30), 4
     x = pad + at / max(at[-1], 1) * (width - 2 * pad)
@@ -98,20 +98,20 @@ def schedule_svg(
 
 
 def _is_single(schedule: Any) -> bool:
-    """Whether it is one schedule with known numbers, not a batch or a traced one."""
+    """Returns whether it is one schedule with concrete hyperparameters, not a batch or traced."""
     leaves = jax.tree.leaves(schedule)
     tabulated = any(domain.rank for domain in schedule._domains.values())
     return tabulated or not any(isinstance(x, jax.core.Tracer) or np.ndim(x) for x in leaves)
 
 
 def caption(schedule: Any, steps: int) -> str:
-    """What the picture of the first `steps` steps shows, in words."""
+    """Describes the rates of the first `steps` steps in words."""
     _, rate = curve(schedule, steps)
     return f"{number(float(rate.min()))} to {number(float(rate.max()))} over {step_count(steps)} steps"
 
 
 def schedule_html(schedule: Any) -> str:
-    """Its name, its curve, and its arguments."""
+    """Returns the name, the curve and the arguments of a schedule."""
     if not _is_single(schedule):
         return f"<code>{escape(repr(schedule))}</code>"
     end = horizon(schedule)

@@ -1,17 +1,17 @@
-"""What a sweep found: a row for each rate, and the page."""
+"""The table and the page of a sweep."""
 
 from typing import Any
 
 import numpy as np
 
 from lrjax.report.chart import Chart, Line, value_axis
-from lrjax.report.findings import Column, Findings, Setup, between, known, known_rows, mean_cells, rate
+from lrjax.report.findings import Column, Findings, Setup, between, json_number, json_rows, mean_cells, rate
 from lrjax.report.frame import figure, findings_page
 from lrjax.report.rate_charts import (
     best_point,
+    diverged_spans,
     ends_of,
     loss_curves,
-    lost_spans,
     metric_curves,
     rate_axis,
     run_points,
@@ -21,10 +21,10 @@ from lrjax.search.result import SweepResult
 
 
 def sweep_findings(setup: Setup, result: SweepResult) -> Findings:
-    """The table of a sweep: the loss or the metric at each rate, the best one, and how much the choice matters."""
+    """Returns the table of a sweep: the loss or metric at each rate, the best rate, and how much the choice matters."""
     best = result.recommended
     band = None if best is None else result.band()
-    rows, name = known_rows(result.rows()), result.metric or "loss"
+    rows, name = json_rows(result.rows()), result.metric or "loss"
     spreads = [row[f"{name}_spread"] if row["seeds"] > 1 else None for row in rows]
     means = mean_cells([row[name] for row in rows], spreads, result.mode)
     varied = list(rows[0])[1:-4]
@@ -32,8 +32,8 @@ def sweep_findings(setup: Setup, result: SweepResult) -> Findings:
     for i, row in enumerate(rows):
         is_good = band is not None and row[name] is not None and band[0] <= row["learning_rate"] <= band[1]
         note = "best" if i == best else "as good" if is_good else ""
-        lost = f"{row['diverged']} of {row['seeds']}" if row["diverged"] else ""
-        cells.append([rate(row["learning_rate"]), *(number(row[x]) for x in varied), means[i], lost, note])
+        diverged = f"{row['diverged']} of {row['seeds']}" if row["diverged"] else ""
+        cells.append([rate(row["learning_rate"]), *(number(row[x]) for x in varied), means[i], diverged, note])
     words = [plural(len(rows), "rate"), plural(setup.steps, "step"), plural(setup.seeds, "seed")]
     return Findings(
         setup,
@@ -44,11 +44,11 @@ def sweep_findings(setup: Setup, result: SweepResult) -> Findings:
         {
             "best_learning_rate": None if best is None else float(result.learning_rates[best]),
             "band": None if band is None else list(band),
-            "largest_stable_learning_rate": known(result.largest_stable_learning_rate),
-            "sensitivity": None if best is None else known(result.sensitivity),
+            "largest_stable_learning_rate": json_number(result.largest_stable_learning_rate),
+            "sensitivity": None if best is None else json_number(result.sensitivity),
         },
         rows,
-        [Column("rate"), *map(Column, varied), Column(name), Column("diverged"), Column("", words=True)],
+        [Column("rate"), *map(Column, varied), Column(name), Column("diverged"), Column("", is_text=True)],
         cells,
         best,
         frozenset(i for i, row in enumerate(rows) if row["diverged"]),
@@ -56,20 +56,20 @@ def sweep_findings(setup: Setup, result: SweepResult) -> Findings:
 
 
 def _facts(
-    result: SweepResult, best: int | None, band: tuple[float, float] | None, found: str
+    result: SweepResult, best: int | None, band: tuple[float, float] | None, best_score: str
 ) -> list[tuple[str, str, str]]:
-    lost = f"{plural(int(result.diverged.sum()), 'run')} of {result.diverged.size} diverged"
-    sensitivity = None if best is None else known(result.sensitivity)
+    diverged = f"{plural(int(result.diverged.sum()), 'run')} of {result.diverged.size} diverged"
+    sensitivity = None if best is None else json_number(result.sensitivity)
     return [
-        ("best rate", rate(None if best is None else float(result.learning_rates[best])), found),
+        ("best rate", rate(None if best is None else float(result.learning_rates[best])), best_score),
         ("does as well", between(*band) if band else "–", f"{result.stable_range:.1f} decades" if band else ""),
-        ("largest stable rate", rate(known(result.largest_stable_learning_rate)), lost),
+        ("largest stable rate", rate(json_number(result.largest_stable_learning_rate)), diverged),
         ("sensitivity", "–" if sensitivity is None else number(sensitivity, 2), "mean distance to the best"),
     ]
 
 
 def sweep_page(findings: Findings, result: SweepResult) -> str:
-    """What decides over the rate, and the curves of losses and metrics over the steps."""
+    """Returns the page: the deciding metric or loss over the rate, and losses and metrics over the steps."""
     order = np.argsort(result.learning_rates, kind="stable")
     rates, best = result.learning_rates[order], findings.best
     at_best = None if best is None else int(np.flatnonzero(order == best)[0])
@@ -86,7 +86,7 @@ def sweep_page(findings: Findings, result: SweepResult) -> str:
     how = [
         f"Every rate trained {plural(seeds, 'model')} for {plural(steps, 'step')}.",
         findings.setup.divergence,
-        "As good is what ends worse than the best by no more than 5 % of what training took off and a tenth of the "
+        "A rate is as good as the best if it ends worse by no more than 5 % of the fall in training and a tenth of the "
         "best, or by no more than the noise and a fifth of it.",
         "The sensitivity is how far the rates end from the best, on average: 0 where any rate will do.",
     ]
@@ -108,6 +108,6 @@ def _over_rates(findings: Findings, result: SweepResult, order: np.ndarray, best
         value_axis(final, result.start, result.mode),
         "rate",
         [Line("mean", "c0 d0", rates, mean, key="mean", **bands)],
-        lost_spans(rates, result.diverged[order].mean(axis=1)),
+        diverged_spans(rates, result.diverged[order].mean(axis=1)),
         [run_points(rates, final, "a run"), *best_point(rates, mean, best)],
     )

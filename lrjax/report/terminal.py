@@ -1,4 +1,4 @@
-"""Findings and curves as text for a terminal of any width; nothing is ever cut."""
+"""Prints findings and curves as text for a terminal of any width, without truncating anything."""
 
 import dataclasses
 import textwrap
@@ -11,17 +11,17 @@ from lrjax.report.findings import Column, Findings
 from lrjax.report.scale import number, step_count, ticks
 from lrjax.schedules.base import Schedule
 
-_GAP, _NAME = 2, 9  # spaces between two columns of a table; the width that a name of several words may have
+_GAP, _NAME = 2, 9  # spaces between two columns of a table; the width above which a column name is wrapped
 _STYLES = {"best": "\x1b[1;32m", "bad": "\x1b[31m", "title": "\x1b[3m", "verdict": "\x1b[1m"}
 _ASCII = {"±": "+/-", "–": "-", "−": "-", "…": "...", "×": "x", "²": "^2", "→": "->", "─": "-", "│": "|", "┤": "+",
           "└": "+", "┬": "+", "≥": ">=", "≤": "<=", "≈": "~", "’": "'", "·": "."}  # fmt: skip
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # of a braille character: 4 rows, 2 columns
 
-_SAMPLES = 19_997  # a short peak between two columns is seen; a prime, so that samples and cycles do not step together
+_SAMPLES = 19_997  # enough to see a short peak between two columns; a prime, so that samples don't alias with cycles
 
 
 def as_ascii(text: str) -> str:
-    """In characters that every terminal has: a curve in dots and colons, and a question mark for what has no like."""
+    """Replaces characters by ASCII ones: braille dots by dots and colons, unknown ones by a question mark."""
     out = []
     for character in text:
         if 0x2800 <= (code := ord(character)) < 0x2900:
@@ -33,7 +33,7 @@ def as_ascii(text: str) -> str:
 
 
 def findings_text(findings: Findings, columns: int, colours: bool = False, ascii_only: bool = False) -> str:
-    """The table with its verdict, at most so many columns wide; only a single cell or word may need more."""
+    """Returns the table with its verdict, at most `columns` wide unless a single cell or word is wider."""
     findings = _in_ascii(findings) if ascii_only else findings
     paint = lambda words, style: f"{_STYLES[style]}{words}\x1b[0m" if colours and style and words else words
     width = max(columns, 20)
@@ -44,8 +44,8 @@ def findings_text(findings: Findings, columns: int, colours: bool = False, ascii
     lines.append("")
     lines += [paint(line, "verdict") for line in _wrapped(findings.verdict, width)]
     in_table = {row[0] for row in findings.cells}
-    for what, value, more in findings.facts:
-        lines += _wrapped(f"{what}: {value}{f' ({more})' if more else ''}", width) if what not in in_table else []
+    for name, value, detail in findings.facts:
+        lines += _wrapped(f"{name}: {value}{f' ({detail})' if detail else ''}", width) if name not in in_table else []
     for note in findings.notes:
         lines += _wrapped(note, width)
     text = "\n".join(lines)
@@ -53,10 +53,10 @@ def findings_text(findings: Findings, columns: int, colours: bool = False, ascii
 
 
 def _in_ascii(findings: Findings) -> Findings:
-    """What is laid out: a character may become several."""
+    """Replaces characters before the layout, since one may become several."""
     return dataclasses.replace(
         findings,
-        columns=[Column(as_ascii(column.name), column.words) for column in findings.columns],
+        columns=[Column(as_ascii(column.name), column.is_text) for column in findings.columns],
         cells=[list(map(as_ascii, row)) for row in findings.cells],
     )
 
@@ -66,7 +66,7 @@ def _wrapped(words: str, width: int) -> list[str]:
 
 
 def _widths(findings: Findings) -> list[int]:
-    """Of the cells; a name of several words goes over several lines."""
+    """Returns the widths of the columns; a name of several words is wrapped."""
     return [
         max(min(_NAME, len(column.name)), *map(len, column.name.split(" ")), *(len(row[i]) for row in findings.cells))
         for i, column in enumerate(findings.columns)
@@ -74,7 +74,7 @@ def _widths(findings: Findings) -> list[int]:
 
 
 def _blocks(findings: Findings, width: int) -> list[list[int]]:
-    """The columns, in as many tables below each other as the width needs; each begins with the first."""
+    """Splits the columns into as many tables as the width needs; each starts with the first column."""
     widths = _widths(findings)
     blocks, used = [[0]], widths[0]
     for i in range(1, len(widths)):
@@ -105,15 +105,15 @@ def _table(findings: Findings, block: Sequence[int], paint: Callable[[str, str],
 
 
 def _line(cells: Sequence[str], columns: Sequence[tuple[Column, int]]) -> str:
-    placed = [
-        cell.ljust(width) if column.words else cell.rjust(width)
+    padded = [
+        cell.ljust(width) if column.is_text else cell.rjust(width)
         for cell, (column, width) in zip(cells, columns, strict=True)
     ]
-    return (" " * _GAP).join(placed).rstrip()
+    return (" " * _GAP).join(padded).rstrip()
 
 
 def plot(schedule: Schedule, steps: int, columns: int, rows: int = 14) -> str:
-    """The rates of steps 0 to `steps` over an axis of round numbers, at most `columns` wide (and at least 24)."""
+    """Plots the rates of steps 0 to `steps` with braille dots, at most `columns` wide (and at least 24)."""
     margin = 9
     width = max(columns - margin - 3, 12)
     at = np.linspace(0, steps, max(min(steps, _SAMPLES), 2 * width) + 1).astype(np.int64)
@@ -125,7 +125,7 @@ def plot(schedule: Schedule, steps: int, columns: int, rows: int = 14) -> str:
     cells = np.full((rows, width), 0x2800)
     for x in range(2 * width):
         (inside,) = np.nonzero(column == x)
-        levels = level[max(inside[0] - 1, 0) : inside[-1] + 1]  # from the last one before, so that columns join
+        levels = level[max(inside[0] - 1, 0) : inside[-1] + 1]  # includes the one before, so that columns connect
         for dot in range(min(levels), max(levels) + 1):
             down = height - 1 - dot
             cells[down // 4, x // 2] |= _DOTS[down % 4, x % 2]

@@ -1,11 +1,11 @@
-"""One run: its loss, its rate and its metrics over the steps, as a table and as a page."""
+"""The table and the page of one run: its loss, its rate and its metrics over the steps."""
 
 from typing import Any
 
 import numpy as np
 
 from lrjax.report.chart import Chart, Line, rates_axis, steps_axis, style, value_axis
-from lrjax.report.findings import Column, Findings, Setup, known, known_rows, mean_cells, rate
+from lrjax.report.findings import Column, Findings, Setup, json_number, json_rows, mean_cells, rate
 from lrjax.report.frame import figure, findings_page
 from lrjax.report.rate_charts import binned, bins
 from lrjax.report.scale import number, plural, step_count
@@ -16,7 +16,7 @@ _BINS = 120
 
 
 def train_findings(setup: Setup, run: Run) -> Findings:
-    """The table of a run, about every tenth of the steps: the mean loss since the row above, the rate, the metrics."""
+    """Returns the table of a run, about every tenth of the steps: the mean loss since the row above, rate, metrics."""
     steps, rates = len(run.losses), _rates(run)
     ends = _table_steps(run)
     starts = np.append(0, ends[:-1])
@@ -26,8 +26,8 @@ def train_findings(setup: Setup, run: Run) -> Findings:
     columns += [_metric_cells(run, name, ends) for name in run.metrics]
     names = ["step", "loss", *(f"rate {name}" if name else "rate" for name in rates), *run.metrics]
     state = " It has diverged." if run.diverged else ""
-    said = "; ".join(f"{name} {number(float(x[-1]))}" for name, x in run.metrics.items())
-    verdict = f"After {plural(steps, 'step')}: loss {columns[0][-1]}{f'; {said}' if said else ''}.{state}"
+    metrics = "; ".join(f"{name} {number(float(x[-1]))}" for name, x in run.metrics.items())
+    verdict = f"After {plural(steps, 'step')}: loss {columns[0][-1]}{f'; {metrics}' if metrics else ''}.{state}"
     return Findings(
         setup,
         f"Training: {setup.task}, {plural(steps, 'step')}, seed {run.seed}",
@@ -36,17 +36,17 @@ def train_findings(setup: Setup, run: Run) -> Findings:
         _facts(run, columns[0][-1], rates),
         {
             "diverged": run.diverged,
-            "loss": known(float(losses[-1])),
-            "metrics": {name: known(float(x[-1])) for name, x in run.metrics.items()},
+            "loss": json_number(float(losses[-1])),
+            "metrics": {name: json_number(float(x[-1])) for name, x in run.metrics.items()},
         },
-        known_rows(run.rows()),
+        json_rows(run.rows()),
         list(map(Column, names)),
         [[step_count(int(end)), *row] for end, *row in zip(ends, *columns, strict=True)],
     )
 
 
 def _table_steps(run: Run) -> np.ndarray:
-    """The evaluations nearest to the tenths of the run, or the tenths."""
+    """Returns the evaluations nearest to the tenths of the run, or the tenths themselves."""
     steps = len(run.losses)
     tenths = np.unique(np.ceil(np.linspace(0, steps, min(_ROWS, steps) + 1)[1:]).astype(int))
     if len(run.evaluated_at) < 2:
@@ -56,7 +56,7 @@ def _table_steps(run: Run) -> np.ndarray:
 
 def _metric_cells(run: Run, name: str, ends: np.ndarray) -> list[str]:
     by_step = dict(zip(run.evaluated_at.tolist(), run.metrics[name], strict=True))
-    values = [known(float(by_step[end])) if end in by_step else None for end in ends]
+    values = [json_number(float(by_step[end])) if end in by_step else None for end in ends]
     return mean_cells(values, [None] * len(values), run.modes[name])
 
 
@@ -83,13 +83,13 @@ def _facts(run: Run, loss: str, rates: dict[str, np.ndarray]) -> list[tuple[str,
 
 
 def train_page(findings: Findings, run: Run) -> str:
-    """The losses, the rate, the metrics and what else was recorded, over the steps."""
+    """Returns the page: losses, rates, metrics and auxiliary scalars over the steps."""
     steps, rates = len(run.losses), _rates(run)
     over, charts = steps_axis(steps), [_loss_chart(run)]
     if rates:
         at = np.arange(steps)
         lines = [Line(name, style(k), at, x, key=name, hint=name) for k, (name, x) in enumerate(rates.items())]
-        axis, words = rates_axis(list(rates.values())), "The rate that each update applied, read from its state."
+        axis, words = rates_axis(list(rates.values())), "The rate of each update, read from the optimizer state."
         charts.append(Chart("Learning rate over the steps", words, "learning rate", over, axis, lines=lines))
     if len(run.evaluated_at) > 1:
         charts += [_curve(run, name, run.evaluated_at, x, run.modes[name]) for name, x in run.metrics.items()]

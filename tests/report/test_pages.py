@@ -15,7 +15,7 @@ from lrjax.report.find_page import READS
 from lrjax.report.findings import DIVERGED, mean_cells
 from lrjax.report.rate_charts import rate_axis
 from lrjax.report.sweep_page import sweep_findings, sweep_page
-from lrjax.report.tune_page import tune_findings, ways
+from lrjax.report.tune_page import statuses, tune_findings
 from lrjax.search.comparison import Entry
 from lrjax.search.range_test import RULES
 from tests.pages import SVG, assert_needs_nothing, charts_of
@@ -202,7 +202,7 @@ def test_where_everything_diverged_the_axes_are_wide(make):
 
 def test_rates_that_were_given_up_are_hollow():
     result = tune_result()
-    assert ways(result) == ["given up", "given up", "to the end", "to the end", "diverged"]
+    assert statuses(result) == ["given up", "given up", "to the end", "to the end", "diverged"]
     loss, _ = charts_of(of_tune(result)[1])
     hollow = [c for c in loss.findall(f"{SVG}circle") if "open" in c.get("class")]
     assert [c.find(f"{SVG}title").text.split(",")[0] for c in hollow] == [

@@ -1,1 +1,1 @@
-"""Other libraries' models and classes, from theirs to ours and back."""
+"""Adapters for the models and classes of other libraries."""

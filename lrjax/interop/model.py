@@ -1,4 +1,4 @@
-"""What a task needs of a model, whichever framework it is written in."""
+"""The interface of models to tasks, whichever framework they are written in."""
 
 import importlib
 from abc import ABC, abstractmethod
@@ -14,12 +14,12 @@ class Model(ABC):
     """A framework's model as pure functions of parameters and model state.
 
     Args:
-      loss_fn: the user's.
+      loss_fn: the user's loss.
       loss_takes_key: whether it takes a key.
       returns_pair: whether it returns more than the loss.
     """
 
-    init: Any  # from a key to what the engine carries, or that itself
+    init: Any  # as `Task.init`
     takes_key: bool  # whether `loss` takes a key
     has_state: bool
 
@@ -28,25 +28,25 @@ class Model(ABC):
 
     @abstractmethod
     def loss(self, *args: Any) -> Any:
-        """The loss in training mode, as `Task.loss_fn`."""
+        """Computes the loss in training mode, as `Task.loss_fn`."""
 
     @abstractmethod
     def evaluated(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The user's metric as a metric of parameters and model state, in evaluation mode."""
+        """Converts the user's metric to one of parameters and model state, in evaluation mode."""
 
     def evaluated_loss(self, *args: Any) -> Any:
-        """The loss in evaluation mode, as a metric."""
+        """Computes the loss in evaluation mode, as a metric."""
         key = [jax.random.key(0)] if self._loss_takes_key else []
-        found = self.evaluated(self._loss_fn)(*args, *key)
-        return found[0] if self._returns_pair else found
+        output = self.evaluated(self._loss_fn)(*args, *key)
+        return output[0] if self._returns_pair else output
 
     @abstractmethod
     def rebuild(self, params: Any, model_state: Any) -> Any:
-        """The framework's own model."""
+        """Returns the model as an object of its framework."""
 
 
-def framework(caller: str, name: str) -> ModuleType:
-    """A module of an optional library."""
+def import_framework(caller: str, name: str) -> ModuleType:
+    """Imports a module of an optional library."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -54,14 +54,14 @@ def framework(caller: str, name: str) -> ModuleType:
         raise ImportError(f"{caller} needs {library}: pip install {library}.") from None
 
 
-def with_state(found: Any, model_state: Any, has_aux: bool) -> Any:
-    """What a loss with a model state returns, of what the user's loss returned."""
+def with_state(output: Any, model_state: Any, has_aux: bool) -> Any:
+    """Adds the model state to the output of the user's loss."""
     if not has_aux:
-        return found, model_state
-    loss, aux = found
+        return output, model_state
+    loss, aux = output
     return loss, (model_state, aux)
 
 
-def zeros_of(example: Any) -> Any:
-    """A batch of these shapes."""
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
+def zeros_of(shapes: Any) -> Any:
+    """Returns a batch of zeros."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

@@ -1,33 +1,33 @@
-"""Models of flax.nnx."""
+"""Trains models of flax.nnx: see `Task.from_nnx`."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from lrjax.interop.model import Model, framework, with_state
+from lrjax.interop.model import Model, import_framework, with_state
 from lrjax.value import bad_argument
 
 
 class NnxModel(Model):
-    """See `Task.from_nnx`. All that isn't trained is model state: statistics, the counts and keys of rngs."""
+    """A model of flax.nnx. All variables that aren't trained are model state: statistics, counts and keys of rngs."""
 
     has_state = True
 
     def __init__(self, model: Any, loss_fn: Callable[..., Any], *, wrt: Any, takes_key: bool, has_aux: bool):
-        nnx = framework("Task.from_nnx", "flax.nnx")
+        nnx = import_framework("Task.from_nnx", "flax.nnx")
         super().__init__(loss_fn, takes_key, has_aux)
         self._nnx, self._make = nnx, model
         self._wrt = nnx.Param if wrt is None else wrt
         is_given = isinstance(model, nnx.Module)
         if not is_given and not callable(model):
             raise bad_argument("Task.from_nnx", "make_model", "a function from nnx.Rngs to a model, or a model", model)
-        made = model if is_given else nnx.eval_shape(lambda: model(nnx.Rngs(jax.random.key(0))))
-        if not isinstance(made, nnx.Module):
-            raise bad_argument("Task.from_nnx", "make_model", "a function that returns an nnx.Module", made)
-        self._graphdef, params, model_state = nnx.split(made, self._wrt, ...)
-        # a model that was made has the same streams of random numbers for every seed: a step's key sets them anew
-        self._reseeds = is_given and any(True for _ in self._streams(made))
+        module = model if is_given else nnx.eval_shape(lambda: model(nnx.Rngs(jax.random.key(0))))
+        if not isinstance(module, nnx.Module):
+            raise bad_argument("Task.from_nnx", "make_model", "a function that returns an nnx.Module", module)
+        self._graphdef, params, model_state = nnx.split(module, self._wrt, ...)
+        # a given model has the same random streams for every seed, so they are reseeded with the key of each step
+        self._reseeds = is_given and any(True for _ in self._streams(module))
         self.takes_key = takes_key or self._reseeds
         self.init = (params, model_state) if is_given else self._initialize
 
@@ -41,9 +41,9 @@ class NnxModel(Model):
         if self._reseeds:
             for i, stream in enumerate(self._streams(model)):
                 stream.key.set_value(jax.random.fold_in(key, i))
-        found = self._loss_fn(model, batch, *([key] if self._loss_takes_key else []))
+        output = self._loss_fn(model, batch, *([key] if self._loss_takes_key else []))
         _, _, new_state = self._nnx.split(model, self._wrt, ...)
-        return with_state(found, new_state, self._returns_pair)
+        return with_state(output, new_state, self._returns_pair)
 
     def evaluated(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def metric(params: Any, model_state: Any, *batch: Any) -> Any:
@@ -54,7 +54,9 @@ class NnxModel(Model):
         return metric
 
     def rebuild(self, params: Any, model_state: Any) -> Any:
-        return self._nnx.merge(self._graphdef, params, model_state, copy=True)  # a Variable belongs to one trace
+        return self._nnx.merge(
+            self._graphdef, params, model_state, copy=True
+        )  # copied, since a Variable belongs to one trace
 
     def _streams(self, model: Any) -> Any:
         return (node for _, node in self._nnx.iter_graph(model) if isinstance(node, self._nnx.RngStream))

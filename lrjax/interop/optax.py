@@ -1,4 +1,4 @@
-"""lrjax values where somebody else's class is asked for."""
+"""Converts lrjax values to classes of Optax."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ from lrjax.transforms.base import GradientTransformation
 
 
 def to_optax(tx: GradientTransformation) -> Any:
-    """The value as Optax's own `GradientTransformationExtraArgs`, for code that checks the class.
+    """Converts a value to Optax's `GradientTransformationExtraArgs`, for code that checks the class.
 
-    Optax's functions take our values as they are; only `optax.chain` passes extra arguments (`value=...`) on to
-    nothing but its own class. Needs optax.
+    Optax's functions accept lrjax values; only `optax.chain` passes extra arguments (`value=...`) to no other class
+    than its own. Needs optax.
 
     >>> import lrjax
     >>> type(lrjax.to_optax(lrjax.adam(1e-3))).__name__

@@ -1,1 +1,1 @@
-"""The built-in problems on real data."""
+"""Built-in tasks on real data, and task files."""

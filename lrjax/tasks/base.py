@@ -1,4 +1,4 @@
-"""What built-in tasks share: a network, and real data in two parts."""
+"""The network and the data loading that built-in tasks share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def mlp_init(sizes: tuple[int, ...]) -> Callable[[jax.Array], Any]:
-    """He initialisation of a fully connected network: a list of {w, b}."""
+    """Returns the He initialisation of a fully connected network: a list of {w, b}."""
     shapes = list(zip(sizes, sizes[1:], strict=False))
 
     def init(key: jax.Array) -> Any:
@@ -25,7 +25,7 @@ def mlp_init(sizes: tuple[int, ...]) -> Callable[[jax.Array], Any]:
 
 
 def mlp(params: Any, x: jax.Array) -> jax.Array:
-    """ReLU between the layers."""
+    """Applies a fully connected network with ReLU."""
     *hidden, last = params
     for layer in hidden:
         x = jax.nn.relu(x @ layer["w"] + layer["b"][None])
@@ -33,7 +33,7 @@ def mlp(params: Any, x: jax.Array) -> jax.Array:
 
 
 def load(name: str) -> Any:
-    """One of scikit-learn's own data sets."""
+    """Loads a data set that scikit-learn ships."""
     try:
         from sklearn import datasets
     except ImportError:
@@ -42,7 +42,7 @@ def load(name: str) -> Any:
 
 
 def split(x: np.ndarray, y: np.ndarray, test_share: float = 0.2) -> tuple[Any, Any]:
-    """Examples in an order that never changes, cut in two: (train, test)."""
+    """Shuffles examples in a fixed order and splits them into (train, test)."""
     order = np.random.default_rng(0).permutation(len(x))
     cut = round(len(x) * (1 - test_share))
     train, test = order[:cut], order[cut:]
@@ -50,7 +50,7 @@ def split(x: np.ndarray, y: np.ndarray, test_share: float = 0.2) -> tuple[Any, A
 
 
 def standardised(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both parts with the mean and the spread of the first taken out; what is constant there becomes 0."""
+    """Standardises both parts with the mean and the standard deviation of the first; constant features become 0."""
     mean, std = train.mean(axis=0), train.std(axis=0)
     scale = np.where(std > 0, 1 / np.where(std > 0, std, 1), 0)
     return ((train - mean) * scale).astype(np.float32), ((test - mean) * scale).astype(np.float32)

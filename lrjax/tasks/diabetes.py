@@ -1,4 +1,4 @@
-"""Diabetes: how far the disease went in a year, for 442 patients, from ten measurements (scikit-learn's `diabetes`)."""
+"""Diabetes: its progression in a year, for 442 patients, from ten measurements (scikit-learn's `diabetes`)."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from lrjax.training.task import Task
 
 
 def diabetes() -> Task:
-    """A regression with one hidden layer."""
+    """Makes a regression task with one hidden layer."""
     data = load("diabetes")
     (x, y), (x_test, y_test) = split(data.data, data.target)
     x, x_test = standardised(x, x_test)
@@ -34,5 +34,5 @@ def _squared_error(params: Any, batch: Any) -> jax.Array:
 
 
 def _r2(params: Any, batch: Any) -> jax.Array:
-    """The share of the variance that is explained: 1 is perfect, 0 no better than the mean."""
+    """Computes the fraction of the variance that is explained: 1 is perfect, 0 no better than the mean."""
     return 1 - _squared_error(params, batch) / jnp.var(batch[1])

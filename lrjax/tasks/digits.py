@@ -11,7 +11,7 @@ from lrjax.training.task import Task
 
 
 def digits() -> Task:
-    """A classifier with two hidden layers."""
+    """Makes a classification task with two hidden layers."""
     data = load("digits")
     (x, y), (x_test, y_test) = split(data.data, data.target.astype(np.int32))
     x, x_test = standardised(x, x_test)
@@ -31,7 +31,7 @@ def digits() -> Task:
 def _cross_entropy(params: Any, batch: Any) -> jax.Array:
     x, y = batch
     log_p = jax.nn.log_softmax(mlp(params, x))
-    # a product, since the gradient of taking one number of each row is a scatter, slow to compile and to run
+    # a product with one-hot labels: the gradient of indexing is a scatter, slow to compile and to run
     return -jnp.mean(jnp.sum(jax.nn.one_hot(y, 10) * log_p, axis=1))
 
 

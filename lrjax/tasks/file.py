@@ -1,4 +1,4 @@
-"""A task as a Python file, or as a built-in problem: what the commands are given."""
+"""Loads task files, and lists the built-in tasks."""
 
 import dataclasses
 import importlib.machinery
@@ -20,28 +20,28 @@ from lrjax.transforms.base import GradientTransformation
 
 BUILT_IN: dict[str, Callable[[], Task]] = {"digits": digits, "diabetes": diabetes, "text": text}
 FRAMEWORKS = ("jax", "flax", "nnx", "equinox")
-_MODULE = "_lrjax_task"  # the name of the file as a module: it hides nothing
-_PARTS = ("loss_fn", "batches", "eval_fn", "eval_batch", "has_aux")  # of a task, where they are left lying about
+_MODULE = "_lrjax_task"  # the module name of a task file, which shadows no other module
+_PARTS = ("loss_fn", "batches", "eval_fn", "eval_batch", "has_aux")  # names that suggest a task in a file without one
 _TASK = "`task = lrjax.Task(loss_fn, init, data, …)`"
 _OPTIMIZER = "an lrjax optimizer such as lrjax.adam(1e-3), or a function from a rate to any optimizer"
 
 
 class TaskError(ValueError):
-    """A task that can't be used; the message says why, in one line."""
+    """A task file that can't be used; the message says why, in one line."""
 
 
 class TaskFile(NamedTuple):
-    """What a file defines."""
+    """The contents of a task file."""
 
     task: Task
     optimizer: Any = None
 
 
 def load_task(path: Path) -> TaskFile:
-    """The task that a Python file defines, and its optimizer if it has one; all other names are its own business.
+    """Imports a task file, and returns its `task` and, if it has one, its `optimizer`; ignores all other names.
 
     Raises:
-      TaskError: there is no such file, it can't be imported, or what it defines is of the wrong kind.
+      TaskError: the file doesn't exist, can't be imported, or defines something of the wrong type.
     """
     names = vars(_imported(path))
     if "task" not in names:
@@ -58,11 +58,11 @@ def load_task(path: Path) -> TaskFile:
 
 
 def template(name: str, framework: str = "jax") -> str:
-    """A short task that runs as it is, with comments that say what to change; for a file of this name.
+    """Returns the source of a short task that runs unchanged, with comments that say what to change.
 
     Args:
       name: of the file.
-      framework: of `FRAMEWORKS`, in which the model is written.
+      framework: of the model, one of `FRAMEWORKS`.
     """
     part = lambda name: resources.files("lrjax.tasks").joinpath(f"templates/{name}.py.txt").read_text(encoding="utf-8")
     imports, model = part(framework).split("---\n")
@@ -84,12 +84,12 @@ def _imported(path: Path) -> ModuleType:
     try:
         loader.exec_module(module)
     except SyntaxError as error:
-        if error.filename not in (None, loader.path):  # in a neighbour
+        if error.filename not in (None, loader.path):  # in a module that it imports
             raise TaskError(f"{path}: {error.filename}, line {error.lineno}: {error.msg}.") from None
         line = "" if error.lineno is None else f"line {error.lineno}: "
         raise TaskError(f"{path} is not Python: {line}{error.msg}.") from None
     except (Exception, SystemExit) as error:
-        raise TaskError(f"{path}, {in_file(error, path) or f'while it is imported: {said(error)}'}.") from error
+        raise TaskError(f"{path}, {in_file(error, path) or f'while it is imported: {one_line(error)}'}.") from error
     finally:
         if folder in sys.path:  # the file may change it too
             sys.path.remove(folder)
@@ -97,16 +97,16 @@ def _imported(path: Path) -> ModuleType:
 
 
 def in_file(error: BaseException, path: Path) -> str | None:
-    """The line of the file in which an error came up, and what it was; None where it came up elsewhere."""
+    """Returns the line of the file in which an error was raised, and the error; None if it was raised elsewhere."""
     name = str(path.resolve())
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
     if not lines:
         return None
-    return f"line {lines[-1]}: {said(error)}"
+    return f"line {lines[-1]}: {one_line(error)}"
 
 
-def said(error: BaseException) -> str:
-    """An error in a line; JAX explains at length, and the first paragraph says it."""
+def one_line(error: BaseException) -> str:
+    """Formats an error in one line, with the first paragraph of its message: those of JAX are long."""
     words = " ".join(str(error).split("\n\n")[0].split("\n---")[0].split()).removesuffix(".")
     words = words if len(words) <= 300 else words[:299] + "…"
     return f"{type(error).__name__}{f': {words}' if words else ''}"

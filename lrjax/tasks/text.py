@@ -1,4 +1,4 @@
-"""Text: the source of Python's own library, letter by letter, which every machine has."""
+"""Text: a character-level language model of the source of Python's standard library, which every machine has."""
 
 import sysconfig
 from pathlib import Path
@@ -20,7 +20,7 @@ _CONTEXT, _WIDTH, _HEADS = 24, 32, 2
 
 
 def text() -> Task:
-    """A Transformer with one layer, which guesses the next letter."""
+    """Makes a next-letter prediction task with a Transformer of one layer."""
     return Task(
         _loss,
         _init,
@@ -36,7 +36,7 @@ def text() -> Task:
 
 
 def _windows(names: tuple[str, ...]) -> np.ndarray:
-    """[windows, context + 1]: the letters of these files in their order, as indices; of those that are there."""
+    """Returns the letters of the files that exist, in order, as indices [windows, context + 1]."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     files = [folder / name for name in names if (folder / name).is_file()]
     words = "".join(file.read_text(encoding="utf-8") for file in files)
@@ -52,12 +52,12 @@ def _init(key: jax.Array) -> Any:
     width, letters = _WIDTH, len(_LETTERS)
     shapes = {
         "embed": ((letters, width), width),
-        "place": ((_CONTEXT, width), width),
+        "position": ((_CONTEXT, width), width),
         "qkv": ((width, 3 * width), width),
         "out": ((width, width), width),
         "up": ((width, 4 * width), width),
         "down": ((4 * width, width), 4 * width),
-        "read": ((width, letters), width),
+        "unembed": ((width, letters), width),
     }
     keys = jax.random.split(key, len(shapes))
     return {
@@ -66,23 +66,23 @@ def _init(key: jax.Array) -> Any:
     }
 
 
-def _normed(x: jax.Array) -> jax.Array:
+def _rms_norm(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6)
 
 
 def _logits(params: Any, letters: jax.Array) -> jax.Array:
-    """[batch, context, letters]: of the next letter at every place."""
-    x = params["embed"][letters] + params["place"][None]
-    q, k, v = (_heads(part) for part in jnp.split(_normed(x) @ params["qkv"], 3, axis=-1))
-    weights = jnp.einsum("bqhd,bkhd->bhqk", q, k) / (_WIDTH / _HEADS) ** 0.5
-    seen = jnp.tril(jnp.ones((_CONTEXT, _CONTEXT), bool))
-    mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(jnp.where(seen[None, None], weights, -1e9)), v)
-    x = x + mixed.reshape(x.shape) @ params["out"]
-    x = x + jax.nn.gelu(_normed(x) @ params["up"]) @ params["down"]
-    return _normed(x) @ params["read"]
+    """Returns the logits of the next letter at every position, [batch, context, letters]."""
+    x = params["embed"][letters] + params["position"][None]
+    q, k, v = (_split_heads(part) for part in jnp.split(_rms_norm(x) @ params["qkv"], 3, axis=-1))
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / (_WIDTH / _HEADS) ** 0.5
+    mask = jnp.tril(jnp.ones((_CONTEXT, _CONTEXT), bool))
+    attended = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(jnp.where(mask[None, None], scores, -1e9)), v)
+    x = x + attended.reshape(x.shape) @ params["out"]
+    x = x + jax.nn.gelu(_rms_norm(x) @ params["up"]) @ params["down"]
+    return _rms_norm(x) @ params["unembed"]
 
 
-def _heads(x: jax.Array) -> jax.Array:
+def _split_heads(x: jax.Array) -> jax.Array:
     return x.reshape(*x.shape[:2], _HEADS, -1)
 
 

@@ -1,4 +1,4 @@
-"""Values as plain dicts that survive JSON, and back."""
+"""Converts values to plain dicts for JSON, and back."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -17,10 +17,10 @@ _TYPE = "type"
 
 
 def to_config(value: Value) -> dict[str, Any]:
-    """The value as a plain dict that survives JSON: `{"type": name, argument: ...}`, values in values likewise.
+    """Converts a value to a plain dict for JSON, `{"type": name, argument: ...}`, and the values inside it likewise.
 
     Raises:
-      TypeError: an argument is a function, or a tree that isn't made of dicts, lists and tuples: JSON can't hold it.
+      TypeError: an argument can't be stored in JSON: a function, or a tree not made of dicts, lists and tuples.
 
     >>> import lrjax
     >>> lrjax.to_config(lrjax.step_decay(0.1, step_size=30, decay_rate=0.5))
@@ -35,19 +35,19 @@ def to_config(value: Value) -> dict[str, Any]:
 
 
 def _plain(x: Any, owner: str, name: str) -> Any:
-    again = lambda item: _plain(item, owner, name)
+    plain = lambda item: _plain(item, owner, name)
     if isinstance(x, Value):
         return to_config(x)
     if isinstance(x, Named):
-        return [again(x.name), to_config(x.transform)]
+        return [plain(x.name), to_config(x.transform)]
     if isinstance(x, MuonDimensionNumbers):
-        return {_TYPE: "MuonDimensionNumbers", **{field: again(item) for field, item in x._asdict().items()}}
+        return {_TYPE: "MuonDimensionNumbers", **{field: plain(item) for field, item in x._asdict().items()}}
     if isinstance(x, Frozen):
-        return _plain_tree(x.tree, again)
+        return _plain_tree(x.tree, plain)
     if isinstance(x, Mapping) and not isinstance(x, StaticArguments):
-        return _plain_tree(x, again)
+        return _plain_tree(x, plain)
     if type(x) is tuple or isinstance(x, list):
-        return [again(item) for item in x]
+        return [plain(item) for item in x]
     if isinstance(x, (np.ndarray, jax.Array)) and not isinstance(x, jax.core.Tracer):
         return {_TYPE: "array", "dtype": x.dtype.name, "values": np.asarray(x).tolist()}
     if x is None or isinstance(x, (bool, int, float, str)):
@@ -55,24 +55,24 @@ def _plain(x: Any, owner: str, name: str) -> Any:
     raise TypeError(f"to_config: `{name}` of {owner} must be something that JSON can hold, got {x!r}.")
 
 
-def _plain_tree(tree: Any, again: Callable[[Any], Any]) -> Any:
-    """A tree of dicts, lists and tuples; what JSON has no word for is told by its type."""
+def _plain_tree(tree: Any, plain: Callable[[Any], Any]) -> Any:
+    """Converts a tree of dicts, lists and tuples; adds the type of what JSON has not, such as tuples."""
     if type(tree) is tuple:
-        return {_TYPE: "tuple", "items": [_plain_tree(item, again) for item in tree]}
+        return {_TYPE: "tuple", "items": [_plain_tree(item, plain) for item in tree]}
     if type(tree) is list:
-        return [_plain_tree(item, again) for item in tree]
+        return [_plain_tree(item, plain) for item in tree]
     if not isinstance(tree, Mapping):
-        return again(tree)
+        return plain(tree)
     if all(isinstance(key, str) for key in tree) and _TYPE not in tree:
-        return {key: _plain_tree(item, again) for key, item in tree.items()}
-    return {_TYPE: "dict", "items": [[again(key), _plain_tree(item, again)] for key, item in tree.items()]}
+        return {key: _plain_tree(item, plain) for key, item in tree.items()}
+    return {_TYPE: "dict", "items": [[plain(key), _plain_tree(item, plain)] for key, item in tree.items()]}
 
 
 def from_config(config: Mapping[str, Any]) -> Any:
-    """The value that `to_config` made the dict of.
+    """Converts a dict of `to_config` back to the value.
 
     Raises:
-      ValueError: the type is unknown, an argument is missing or unknown, or its value is bad; the message names it.
+      ValueError: the type is unknown, or an argument is missing, unknown or invalid; the message names it.
 
     >>> import lrjax
     >>> lrjax.from_config({"type": "step_decay", "init_value": 0.1, "step_size": 30, "decay_rate": 0.5})
@@ -86,9 +86,9 @@ def from_config(config: Mapping[str, Any]) -> Any:
         raise ValueError(f"from_config: {_TYPE!r} must be the name of an lrjax value, got {name!r}.")
     arguments = {key: _rebuilt(item) for key, item in config.items() if key != _TYPE}
     parameters = inspect.signature(cls).parameters
-    wrong = [key for key in arguments if key not in parameters] if cls._variadic is None else []
-    if wrong:
-        raise ValueError(f"from_config: {name} takes {', '.join(parameters)}, got `{wrong[0]}`.")
+    unknown = [key for key in arguments if key not in parameters] if cls._variadic is None else []
+    if unknown:
+        raise ValueError(f"from_config: {name} takes {', '.join(parameters)}, got `{unknown[0]}`.")
     try:
         return cls(**arguments)
     except TypeError as error:
@@ -96,7 +96,7 @@ def from_config(config: Mapping[str, Any]) -> Any:
 
 
 def _unpickled(name: str, base: type = Value) -> Any:
-    """The class of this name that came out of a pickle, as cloudpickle's do, and so was never decorated here."""
+    """Finds a class that was unpickled, as by cloudpickle, and so was never decorated in this process."""
     for cls in base.__subclasses__():
         if "_domains" in vars(cls) and config_name(cls) == name:
             return cls

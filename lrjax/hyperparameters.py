@@ -1,4 +1,4 @@
-"""Changes to the hyperparameters of values: batches of them, and others in their place."""
+"""Batches and replaces the hyperparameters of values."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from lrjax.value import V, Value, hyperparameter_names
 
 
 def batched(value: V) -> V:
-    """The batch with every number as an array of the batch's length, so that `jax.vmap` maps over all of it.
+    """Broadcasts every number of a batch to the length of the batch, so that `jax.vmap` maps over all of them.
 
     Raises:
       ValueError: no hyperparameter is a batch, or two have different lengths.
@@ -27,18 +27,18 @@ def batched(value: V) -> V:
         words = "must have hyperparameters that are arrays of one length, got single numbers only"
         raise ValueError(f"batched: `value` {words}.")
 
-    def spread(x: Any, rank: int) -> Any:
+    def broadcast(x: Any, rank: int) -> Any:
         if jnp.ndim(x) > rank:
             return x
         if isinstance(x, jax.Array):
             return jnp.broadcast_to(x, (size, *x.shape))
         return np.broadcast_to(np.asarray(x, jnp.result_type(x)), (size, *np.shape(x)))  # compiles nothing
 
-    return _map_numbers(value, 0, spread)
+    return _map_numbers(value, 0, broadcast)
 
 
 def batch_length(value: Value) -> int | None:
-    """The length of a batch; None for a single value.
+    """Returns the length of a batch; None for a single value.
 
     Raises:
       ValueError: two hyperparameters have different lengths.
@@ -57,13 +57,13 @@ def batch_length(value: Value) -> int | None:
 
 
 def _map_numbers(x: Any, rank: int, change: Callable[[Any, int], Any]) -> Any:
-    """A copy with `change(number, dimensions of one argument)` for each leaf."""
+    """Copies a value with `change(leaf, rank)` in place of each leaf, where `rank` is that of a single value's leaf."""
     if isinstance(x, Value):
         copy = object.__new__(type(x))
         for name, field in vars(x).items():
             domain = x._domains.get(name)
-            kept = domain is not None and domain.static
-            vars(copy)[name] = field if kept else _map_numbers(field, domain.rank if domain else 0, change)
+            is_static = domain is not None and domain.static
+            vars(copy)[name] = field if is_static else _map_numbers(field, domain.rank if domain else 0, change)
         return copy
     is_value = lambda v: isinstance(v, Value)
     map_one = lambda v: _map_numbers(v, 0, change) if is_value(v) else change(v, rank)
@@ -71,10 +71,10 @@ def _map_numbers(x: Any, rank: int, change: Callable[[Any, int], Any]) -> Any:
 
 
 def with_hyperparams(value: V, **hyperparams: Any) -> V:
-    """A copy in which the named hyperparameters are others, at whatever depth of a chain they stand.
+    """Copies a value with the named hyperparameters replaced, at any depth of a chain.
 
     Raises:
-      ValueError: a name isn't there, or is there more than once; the message lists the names that are.
+      ValueError: a name doesn't exist, or exists more than once; the message lists the names that exist.
 
     >>> import lrjax
     >>> tx = lrjax.chain(lrjax.clip_by_global_norm(1.0), lrjax.sgd(0.1))
@@ -82,13 +82,13 @@ def with_hyperparams(value: V, **hyperparams: Any) -> V:
     chain(clip_by_global_norm(max_norm=1.0), sgd(learning_rate=0.01, momentum=None, nesterov=False, \
 accumulator_dtype=None))
     """
-    places = list(_places(value))
+    values = list(_names_by_path(value))
     for name in hyperparams:
-        found = [path for path, names in places for n in names if n == name]
-        if len(found) != 1:
-            there = ", ".join(sorted({_dotted(path, n) for path, names in places for n in names}))
-            how = f"{len(found)} hyperparameters" if found else "no hyperparameter"
-            raise ValueError(f"with_hyperparams: {how} `{name}` in {type(value).__name__}; there are: {there}.")
+        count = sum(n == name for _, names in values for n in names)
+        if count != 1:
+            existing = ", ".join(sorted({_dotted(path, n) for path, names in values for n in names}))
+            how = f"{count} hyperparameters" if count else "no hyperparameter"
+            raise ValueError(f"with_hyperparams: {how} `{name}` in {type(value).__name__}; there are: {existing}.")
     return _rebuild(value, hyperparams)
 
 
@@ -96,16 +96,17 @@ def _dotted(path: tuple[str, ...], name: str) -> str:
     return ".".join((*path, name))
 
 
-def _places(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Every value inside this one, outermost first, with its hyperparameters that aren't containers of values."""
+def _names_by_path(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Yields (path, names of the hyperparameters that don't contain values) of every value in this one, outermost
+    first."""
     if isinstance(value, Value):
         names = hyperparameter_names(value)
         yield path, tuple(n for n in names if not (isinstance(vars(value)[n], tuple) and _holds_values(vars(value)[n])))
         for n in names:
-            yield from _places(vars(value)[n], (*path, n))
+            yield from _names_by_path(vars(value)[n], (*path, n))
     elif isinstance(value, tuple):
         for i, item in enumerate(value):
-            yield from _places(item, (*path[:-1], f"{path[-1]}[{i}]") if path else path)
+            yield from _names_by_path(item, (*path[:-1], f"{path[-1]}[{i}]") if path else path)
 
 
 def _holds_values(items: tuple[Any, ...]) -> bool:

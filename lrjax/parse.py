@@ -1,4 +1,4 @@
-"""Schedules and optimizers from text, safely: the text is a call of public ones, and nothing else is ever run."""
+"""Parses schedules and optimizers from text without `eval`: only calls of lrjax's own are accepted."""
 
 import ast
 import difflib
@@ -14,7 +14,7 @@ from lrjax.value import value_classes
 
 _METHODS = ("clip", "delay", "repeat", "stretch", "warmup")
 _OPERATORS = {ast.Mult: operator.mul, ast.Add: operator.add}
-_MOST_PARTS = 100  # calls and operators: more would nest deeper than Python's stack lets a schedule be compiled
+_MAX_NODES = 100  # calls and operators: a schedule of more would exceed the recursion limit when it is traced
 
 _repr = reprlib.Repr()
 _repr.maxstring = 60
@@ -22,9 +22,9 @@ _quoted = _repr.repr
 
 
 def parse_schedule(text: str) -> Schedule:
-    """The schedule that `text` describes, as it would be written in Python after `from lrjax import *`.
+    """Parses a schedule, written as in Python after `from lrjax import *`.
 
-    Takes the names of schedules, numbers, strings, lists, tuples and dicts, `*` and `+`, and the methods of a schedule.
+    Accepts names of schedules, numbers, strings, lists, tuples and dicts, `*` and `+`, and the methods of a schedule.
 
     Raises:
       ValueError: the text is anything else, or an argument is bad; the message names it.
@@ -41,9 +41,9 @@ transition_begin=0), steps=10, init_value=0.0)
 
 
 def parse_optimizer(text: str, learning_rate: float = 1e-3) -> GradientTransformation:
-    """The optimizer that `text` describes: its name, or a call of it, whose `learning_rate` may be left out.
+    """Parses an optimizer: its name, or a call of it, whose `learning_rate` may be left out.
 
-    Takes the optimizers that have a `learning_rate`; as their arguments what `parse_schedule` takes.
+    Accepts the optimizers that have a `learning_rate`, with the arguments that `parse_schedule` accepts.
 
     Raises:
       ValueError: the text is anything else, or an argument is bad; the message names it.
@@ -58,9 +58,9 @@ def parse_optimizer(text: str, learning_rate: float = 1e-3) -> GradientTransform
 def _parsed(text: str, what: str, read: Callable[[ast.expr], Any]) -> Any:
     try:
         tree = ast.parse(text.strip(), mode="eval")
-        parts = sum(isinstance(node, (ast.Call, ast.BinOp)) for node in ast.walk(tree))
-        if parts > _MOST_PARTS:
-            raise ValueError(f"not {what}: made of {parts} parts, more than {_MOST_PARTS}.")
+        nodes = sum(isinstance(node, (ast.Call, ast.BinOp)) for node in ast.walk(tree))
+        if nodes > _MAX_NODES:
+            raise ValueError(f"not {what}: made of {nodes} parts, more than {_MAX_NODES}.")
         return read(tree.body)
     except SyntaxError as error:
         raise ValueError(f"not {what}: {error.msg.split(';')[0]} in {_quoted(text)}.") from None
@@ -165,5 +165,5 @@ def by_name(name: str, known: Mapping[str, Any], what: str) -> Any:
 
 
 def _receiver(node: ast.expr) -> Any:
-    """What a method is called on: only calls and sums of schedules can make one."""
+    """Parses the schedule that a method is called on: a call, a sum or a product."""
     return _value(node) if isinstance(node, (ast.Call, ast.BinOp)) else None

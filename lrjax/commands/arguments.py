@@ -1,4 +1,4 @@
-"""What several commands take: the types of their arguments, and the arguments themselves."""
+"""The arguments that several commands take, and their types."""
 
 import argparse
 import math
@@ -15,10 +15,12 @@ _LOWEST, _HIGHEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32)
 TASK = "a Python file that defines `task = lrjax.Task(…)` (`lrjax new TASK.py` writes one), or " + ", ".join(BUILT_IN)
 
 
-def whole(most: int) -> Callable[[str], int]:
+def integer_up_to(maximum: int) -> Callable[[str], int]:
+    """Returns the argument type of integers from 1 to `maximum`."""
+
     def convert(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and len(text) < 20 and 1 <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {most:,}, got {reprlib.repr(text)}")
+        if not (text.isascii() and text.isdecimal() and len(text) < 20 and 1 <= int(text) <= maximum):
+            raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {maximum:,}, got {reprlib.repr(text)}")
         return int(text)
 
     return convert
@@ -57,7 +59,7 @@ def _number(text: str) -> float | None:
 
 
 def rates(text: str) -> np.ndarray:
-    """Ascending rates, from LOW:HIGH:COUNT or a list with commas.
+    """Parses rates, LOW:HIGH:COUNT or a list with commas, and sorts them.
 
     >>> rates("1e-3:1e-1:3").round(6).tolist(), rates("0.1, 0.02").tolist()
     ([0.001, 0.01, 0.1], [0.02, 0.1])
@@ -77,21 +79,23 @@ def rates(text: str) -> np.ndarray:
 
 
 def add_task(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """The task, and how it is trained."""
+    """Adds the task and its batch size."""
     if default is None:
         parser.add_argument("task", metavar="TASK", help=TASK)
     else:
         parser.add_argument("task", metavar="TASK", nargs="?", default=default, help=f"{TASK} (default: {default})")
-    parser.add_argument("--batch-size", type=whole(10_000_000), help="examples of each step (default: the task's)")
+    parser.add_argument(
+        "--batch-size", type=integer_up_to(10_000_000), help="examples of each step (default: the task's)"
+    )
 
 
 def add_steps(parser: argparse.ArgumentParser, steps: str = "those of the task") -> None:
-    parser.add_argument("--steps", type=whole(10_000_000), help=f"updates of each run (default: {steps})")
+    parser.add_argument("--steps", type=integer_up_to(10_000_000), help=f"updates of each run (default: {steps})")
 
 
 def add_eval_every(parser: argparse.ArgumentParser, default: str = "after the last step only") -> None:
     words = f"steps between two evaluations of the task's metrics (default: {default})"
-    parser.add_argument("--eval-every", type=whole(10_000_000), metavar="N", help=words)
+    parser.add_argument("--eval-every", type=integer_up_to(10_000_000), metavar="N", help=words)
 
 
 def add_optimizer(parser: argparse.ArgumentParser) -> None:
@@ -100,9 +104,13 @@ def add_optimizer(parser: argparse.ArgumentParser) -> None:
 
 
 def add_many(parser: argparse.ArgumentParser, seeds: int, of: str = "rate") -> None:
-    """Of commands that train many runs."""
-    parser.add_argument("--seeds", type=whole(1000), default=seeds, help=f"runs of each {of} (default: {seeds})")
-    parser.add_argument("--devices", type=whole(1024), help="of a CPU, that share the runs (default: its cores)")
+    """Adds the arguments of commands that train many runs."""
+    parser.add_argument(
+        "--seeds", type=integer_up_to(1000), default=seeds, help=f"runs of each {of} (default: {seeds})"
+    )
+    parser.add_argument(
+        "--devices", type=integer_up_to(1024), help="of a CPU, that share the runs (default: its cores)"
+    )
 
 
 def add_range(parser: argparse.ArgumentParser) -> None:
@@ -121,7 +129,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def add_outputs(parser: argparse.ArgumentParser, name: str, saves: str | None = None) -> None:
-    """Where the results go; `saves` is what --save writes."""
+    """Adds the output files; `saves` describes what --save writes."""
     page = Path(f"lrjax-{name}.html")
     parser.add_argument("--out", type=Path, default=page, metavar="PAGE", help=f"the page ({page})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the numbers (default: as the page, with .json)")
@@ -131,5 +139,5 @@ def add_outputs(parser: argparse.ArgumentParser, name: str, saves: str | None = 
 
 
 def finish(parser: Any, run: Callable[[argparse.Namespace], int]) -> None:
-    """Connects a parser with what it runs."""
+    """Sets the function that a parser runs."""
     parser.set_defaults(run=run, parser=parser)

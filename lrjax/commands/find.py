@@ -29,17 +29,17 @@ def _run(arguments: argparse.Namespace) -> int:
     check_outputs(arguments)
     use_devices(arguments.devices)
     with refusals(arguments.task):
-        found = load(arguments)
-        optimizer = optimizer_of(arguments, found)
+        task_file = load(arguments)
+        optimizer = optimizer_of(arguments, task_file)
         result = range_test(
-            found.task,
+            task_file.task,
             optimizer,
             low=arguments.low,
             high=arguments.high,
             steps=arguments.steps,
             seeds=arguments.seeds,
         )
-    setup = setup_of(arguments, found.task, optimizer, result.losses, "the smoothed training loss")
+    setup = setup_of(arguments, task_file.task, optimizer, result.losses, "the smoothed training loss")
     again = [arguments.task, *(["--optimizer", arguments.optimizer] if arguments.optimizer else [])]
     findings = find_findings(setup, result, f"lrjax tune {shlex.join(again)}")
     return publish(arguments, findings, find_page(findings, result))

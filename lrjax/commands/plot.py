@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from lrjax.commands.arguments import finish, whole
+from lrjax.commands.arguments import finish, integer_up_to
 from lrjax.commands.shared import Refused, ascii_only, check_writable, columns, write
 from lrjax.domains import MAX_STEPS
 from lrjax.parse import parse_schedule
@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
         description="Draws a schedule, for example: lrjax plot 'warmup_cosine_decay_schedule(0, 1e-3, 100, 1000)'",
     )
     parser.add_argument("schedule", help="a call of a schedule, as in Python")
-    parser.add_argument("--steps", type=whole(MAX_STEPS), help="how many steps (default: all of its phases)")
+    parser.add_argument("--steps", type=integer_up_to(MAX_STEPS), help="how many steps (default: all of its phases)")
     parser.add_argument("--out", type=Path, help="a .svg file, or a .png file (extra: plot)")
     finish(parser, _run)
 

@@ -54,10 +54,10 @@ def _run(arguments: argparse.Namespace) -> int:
     check_outputs(arguments)
     use_devices(arguments.devices)
     with refusals(arguments.task):
-        found = load(arguments)
-        optimizer, steps = optimizer_of(arguments, found), steps_of(arguments, found.task)
+        task_file = load(arguments)
+        optimizer, steps = optimizer_of(arguments, task_file), steps_of(arguments, task_file.task)
         result = sweep(
-            found.task,
+            task_file.task,
             optimizer,
             learning_rates=arguments.learning_rates,
             steps=steps,
@@ -66,5 +66,5 @@ def _run(arguments: argparse.Namespace) -> int:
             diverged_above=arguments.diverged_above,
             checkpoint=arguments.checkpoint,
         )
-    findings = sweep_findings(setup_of(arguments, found.task, optimizer, result.losses), result)
+    findings = sweep_findings(setup_of(arguments, task_file.task, optimizer, result.losses), result)
     return publish(arguments, findings, sweep_page(findings, result), result.run)

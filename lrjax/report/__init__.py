@@ -1,1 +1,1 @@
-"""Pictures, tables and pages of results; they read results and run nothing."""
+"""Plots, tables and pages of results; nothing here trains anything."""

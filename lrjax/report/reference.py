@@ -1,4 +1,4 @@
-"""The reference: what the source and the docstring of a public name say, in parts, for the terminal and the site."""
+"""The reference: splits signatures and docstrings of public names into parts, for the terminal and the site."""
 
 import ast
 import dataclasses
@@ -19,7 +19,7 @@ from lrjax.schedules.base import Schedule
 from lrjax.signatures import written_calls
 from lrjax.value import Value
 
-_FAMILIES = ("schedules", "optimizers", "transforms", "training", "search")  # what else there is comes last
+_FAMILIES = ("schedules", "optimizers", "transforms", "training", "search")  # in this order; others follow
 _ORDER = ("summary", "formula", "text", "section", "source", "example")
 _SECTION = re.compile(r"([A-Z][^\n]*):\n((?: {2,}\S.*(?:\n|$))+)")
 
@@ -30,8 +30,8 @@ class Entry:
 
     name: str
     thing: Any
-    signature: str  # how it is called, or its fields, as written
-    parts: tuple[tuple[str, str], ...]  # (kind, text) of the docstring, in the order in which they are shown
+    signature: str  # or the fields of a class, as written in the source
+    parts: tuple[tuple[str, str], ...]  # (kind, text) of the docstring, in the order of `_ORDER`
     methods: tuple["Entry", ...] = ()
 
     @property
@@ -40,7 +40,7 @@ class Entry:
 
     @property
     def is_value(self) -> bool:
-        """Whether it is made of a formula or a chain, by one of the decorators."""
+        """Whether a decorator such as `schedule` or `optimizer` made it."""
         return isinstance(self.thing, type) and "__wrapped__" in vars(self.thing)
 
     @property
@@ -49,19 +49,19 @@ class Entry:
 
 
 def families(names: Mapping[str, Any]) -> dict[str, list[Entry]]:
-    """The entries of the public names (`vars(lrjax)`) by the module that they come from, in the order of its file."""
-    found: dict[str, list[tuple[int, Entry]]] = {}
+    """Returns the entries of the public names (`vars(lrjax)`) by module, in the order of its source."""
+    by_module: dict[str, list[tuple[int, Entry]]] = {}
     for name, thing in names.items():
         if not name.startswith("_") and not isinstance(thing, ModuleType):
-            module = _home(name, thing)
-            found.setdefault(module, []).append((_definitions(module)[name].lineno, _entry(name, thing, module)))
+            module = _module_of(name, thing)
+            by_module.setdefault(module, []).append((_definitions(module)[name].lineno, _entry(name, thing, module)))
     rank = lambda module: _FAMILIES.index(folder) if (folder := family(module)) in _FAMILIES else len(_FAMILIES)
-    ordered = sorted(found, key=lambda module: (rank(module), module))
-    return {module: [entry for _, entry in sorted(found[module], key=lambda pair: pair[0])] for module in ordered}
+    ordered = sorted(by_module, key=lambda module: (rank(module), module))
+    return {module: [entry for _, entry in sorted(by_module[module], key=lambda pair: pair[0])] for module in ordered}
 
 
 def family(module: str) -> str:
-    """The folder of a module.
+    """Returns the folder of a module.
 
     >>> family("lrjax.schedules.decay"), family("lrjax.parse")
     ('schedules', '')
@@ -77,16 +77,16 @@ def with_methods(by_module: Mapping[str, list[Entry]]) -> Iterator[Entry]:
 
 
 def argument_types(by_module: Mapping[str, list[Entry]]) -> list[Entry]:
-    """The types that stand in signatures of values and are not public, such as `Decay`: what each takes, by name."""
+    """Returns the types in signatures of values that are not public, such as `Decay`, with their domains."""
     public = {entry.name for entries in by_module.values() for entry in entries}
-    found: dict[str, Entry] = {}
+    types: dict[str, Entry] = {}
     for entry in (entry for entries in by_module.values() for entry in entries if entry.is_value):
         names = vars(entry.thing)["__wrapped__"].__globals__
-        for name in set(re.findall(r"\w+", entry.signature)) - public - set(found):
+        for name in set(re.findall(r"\w+", entry.signature)) - public - set(types):
             if get_origin(names.get(name)) is Annotated:
-                module = _home(name, names[name])
-                found[name] = _type(name, names[name], _definitions(module)[name], f"{module}.{name}")
-    return [found[name] for name in sorted(found)]
+                module = _module_of(name, names[name])
+                types[name] = _type(name, names[name], _definitions(module)[name], f"{module}.{name}")
+    return [types[name] for name in sorted(types)]
 
 
 def module_summary(module: str) -> str:
@@ -94,7 +94,7 @@ def module_summary(module: str) -> str:
 
 
 def section(text: str) -> tuple[str, list[tuple[str, str]]]:
-    """The title of a docstring's section, and its items: (name, text).
+    """Parses a section of a docstring into its title and its items (name, text).
 
     >>> section("Args:\\n  low: the lowest\\n    rate.\\n  high: the highest.")
     ('Args', [('low', 'the lowest rate.'), ('high', 'the highest.')])
@@ -105,7 +105,7 @@ def section(text: str) -> tuple[str, list[tuple[str, str]]]:
 
 
 def text_of(entry: Entry, columns: int) -> str:
-    """An entry for a terminal so many columns wide, with the curve of a schedule."""
+    """Formats an entry for a terminal, with the curve of a schedule."""
     wrap = functools.partial(textwrap.fill, width=max(columns, 20), break_long_words=False, break_on_hyphens=False)
     lines = [entry.signature]
     for kind, text in entry.parts:
@@ -125,8 +125,8 @@ def text_of(entry: Entry, columns: int) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _home(name: str, thing: Any) -> str:
-    """The module in whose source a public name stands."""
+def _module_of(name: str, thing: Any) -> str:
+    """Returns the module that defines a public name."""
     if getattr(thing, "__name__", None) == name:
         return thing.__module__
     return next(m for m in sorted(sys.modules) if m.startswith("lrjax.") and name in _definitions(m))
@@ -134,17 +134,17 @@ def _home(name: str, thing: Any) -> str:
 
 @functools.cache
 def _definitions(module: str) -> dict[str, ast.stmt]:
-    """By name: what the source of a module defines at its top level."""
-    found: dict[str, ast.stmt] = {}
+    """Returns the top-level definitions in the source of a module, by name."""
+    definitions: dict[str, ast.stmt] = {}
     for node in ast.parse(inspect.getsource(sys.modules[module])).body:
         match node:
             case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
-                found[name] = node
+                definitions[name] = node
             case ast.Assign(targets=targets):
-                found |= {target.id: node for target in targets if isinstance(target, ast.Name)}
+                definitions |= {target.id: node for target in targets if isinstance(target, ast.Name)}
             case ast.AnnAssign(target=ast.Name(id=name)):
-                found[name] = node
-    return found
+                definitions[name] = node
+    return definitions
 
 
 def _entry(name: str, thing: Any, module: str) -> Entry:
@@ -168,7 +168,7 @@ def _entry(name: str, thing: Any, module: str) -> Entry:
 
 
 def _type(name: str, thing: Any, node: Any, shown: str) -> Entry:
-    """A type for annotations; its domain is in words, not in the signature."""
+    """Returns the entry of a type for annotations, with its domain in words."""
     written, domain = getattr(node, "value", node), domain_of(thing)
     if get_origin(thing) is Annotated and isinstance(written, ast.Subscript) and isinstance(written.slice, ast.Tuple):
         written = written.slice.elts[0]
@@ -177,7 +177,7 @@ def _type(name: str, thing: Any, node: Any, shown: str) -> Entry:
 
 
 def _fields(node: ast.ClassDef, module: str) -> tuple[list[str], list[str]]:
-    """The fields of a dataclass or NamedTuple as they are written, and what the comments behind them say of each."""
+    """Returns the fields of a dataclass or NamedTuple as written in the source, and the comments behind them."""
     lines = inspect.getsource(sys.modules[module]).split("\n")
     declared = [part for part in node.body if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)]
     fields, comments = [], []
@@ -192,20 +192,20 @@ def _fields(node: ast.ClassDef, module: str) -> tuple[list[str], list[str]]:
 
 
 def _methods(name: str, cls: type) -> tuple[Entry, ...]:
-    """The public methods of a class, in the order of the source, those of its bases of ours after them."""
-    found: dict[str, Entry] = {}
+    """Returns the public methods of a class in the order of the source, then those of its lrjax base classes."""
+    methods: dict[str, Entry] = {}
     for base in cls.__mro__:
         if not base.__module__.startswith("lrjax.") or (base is Value and cls is not Value):
             continue
         for method, thing in vars(base).items():
             function = _function_of(thing)
-            if method.startswith("_") or method in found or function is None:
+            if method.startswith("_") or method in methods or function is None:
                 continue
             full, is_property = f"{name}.{method}", isinstance(thing, (property, functools.cached_property))
             call = written_calls(full, thing.__get__(None, cls) if isinstance(thing, classmethod) else function)
             signature = call.replace("()", "", 1) if is_property else call
-            found[method] = Entry(full, function, signature, _parts(function))
-    return tuple(found.values())
+            methods[method] = Entry(full, function, signature, _parts(function))
+    return tuple(methods.values())
 
 
 def _function_of(thing: Any) -> Any:
@@ -220,7 +220,7 @@ def _function_of(thing: Any) -> Any:
 
 
 def _parts(thing: Any) -> tuple[tuple[str, str], ...]:
-    """The docstring in parts, in the order in which they are shown; none where it was made by the machine."""
+    """Splits a docstring into parts, in the order of `_ORDER`; none for a generated docstring."""
     doc = inspect.cleandoc(vars(thing).get("__doc__") or "" if isinstance(thing, type) else thing.__doc__ or "")
     if not doc or doc.startswith(f"{thing.__name__}("):  # of a NamedTuple
         return ()

@@ -1,1 +1,1 @@
-"""Finding the rate: many runs as one compiled program."""
+"""Searches for the learning rate: many runs in one compiled program."""

@@ -8,7 +8,7 @@ from lrjax.training.divergence import final_loss
 
 
 class DecidingMetric:
-    """The properties of results that compare runs: [settings, seeds] of them."""
+    """A mixin for results: the metric that decides, and the final score of each run."""
 
     losses: np.ndarray  # [settings, seeds, steps]
     metrics: dict[str, np.ndarray]  # by name: [settings, seeds, evaluations]
@@ -26,8 +26,8 @@ class DecidingMetric:
 
     @cached_property
     def final(self) -> np.ndarray:
-        """[settings, seeds]: the deciding metric of each run after its last step, or the mean loss over the last tenth
-        of its steps; where a run diverged inf, or −inf where higher is better."""
+        """[settings, seeds], or [optimizers, seeds]: the deciding metric of each run after its last step, or the mean
+        loss over the last tenth of its steps; where a run diverged inf, or −inf where higher is better."""
         final = self._final_loss if self.metric is None else self.metrics[self.metric][:, :, -1]
         return np.where(self.diverged | ~np.isfinite(final), self._sign * np.inf, final)
 

@@ -1,1 +1,1 @@
-"""What a task is, and the one engine that trains it."""
+"""Tasks, and the engine that trains them."""

@@ -1,4 +1,4 @@
-"""What is trained: a model, its loss, its data and its evaluation, as one value."""
+"""The task: a model, its loss, its data and its evaluation, as one value."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -201,12 +201,12 @@ def test_pictures():
 
 
 @pytest.mark.slow
-def test_lanes_of_rates_that_are_given_up_are_left_out(monkeypatch):
-    """As on an accelerator, where all rates are one wave: the survivors go on in fewer lanes, with the same results."""
-    dispatch, lanes = Engine._dispatch, []
+def test_devices_train_fewer_runs_once_rates_are_given_up(monkeypatch):
+    """As on an accelerator, where all rates are one wave: fewer of them continue on a device, with the same results."""
+    dispatch, dispatched = Engine._dispatch, []
 
     def noted(engine, wave, active, *rest):
-        lanes.append((engine.program.runs_per_device, int(active[engine.waves.run_indices(wave)].sum())))
+        dispatched.append((engine.program.runs_per_device, int(active[engine.waves.run_indices(wave)].sum())))
         return dispatch(engine, wave, active, *rest)
 
     run = lambda: L.tune(TASK, L.adam(0.1), steps=300, progress=False)
@@ -216,9 +216,9 @@ def test_lanes_of_rates_that_are_given_up_are_left_out(monkeypatch):
     for worth in (True, False):
         seconds = property(lambda engine, worth=worth: -1.0 if worth else np.inf, lambda engine, measured: None)
         monkeypatch.setattr(Engine, "_compile_seconds", seconds, raising=False)
-        lanes.clear()
+        dispatched.clear()
         found = run()
-        most = [count for count, _ in lanes]
+        most = [count for count, _ in dispatched]
         assert most[0] == 25 and (most[-1] < 9 if worth else most[-1] == 25)
         assert most == sorted(most, reverse=True)
         np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-4)

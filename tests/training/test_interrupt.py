@@ -152,11 +152,11 @@ def test_a_search_says_that_it_was_interrupted(signalled):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lanes", [1, None])
-def test_a_search_goes_on_from_its_checkpoint(signalled, tmp_path, monkeypatch, lanes):
-    """However often it is stopped, and wherever; with lanes that are left out on the way too."""
-    monkeypatch.setattr("lrjax.training.engine._default_runs_per_device", lambda mesh: lanes)
-    seconds = property(lambda engine: -1.0, lambda engine, measured: None)  # it is always worth to leave out lanes
+@pytest.mark.parametrize("runs_per_device", [1, None])
+def test_a_search_goes_on_from_its_checkpoint(signalled, tmp_path, monkeypatch, runs_per_device):
+    """However often it is stopped, and wherever; also where devices train fewer runs after a while."""
+    monkeypatch.setattr("lrjax.training.engine._default_runs_per_device", lambda mesh: runs_per_device)
+    seconds = property(lambda engine: -1.0, lambda engine, measured: None)  # it is always worth compiling
     monkeypatch.setattr(Engine, "_compile_seconds", seconds, raising=False)
     task = task_of(
         (X, Y), batch_size=16, steps=40, metrics=(lambda p, b: jnp.sum(p["w"] ** 2), "min"), validation=(X, Y)

@@ -287,7 +287,7 @@ class Engine:
         replicated = self.program.replicated
         if self.program.run_sharding is None:
             return put_on_devices((trained, others, model_state), replicated)
-        specs = self.program.run_sharding.param_specs_of(merge(trained, others), trained, self.program.mesh)
+        specs = self.program.run_sharding.param_specs(merge(trained, others), trained, self.program.mesh)
         shardings = jax.tree.map(lambda spec: NamedSharding(self.program.mesh, spec), specs)
         return (
             put_on_devices(trained, shardings),

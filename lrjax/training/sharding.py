@@ -105,7 +105,7 @@ class RunSharding:
             return None
         return cls(Specs.create("param_specs", param_specs), Specs.create("batch_specs", batch_specs))
 
-    def param_specs_of(self, params: Any, part: Any, mesh: Any) -> Any:
+    def param_specs(self, params: Any, part: Any, mesh: Any) -> Any:
         """Returns specs of `part`: the parameters with None in place of some."""
         return self.params.broadcast(self.params.prefix(params), part, mesh)
 
@@ -123,8 +123,8 @@ class RunSharding:
 
     def carry_specs(self, carry: Any, mesh: Any) -> Any:
         """Returns a spec for each array in the carry of a run."""
-        trained = self.param_specs_of(carry.params, carry.trained, mesh)
-        others = self.param_specs_of(carry.params, carry.others, mesh)
+        trained = self.param_specs(carry.params, carry.trained, mesh)
+        others = self.param_specs(carry.params, carry.others, mesh)
         specs = jax.tree.map(lambda x: PartitionSpec(), carry)
         return specs._replace(
             trained=trained, others=others, opt_state=self.state_specs(carry.opt_state, carry.trained, trained)

@@ -257,16 +257,16 @@ def test_specs_that_do_not_divide():
     mesh, params = jax.sharding.AbstractMesh((3,), ("model",)), jax.eval_shape(init, jax.random.key(0))
     sharding = task_of(param_specs=SPECS).run_sharding
     with pytest.raises(ValueError, match="v has the shape \\(32, 1\\), and its axis 0 has to be split into 3"):
-        sharding.of_params(params, params, mesh)
+        sharding.param_specs(params, params, mesh)
 
 
 def test_the_state_of_an_optimizer_is_sharded_as_its_parameters():
     """By path and shape, through any nesting."""
     params = jax.eval_shape(init, jax.random.key(0))
     mesh, sharding = jax.sharding.AbstractMesh((4,), ("model",)), task_of(param_specs=SPECS).run_sharding
-    specs = sharding.of_params(params, params, mesh)
+    specs = sharding.param_specs(params, params, mesh)
     tx = L.chain(L.masked(L.adam(0.1), {"w": True, "v": True, "c": False}), L.ema(0.9), L.scale_by_factored_rms())
     state = jax.eval_shape(tx.init, params)
-    found = sharding.of_state(state, params, specs)
+    found = sharding.state_specs(state, params, specs)
     for (_, x), spec in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(found), strict=True):
         assert spec == {(16, 32): P(None, "model"), (32, 1): P("model")}.get(x.shape, P())

@@ -124,7 +124,7 @@ def test_compare_writes_a_page_and_clean_json(tmp_path):
     done = run("compare", "diabetes", "--steps", "40", "--seeds", "2", "--format", "json", "--out", str(out))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert result["task"] == "diabetes" and len(result["rows"]) == 19 and result["metric"] == "R²"
+    assert result["task"] == "diabetes" and len(result["rows"]) == 29 and result["metric"] == "R²"
     assert "found for this task" in result["how"] and (result["steps"], result["seeds"]) == (40, 2)
     assert_needs_nothing(out.read_text())
     numbers = out.with_suffix(".json")

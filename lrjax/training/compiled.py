@@ -17,6 +17,7 @@ class Compiled:
     ever."""
 
     def __init__(self) -> None:
+        self.seconds = 0.0  # that compiling took, the first time
         self._users: list[weakref.ref[Program]] = []
         # closures over the list: without a cycle, what is compiled is freed at once
         users = self._users

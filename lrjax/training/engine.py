@@ -90,6 +90,7 @@ class Engine:
         self.waves = Waves(self.count, program)
         self._loaded: dict[tuple[int, int], Any] = {}
         self._pending: deque[Callable[[], None]] = deque()  # the devices go on while results are read
+        self._released = 0  # waves in `_pending`, on the devices until then
         self._steps_made = 0
         self.record = self._fit_memory(may_shrink=vectorized is None)
         self._began = time.monotonic()
@@ -160,9 +161,18 @@ class Engine:
             self._pending.popleft()()
 
     def release(self, wave: int, finish: Callable[[Carry], None] = lambda carry: None) -> None:
-        """Forgets what a wave carries; `finish` gets it once the results are read."""
+        """Forgets what a wave carries; `finish` gets it once the results are read. What the waves released before it
+        carry is freed first: the devices hold one of these beside the wave that is trained."""
+        while self._released:
+            self._pending.popleft()()
         carry = self.waves.forget(wave)
-        self._pending.append(lambda: finish(carry))
+
+        def free() -> None:
+            self._released -= 1
+            finish(carry)
+
+        self._released += 1
+        self._pending.append(free)
 
     def drop(self, run_indices: np.ndarray) -> np.ndarray:
         """Forgets what runs carry, where nothing else of their wave is needed; lanes of a wave are left out where as
@@ -308,7 +318,8 @@ class Engine:
             )
             made = traced.lower().compile()
             starting.result()
-        self._compile_seconds = time.monotonic() - begin
+        self._compiled.seconds = max(self._compiled.seconds, time.monotonic() - begin)
+        self._compile_seconds = self._compiled.seconds
         recorded = jax.tree.map(lambda x: None, traced.out_info[1])
         memory = made.memory_analysis()
         if memory is None:

@@ -226,7 +226,7 @@ def test_lanes_of_rates_that_are_given_up_are_left_out(monkeypatch):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3), found.run.params, expected.run.params)
 
 
-def test_what_is_given_up_is_forgotten(monkeypatch):
+def test_what_is_given_up_is_forgotten(monkeypatch, one_at_a_time):
     """Of 25 rates few states are kept at the same time, and what is returned was trained with the rate that it says."""
     dispatch, most = Engine._dispatch, []
 

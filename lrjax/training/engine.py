@@ -43,7 +43,7 @@ class Runs:
     seeds: Sequence[int]  # the list of seeds
     seed_index: np.ndarray  # of each run, in that list
     is_control: np.ndarray  # bool: whether it never updates
-    together: int | None = None  # how many are trained at the same time, at most; None for all
+    together: int | None = None  # how many are under way at the same time, at most; None for all
 
 
 def with_controls(make: Callable[[Any], Any], numbers: Any, seeds: Sequence[int], seed_index: np.ndarray) -> Any:
@@ -212,6 +212,15 @@ class Engine:
         specs = self.program.run_sharding.of_carry(one, mesh)
         return jax.tree.map(lambda x, spec: describe(x, named(spec)), carry, specs)
 
+    @property
+    def _most_waves(self) -> int:
+        """Of those on the devices at the same time: all that are trained side by side, all runs that a search may have
+        under way, or the one that is trained and the one before it."""
+        if self.source.once:
+            return len(self.groups[0])
+        together = self.runs.together
+        return min(self.waves.number, 2 if together is None else max(2, -(-together // self.program.wave_size)))
+
     @cached_property
     def validation(self) -> Any:
         return place(self.task.validation_batches, self.program.replicated)
@@ -324,7 +333,7 @@ class Engine:
         memory = made.memory_analysis()
         if memory is None:
             return 0.0, recorded
-        others = len(self.groups[0]) - 1 if self.source.once else min(len(self.groups) - 1, 1)  # waves that carry too
+        others = self._most_waves - 1  # that carry too
         return memory.argument_size_in_bytes + memory.temp_size_in_bytes + others * memory.alias_size_in_bytes, recorded
 
 

@@ -42,9 +42,10 @@ def train_to_end(engine: Engine, kept: Kept, show: Show, checkpoint: Checkpoint 
 def show_controls(engine: Engine, begin: int, end: int) -> None:
     """What the data do by themselves: the losses of these steps without an update, which need no steps before."""
     waves = engine.waves.containing(np.flatnonzero(engine.runs.is_control))  # none where there are no controls
+    under_way = set(engine.waves.carried)
     at_end = end == engine.steps
     engine.advance(engine.runs.is_control, waves, begin, end, lambda *args: None, evaluate_at_end=at_end)
-    engine.settle()
     for wave in waves:
-        if engine.runs.is_control[engine.waves.run_indices(wave)].all():  # others go on from where they are
+        if wave not in under_way and engine.waves.number > 1:  # others need its memory; one alone just goes on
             engine.release(wave)
+    engine.settle()

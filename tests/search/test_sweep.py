@@ -161,7 +161,8 @@ def test_only_as_many_runs_at_a_time_as_the_memory_holds(monkeypatch, free, vect
     assert set(seen) == {vectorized, 4}  # what is asked for is done
 
 
-def test_of_the_waves_that_are_done_one_stays_on_the_devices(monkeypatch, one_at_a_time):
+@pytest.mark.parametrize("together", [1, 2])  # a control alone, and one beside a run
+def test_of_the_waves_that_are_done_one_stays_on_the_devices(monkeypatch, together):
     """So many are counted where a wave is fitted into the memory, beside the one that is trained."""
     done, most, dispatch, release = [], [], Engine._dispatch, Engine.release
 
@@ -175,7 +176,7 @@ def test_of_the_waves_that_are_done_one_stays_on_the_devices(monkeypatch, one_at
 
     monkeypatch.setattr(Engine, "_dispatch", dispatched)
     monkeypatch.setattr(Engine, "release", released)
-    swept(L.adam(np.geomspace(0.001, 0.1, 8)), steps=10)  # a wave is a single call
+    swept(L.adam(np.geomspace(0.001, 0.1, 7)), steps=10, runs_per_device=together)  # a wave is a single call
     assert max(most) == 2
 
 

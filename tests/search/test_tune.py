@@ -226,6 +226,20 @@ def test_lanes_of_rates_that_are_given_up_are_left_out(monkeypatch):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3), found.run.params, expected.run.params)
 
 
+@pytest.mark.parametrize("vectorized", [3, 7])
+def test_as_many_waves_are_under_way_as_are_counted_in_the_memory(monkeypatch, vectorized):
+    dispatch, most = Engine._dispatch, []
+
+    def noted(engine, wave, *rest):
+        most.append((len({*engine.waves.carried, wave}), engine._most_waves))
+        return dispatch(engine, wave, *rest)
+
+    monkeypatch.setattr("lrjax.training.engine._suitable", lambda mesh: vectorized)
+    monkeypatch.setattr(Engine, "_dispatch", noted)
+    L.tune(TASK, L.adam(0.1), steps=30, progress=False)
+    assert max(most)[0] > 2 and all(carried <= counted for carried, counted in most)
+
+
 def test_what_is_given_up_is_forgotten(monkeypatch, one_at_a_time):
     """Of 25 rates few states are kept at the same time, and what is returned was trained with the rate that it says."""
     dispatch, most = Engine._dispatch, []

@@ -34,6 +34,9 @@ def _note_compilation(event, duration, **kwargs):
 
 
 def pytest_configure(config):
+    # on every device, as on a CPU: by default GPUs and TPUs round the factors of a product, to 10 bits and fewer
+    jax.config.update("jax_default_matmul_precision", "float32")
+    os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "float32"  # of the processes that tests start
     jax.monitoring.register_event_duration_secs_listener(_note_compilation)
     gc.set_threshold(100_000, 50, 100)  # JAX keeps millions of objects, and to look at them all takes its time
     config.addinivalue_line("markers", "promotes: runs others' code, which needs dtypes and ranks to promote")
@@ -101,6 +104,12 @@ def quick_compilation():
     yield
     jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()  # nothing that was compiled so is left for other tests
+
+
+@pytest.fixture
+def one_at_a_time(monkeypatch):
+    """A device trains one run at a time, as a CPU does by default; others vectorize all that their memory holds."""
+    monkeypatch.setattr("lrjax.training.engine._default_runs_per_device", lambda mesh: 1)
 
 
 @pytest.fixture

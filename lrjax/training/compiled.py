@@ -16,6 +16,7 @@ class Compiled:
     with the user's functions in them: `jax.jit` with the program as a static argument would keep both for ever."""
 
     def __init__(self) -> None:
+        self.seconds = 0.0  # that compiling took, the first time
         self._users: list[weakref.ref[Program]] = []
         # closures over the list, not over self: without a reference cycle the executables are freed at once
         users = self._users

@@ -44,7 +44,7 @@ class Runs:
     seeds: Sequence[int]  # without repetition
     seed_index: np.ndarray  # of each run, in `seeds`
     is_control: np.ndarray  # bool: whether it never updates
-    max_concurrent: int | None = None  # runs that are trained at the same time; None for all
+    max_concurrent: int | None = None  # runs that have a carry at the same time; None for all
 
 
 def with_controls(
@@ -93,6 +93,7 @@ class Engine:
         self.waves = Waves(self.count, program)
         self._loaded: dict[tuple[int, int], Any] = {}
         self._pending: deque[Callable[[], None]] = deque()  # read later: the devices compute meanwhile
+        self._released = 0  # waves in `_pending`, whose carry is on the devices until then
         self._steps_made = 0
         self.record = self._fit_memory(may_shrink=runs_per_device is None)
         self._began = time.monotonic()
@@ -164,9 +165,18 @@ class Engine:
             self._pending.popleft()()
 
     def release(self, wave: int, finish: Callable[[Carry], None] = lambda carry: None) -> None:
-        """Forgets the carry of a wave; `finish` gets it once the results are read."""
+        """Forgets the carry of a wave; `finish` gets it once the results are read. The carry of the waves released
+        before is freed first, so that the devices hold at most one beside that of the wave that is trained."""
+        while self._released:
+            self._pending.popleft()()
         carry = self.waves.forget(wave)
-        self._pending.append(lambda: finish(carry))
+
+        def free() -> None:
+            self._released -= 1
+            finish(carry)
+
+        self._released += 1
+        self._pending.append(free)
 
     def drop(self, run_indices: np.ndarray) -> np.ndarray:
         """Drops the carry of runs, where their wave has no other run that is needed. Compiles a program for fewer runs
@@ -207,6 +217,15 @@ class Engine:
         named = lambda spec: NamedSharding(mesh, normalized_spec(PartitionSpec(RUNS, *spec), mesh))
         specs = self.program.run_sharding.carry_specs(one, mesh)
         return jax.tree.map(lambda x, spec: describe(x, named(spec)), carry, specs)
+
+    @property
+    def _max_waves(self) -> int:
+        """How many waves have their carry on the devices at the same time: all that are trained in turn, all runs that
+        a search resumes, or the wave that is trained and the one before it."""
+        if self.source.load_once:
+            return len(self.groups[0])
+        concurrent = self.runs.max_concurrent
+        return min(self.waves.wave_count, 2 if concurrent is None else max(2, -(-concurrent // self.program.wave_size)))
 
     @cached_property
     def validation(self) -> Any:
@@ -320,13 +339,13 @@ class Engine:
             )
             executable = traced.lower().compile()
             starting.result()
-        self._compile_seconds = time.monotonic() - begin
+        self._compiled.seconds = max(self._compiled.seconds, time.monotonic() - begin)
+        self._compile_seconds = self._compiled.seconds
         recorded = jax.tree.map(lambda x: None, traced.out_info[1])
         memory = executable.memory_analysis()
         if memory is None:
             return 0.0, recorded
-        # the waves beside this one whose carry is on the devices
-        others = len(self.groups[0]) - 1 if self.source.load_once else min(len(self.groups) - 1, 1)
+        others = self._max_waves - 1  # whose carry is on the devices too
         return memory.argument_size_in_bytes + memory.temp_size_in_bytes + others * memory.alias_size_in_bytes, recorded
 
 

@@ -42,9 +42,10 @@ def train_to_end(engine: Engine, kept: KeptModels, show: Show, checkpoint: Check
 def run_controls(engine: Engine, begin: int, end: int) -> None:
     """Records the losses of the controls, which never update, on the batches of some steps; skips the steps before."""
     waves = engine.waves.waves_of(np.flatnonzero(engine.runs.is_control))  # none where there are no controls
+    resumable = set(engine.waves.carried)
     at_end = end == engine.steps
     engine.advance(engine.runs.is_control, waves, begin, end, lambda *args: None, evaluate_at_end=at_end)
-    engine.read_pending()
     for wave in waves:
-        if engine.runs.is_control[engine.waves.run_indices(wave)].all():  # other runs need their carry
+        if wave not in resumable and engine.waves.wave_count > 1:  # others need its memory; a single wave goes on
             engine.release(wave)
+    engine.read_pending()

@@ -1,4 +1,4 @@
-"""PyTorch's own optimizers on the same arrays, where PyTorch is installed."""
+"""PyTorch's own optimizers on the same arrays and the same kind of device, where PyTorch is installed."""
 
 import importlib.util
 from collections.abc import Callable
@@ -22,18 +22,25 @@ def installed() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
+def device() -> str:
+    """The one beside JAX's default device."""
+    import torch
+
+    return "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+
+
 def has(name: str) -> bool:
     return name in OPTIMIZERS and installed()
 
 
 def step(name: str, params: Any, grads: Any) -> Callable[[], Any]:
-    """One step of the optimizer, as PyTorch runs it by default."""
+    """One step of the optimizer, as PyTorch runs it by default; waited for, as JAX's are."""
     import torch
 
-    tensors = []
+    where, tensors = device(), []
     for p, g in zip(jax.tree.leaves(params), jax.tree.leaves(grads), strict=True):
-        tensor = torch.nn.Parameter(torch.from_numpy(np.array(p)))
-        tensor.grad = torch.from_numpy(np.array(g))
+        tensor = torch.nn.Parameter(torch.from_numpy(np.array(p)).to(where))
+        tensor.grad = torch.from_numpy(np.array(g)).to(where)
         tensors.append(tensor)
     optimizer = OPTIMIZERS[name](torch.optim, tensors)
 
@@ -41,5 +48,7 @@ def step(name: str, params: Any, grads: Any) -> Callable[[], Any]:
         if name.startswith("clip"):
             torch.nn.utils.clip_grad_norm_(tensors, 1.0)
         optimizer.step()
+        if where == "cuda":
+            torch.cuda.synchronize()
 
     return call

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tests.benchmarks.pytorch import installed
+from tests.benchmarks.pytorch import device, installed
 from tests.benchmarks.table import Table
 
 RATES, STEPS, BATCH = np.geomspace(1e-5, 1, 32), 300, 64
@@ -148,19 +148,19 @@ def looped_with_torch() -> list[float]:
 
     from lrjax.tasks.digits import digits
 
-    task = digits()
-    x, y = torch.from_numpy(task.data[0]), torch.from_numpy(task.data[1]).long()
+    task, where = digits(), device()
+    x, y = torch.from_numpy(task.data[0]).to(where), torch.from_numpy(task.data[1]).long().to(where)
     linear, relu = torch.nn.Linear, torch.nn.ReLU
 
     def run(rates: np.ndarray) -> float:
         final = []
         for rate in rates:
             torch.manual_seed(0)
-            model = torch.nn.Sequential(linear(64, 64), relu(), linear(64, 32), relu(), linear(32, 10))
+            model = torch.nn.Sequential(linear(64, 64), relu(), linear(64, 32), relu(), linear(32, 10)).to(where)
             optimizer = torch.optim.Adam(model.parameters(), lr=float(rate))
             losses = []
             for _ in range(STEPS):
-                chosen = torch.randint(0, len(x), (BATCH,))
+                chosen = torch.randint(0, len(x), (BATCH,), device=where)
                 optimizer.zero_grad()
                 loss = torch.nn.functional.cross_entropy(model(x[chosen]), y[chosen])
                 loss.backward()
@@ -188,7 +188,7 @@ def numbers(runs: list[int], steps: list[int]) -> list[Any]:
     def seconds(runs: int, steps: int) -> float:
         begin = time.perf_counter()
         rates = np.geomspace(1e-5, 1e-2, runs)
-        L.sweep(task, L.adam(rates), steps=steps, progress=False, mesh=jax.make_mesh((CORES,), ("runs",)))
+        L.sweep(task, L.adam(rates), steps=steps, progress=False, mesh=jax.make_mesh((len(jax.devices()),), ("runs",)))
         return time.perf_counter() - begin
 
     seconds(1, 100)

@@ -57,7 +57,7 @@ def test_a_run_is_the_same_as_trained_alone(result, name):
 
 
 @pytest.mark.slow
-def test_techniques_of_one_optimizer_are_one_program(compilations):
+def test_techniques_of_one_optimizer_are_one_program(compilations, one_at_a_time):
     task = diabetes()
     L.compare(task, steps=40, seeds=2, progress=False)
     programs = [name for name in compilations if "(advance)" in str(name)]

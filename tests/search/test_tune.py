@@ -226,7 +226,21 @@ def test_devices_train_fewer_runs_once_rates_are_given_up(monkeypatch):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3), found.run.params, expected.run.params)
 
 
-def test_what_is_given_up_is_forgotten(monkeypatch):
+@pytest.mark.parametrize("vectorized", [3, 7])
+def test_as_many_waves_are_kept_at_most_as_are_counted_in_the_memory(monkeypatch, vectorized):
+    dispatch, most = Engine._dispatch, []
+
+    def noted(engine, wave, *rest):
+        most.append((len({*engine.waves.carried, wave}), engine._max_waves))
+        return dispatch(engine, wave, *rest)
+
+    monkeypatch.setattr("lrjax.training.engine._default_runs_per_device", lambda mesh: vectorized)
+    monkeypatch.setattr(Engine, "_dispatch", noted)
+    L.tune(TASK, L.adam(0.1), steps=30, progress=False)
+    assert max(most)[0] > 2 and all(carried <= counted for carried, counted in most)
+
+
+def test_what_is_given_up_is_forgotten(monkeypatch, one_at_a_time):
     """Of 25 rates few states are kept at the same time, and what is returned was trained with the rate that it says."""
     dispatch, most = Engine._dispatch, []
 

@@ -110,7 +110,7 @@ def test_in_another_thread_signals_are_left_alone():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keep", ["best", "all", None])
-def test_a_sweep_gives_the_settings_that_are_whole(tmp_path, signalled, keep):
+def test_a_sweep_gives_the_settings_that_are_whole(tmp_path, signalled, keep, one_at_a_time):
     run = lambda **options: L.sweep(
         task_of((X, Y), batch_size=16), L.adam(RATES), steps=60, seeds=2, keep=keep, **QUIET, **options
     )

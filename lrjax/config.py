@@ -8,7 +8,7 @@ import jax
 import jax.core
 import numpy as np
 
-from lrjax.static import Frozen, StaticArguments
+from lrjax.static import HashableTree, StaticArguments
 from lrjax.transforms.chain import Named
 from lrjax.transforms.orthogonal import MuonDimensionNumbers
 from lrjax.value import Value, config_name, hyperparameter_names, value_classes
@@ -42,7 +42,7 @@ def _plain(x: Any, owner: str, name: str) -> Any:
         return [plain(x.name), to_config(x.transform)]
     if isinstance(x, MuonDimensionNumbers):
         return {_TYPE: "MuonDimensionNumbers", **{field: plain(item) for field, item in x._asdict().items()}}
-    if isinstance(x, Frozen):
+    if isinstance(x, HashableTree):
         return _plain_tree(x.tree, plain)
     if isinstance(x, Mapping) and not isinstance(x, StaticArguments):
         return _plain_tree(x, plain)

@@ -16,7 +16,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.numerics import LargeCount, RealLike, split
+from lrjax.numerics import LargeCount, RealLike, as_time
 
 MAX_STEPS = 2**31 - 1  # the largest int32: the last step of a count, and of every schedule
 
@@ -32,17 +32,17 @@ class Domain:
     A static one is part of a value's structure, the others are its leaves.
     """
 
-    words: str  # completes "must be ..."
-    accept: Callable[[Any], Any]  # the argument in the form that a value keeps, or raises NotInDomain
-    enter: Callable[[Any], Any] = lambda x: x  # and in the form in which it enters a formula
+    description: str  # completes "must be ..."
+    validate: Callable[[Any], Any]  # the argument in the form that a value keeps, or raises NotInDomain
+    as_array: Callable[[Any], Any] = lambda x: x  # and in the form in which it enters a formula
     static: bool = False
-    whole: bool = False  # counts steps
+    counts_steps: bool = False
     rate: bool = False  # what a multiple of a schedule has multiplied
-    scheduled: bool = False  # one number, which a transformation may take from a schedule
+    schedulable: bool = False  # one number, which a transformation may take from a schedule
     rank: int = 0  # dimensions of an array that is one argument; more make a batch
 
     def __repr__(self) -> str:
-        return self.words
+        return self.description
 
 
 def _number(holds: Callable[[Any], Any], steps: bool = False, rank: int = 0) -> Callable[[Any], Any]:
@@ -57,7 +57,7 @@ def _number(holds: Callable[[Any], Any], steps: bool = False, rank: int = 0) -> 
             seen = np.asarray(x) if steps else np.asarray(x).astype(jnp.result_type(float))
         return bool(np.all(np.isfinite(x)) and np.all(holds(x)) and np.all(np.isfinite(seen) & holds(seen)))
 
-    def accept(x: Any) -> Any:
+    def validate(x: Any) -> Any:
         if isinstance(x, LargeCount):
             return x
         if isinstance(x, jax.core.Tracer):
@@ -80,7 +80,7 @@ def _number(holds: Callable[[Any], Any], steps: bool = False, rank: int = 0) -> 
             raise NotInDomain
         return x
 
-    return accept
+    return validate
 
 
 def as_scalar(x: Any) -> jax.Array:
@@ -90,20 +90,20 @@ def as_scalar(x: Any) -> jax.Array:
     return jnp.asarray(x, jnp.result_type(float))
 
 
-def _entering(number: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _map_numbers(number: Callable[[Any], Any]) -> Callable[[Any], Any]:
     is_one = lambda x: isinstance(x, (jax.Array, float, LargeCount))
     return lambda x: number(x) if isinstance(x, (jax.Array, float)) else jax.tree.map(number, x, is_leaf=is_one)
 
 
-def _number_domain(words: str, holds: Callable[[Any], Any], rate: bool = False) -> Domain:
-    return Domain(words, _number(holds), _entering(as_scalar), rate=rate, scheduled=True)
+def _number_domain(description: str, holds: Callable[[Any], Any], rate: bool = False) -> Domain:
+    return Domain(description, _number(holds), _map_numbers(as_scalar), rate=rate, schedulable=True)
 
 
-def _steps_domain(words: str, least: int, whole: bool = True) -> Domain:
+def _steps_domain(description: str, least: int, integer: bool = True) -> Domain:
     """A number of steps; like a step, a larger one than 2³¹−1 counts as 2³¹−1."""
-    holds = (lambda x: (x >= least) & (x == np.floor(x))) if whole else (lambda x: x >= least)
+    holds = (lambda x: (x >= least) & (x == np.floor(x))) if integer else (lambda x: x >= least)
     number = _number(holds, steps=True)
-    return Domain(words, number, _entering(split), whole=True, scheduled=True)
+    return Domain(description, number, _map_numbers(as_time), counts_steps=True, schedulable=True)
 
 
 Number = Annotated[RealLike, _number_domain("a finite number", lambda x: True)]
@@ -119,8 +119,8 @@ Momentum = Annotated[RealLike, _number_domain("a number in (-1, 1)", lambda x: (
 AtLeastOne = Annotated[RealLike, _number_domain("a finite number >= 1", lambda x: x >= 1)]
 Steps = Annotated[RealLike, _steps_domain("a whole number of steps >= 1", 1)]
 Count = Annotated[RealLike, _steps_domain("a whole number of steps >= 0", 0)]
-Duration = Annotated[RealLike, _steps_domain("a number of steps >= 1", 1, whole=False)]
-Delay = Annotated[RealLike, _steps_domain("a number of steps >= 0", 0, whole=False)]
+Duration = Annotated[RealLike, _steps_domain("a number of steps >= 1", 1, integer=False)]
+Delay = Annotated[RealLike, _steps_domain("a number of steps >= 0", 0, integer=False)]
 Curve = Annotated[
     RealLike | Sequence[float],
     Domain(
@@ -142,15 +142,15 @@ def _curve(x: Any) -> Any:
 
 
 def _accept_numbers(domain: Domain, increasing: bool = False) -> Callable[[Any], Any]:
-    def accept(xs: Any) -> tuple[Any, ...]:
+    def validate(xs: Any) -> tuple[Any, ...]:
         if isinstance(xs, (str, bytes, Mapping)) or not np.iterable(xs):
             raise NotInDomain
-        accepted = tuple(domain.accept(x) for x in xs)
+        accepted = tuple(domain.validate(x) for x in xs)
         if increasing and not _is_increasing(accepted):
             raise NotInDomain
         return accepted
 
-    return accept
+    return validate
 
 
 def _is_increasing(xs: Sequence[Any]) -> bool:
@@ -189,9 +189,9 @@ def known_domain(annotation: Any) -> Domain:
 def _or_none(domain: Domain) -> Domain:
     return dataclasses.replace(
         domain,
-        words=f"{domain.words}, or None",
-        accept=lambda x: None if x is None else domain.accept(x),
-        enter=lambda x: None if x is None else domain.enter(x),
+        description=f"{domain.description}, or None",
+        validate=lambda x: None if x is None else domain.validate(x),
+        as_array=lambda x: None if x is None else domain.as_array(x),
     )
 
 
@@ -213,21 +213,21 @@ def _function(x: Any) -> Any:
 
 
 def _instance(kind: type) -> Callable[[Any], Any]:
-    def accept(x: Any) -> Any:
+    def validate(x: Any) -> Any:
         if not isinstance(x, kind):
             raise NotInDomain
         return x
 
-    return accept
+    return validate
 
 
 def choice(*options: str) -> Domain:
-    def accept(x: Any) -> str:
+    def validate(x: Any) -> str:
         if not isinstance(x, str) or x not in options:
             raise NotInDomain
         return x
 
-    return Domain("one of " + ", ".join(map(repr, options)), accept, static=True)
+    return Domain("one of " + ", ".join(map(repr, options)), validate, static=True)
 
 
 def _axes(x: Any) -> Any:
@@ -257,12 +257,12 @@ def _pairs(scale: Domain) -> Callable[[Any], Any]:
     """Accepts `{boundary: scale, ...}` or `((boundary, scale), ...)`; kept as pairs, in the order of the boundaries."""
     step = known_domain(Delay)
 
-    def accept(x: Any) -> tuple[tuple[Any, Any], ...]:
+    def validate(x: Any) -> tuple[tuple[Any, Any], ...]:
         if x is None:
             return ()
         items = x.items() if isinstance(x, Mapping) else x
         try:
-            pairs = tuple((step.accept(boundary), scale.accept(value)) for boundary, value in items)
+            pairs = tuple((step.validate(boundary), scale.validate(value)) for boundary, value in items)
         except TypeError:
             raise NotInDomain from None
         if all(isinstance(boundary, (int, float)) for boundary, _ in pairs):
@@ -271,18 +271,20 @@ def _pairs(scale: Domain) -> Callable[[Any], Any]:
             raise NotInDomain
         return pairs
 
-    return accept
+    return validate
 
 
 _NUMBER, _DELAY = known_domain(Number), known_domain(Delay)
-Rates = Annotated[Sequence[RealLike], Domain("a sequence of finite numbers", _accept_numbers(_NUMBER), _NUMBER.enter)]
+Rates = Annotated[
+    Sequence[RealLike], Domain("a sequence of finite numbers", _accept_numbers(_NUMBER), _NUMBER.as_array)
+]
 Boundaries = Annotated[
     Sequence[RealLike],
     Domain(
         "a sequence of numbers of steps >= 0, none smaller than the one before it",
         _accept_numbers(_DELAY, increasing=True),
-        _DELAY.enter,
-        whole=True,
+        _DELAY.as_array,
+        counts_steps=True,
     ),
 ]
 BoundariesAndScales = Annotated[
@@ -290,7 +292,7 @@ BoundariesAndScales = Annotated[
     Domain(
         "a dict from steps (>= 0) to finite scales",
         _pairs(_NUMBER),
-        lambda pairs: tuple((split(boundary), as_scalar(scale)) for boundary, scale in pairs),
+        lambda pairs: tuple((as_time(boundary), as_scalar(scale)) for boundary, scale in pairs),
     ),
 ]
 DType = Annotated[Any, Domain("a floating dtype", _dtype, static=True)]
@@ -303,12 +305,12 @@ class Requirement:
     """A condition that joins several arguments: `holds` names them by its own parameters."""
 
     argument: str
-    words: str
+    description: str
     holds: Callable[..., bool]
     structural: bool
 
 
-def require(argument: str, words: str, holds: Callable[..., bool], structural: bool = False) -> Requirement:
+def require(argument: str, description: str, holds: Callable[..., bool], structural: bool = False) -> Requirement:
     """A condition on `argument` that depends on other arguments, checked where all of them are Python numbers, or, if
     it is about structure only, always."""
-    return Requirement(argument, words, holds, structural)
+    return Requirement(argument, description, holds, structural)

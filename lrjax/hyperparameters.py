@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.value import V, Value, hyperparameter_names
+from lrjax.value import ValueT, Value, hyperparameter_names
 
 
-def batched(value: V) -> V:
+def batched(value: ValueT) -> ValueT:
     """Broadcasts every number of a batch to the length of the batch, so that `jax.vmap` maps over all of them.
 
     Raises:
@@ -70,7 +70,7 @@ def _map_numbers(x: Any, rank: int, change: Callable[[Any, int], Any]) -> Any:
     return jax.tree.map(map_one, x, is_leaf=is_value)
 
 
-def with_hyperparams(value: V, **hyperparams: Any) -> V:
+def with_hyperparams(value: ValueT, **hyperparams: Any) -> ValueT:
     """Copies a value with the named hyperparameters replaced, at any depth of a chain.
 
     Raises:

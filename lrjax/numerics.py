@@ -57,7 +57,7 @@ class Time:
         return f"Time({self.whole!r}, {self.part!r})"
 
     def __add__(self, other: Any) -> Any:
-        time = _as_time(other)
+        time = _as_exact_time(other)
         if time is None:
             return self.total + other
         whole = self.whole + time.whole
@@ -65,13 +65,13 @@ class Time:
         return Time(jnp.where(overflows, _MAX, whole), _combine(lax.add, self.part, time.part))
 
     def __sub__(self, other: Any) -> Any:
-        time = _as_time(other)
+        time = _as_exact_time(other)
         if time is None:
             return self.total - other
         return Time(self.whole - time.whole, _combine(lax.sub, self.part, time.part))
 
     def __rsub__(self, other: Any) -> Any:
-        time = _as_time(other)
+        time = _as_exact_time(other)
         return other - self.total if time is None else time - self
 
     def __neg__(self) -> "Time":
@@ -81,7 +81,7 @@ class Time:
         return self
 
     def __abs__(self) -> "Time":
-        return where(self >= 0, self, -self)
+        return where_time(self >= 0, self, -self)
 
     def __mul__(self, other: Any) -> jax.Array:
         return self.total * _float(other)
@@ -99,7 +99,7 @@ class Time:
         return other**self.total
 
     def __divmod__(self, other: Any) -> Any:
-        time = _as_time(other)
+        time = _as_exact_time(other)
         return divmod(self.total, other) if time is None else self.divmod(time)
 
     def __floordiv__(self, other: Any) -> Any:
@@ -109,7 +109,7 @@ class Time:
         return divmod(self, other)[1]
 
     def __rdivmod__(self, other: Any) -> Any:
-        time = _as_time(other)
+        time = _as_exact_time(other)
         return divmod(other, self.total) if time is None else time.divmod(self)
 
     def __rfloordiv__(self, other: Any) -> Any:
@@ -139,7 +139,7 @@ class Time:
     __radd__, __rmul__ = __add__, __mul__
 
     def _compare(self, compare: Callable[[Any, Any], Any], other: Any) -> Any:
-        time = _as_time(other)
+        time = _as_exact_time(other)
         if time is not None:
             difference = self - time
             return compare(jnp.asarray(difference.whole if difference.part is None else difference.total), 0)
@@ -165,20 +165,20 @@ class Time:
         many = jnp.where(fractional, jnp.floor(self.total / period.total), times.astype(jnp.result_type(float)))
         # a whole period with a derivative: its part is 0, and counts once for each of the times
         exact = Time(rest.whole, _combine(lax.sub, rest.part, times.astype(many.dtype) * period.part))
-        since = split(self.total - many * period.total)
-        return where(fractional, split(many), Time(times)), where(fractional, since, exact)
+        since = as_time(self.total - many * period.total)
+        return where_time(fractional, as_time(many), Time(times)), where_time(fractional, since, exact)
 
     def clip(self, low: Any = 0, high: Any = None) -> "Time":
         """The time, not before `low` and not after `high`."""
-        least, most = _as_time(low), _as_time(high)
-        raised = where(self >= least, self, least)
-        return raised if most is None else where(raised >= most, most, raised)
+        least, most = _as_exact_time(low), _as_exact_time(high)
+        raised = where_time(self >= least, self, least)
+        return raised if most is None else where_time(raised >= most, most, raised)
 
 
 jax.tree_util.register_pytree_node(Time, lambda time: ((time.whole, time.part), None), lambda _, xs: Time(*xs))
 
 
-def _as_time(x: Any) -> Any:
+def _as_exact_time(x: Any) -> Any:
     """A time, or a whole number, as a time; None for anything else."""
     if isinstance(x, Time):
         return x
@@ -188,7 +188,7 @@ def _as_time(x: Any) -> Any:
         return None
     if isinstance(x, (int, np.integer)):
         return Time(np.int32(min(max(int(x), -_MAX), _MAX)))
-    return split(x) if jnp.issubdtype(x.dtype, jnp.integer) else None
+    return as_time(x) if jnp.issubdtype(x.dtype, jnp.integer) else None
 
 
 def _float(x: Any) -> Any:
@@ -202,7 +202,7 @@ def _combine(op: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
     return op(*jnp.broadcast_arrays(a, b))
 
 
-def where(condition: jax.Array, a: Time, b: Time) -> Time:
+def where_time(condition: jax.Array, a: Time, b: Time) -> Time:
     """Chooses between two times."""
     whole = jnp.where(condition, a.whole, b.whole)
     if a.part is None and b.part is None:
@@ -211,10 +211,10 @@ def where(condition: jax.Array, a: Time, b: Time) -> Time:
     return Time(whole, jnp.where(condition, zero if a.part is None else a.part, zero if b.part is None else b.part))
 
 
-def split(x: Any) -> Time:
+def as_time(x: Any) -> Time:
     """A number of steps, of any integer or float dtype, as a `Time`; beyond ±(2³¹−1) it stays there."""
     if isinstance(x, LargeCount):
-        return split(x.high) + split(x.low)
+        return as_time(x.high) + as_time(x.low)
     x = jnp.asarray(x)
     if jnp.issubdtype(x.dtype, jnp.integer):
         info = jnp.iinfo(x.dtype)
@@ -250,24 +250,24 @@ def fractions(elapsed: Time, length: Time) -> tuple[jax.Array, jax.Array]:
     return jnp.where(over, 1, done / whole), jnp.where((done <= 0) & ~over, 1, left / whole)
 
 
-def mix(a: jax.Array, b: jax.Array, done: jax.Array, left: jax.Array) -> jax.Array:
+def lerp(a: jax.Array, b: jax.Array, done: jax.Array, left: jax.Array) -> jax.Array:
     """From `a` (all left) to `b` (all done), without cancellation at either end."""
     return a * left + b * done
 
 
 def interpolate(
-    step: Time, boundaries: Sequence[Time], values: Sequence[jax.Array], bend: Callable[[jax.Array], jax.Array]
+    step: Time, boundaries: Sequence[Time], values: Sequence[jax.Array], weight: Callable[[jax.Array], jax.Array]
 ) -> jax.Array:
     """From values[0] at step 0 to values[i+1] at boundaries[i], along `bend`; constant after the last."""
     rate, start = values[0], Time(jnp.zeros((), jnp.int32))
     for end, a, b in zip(boundaries, values, values[1:], strict=False):
         done, left = fractions(step - start, end - start)
-        rate = jnp.where(step >= start, mix(a, b, bend(done), bend(left)), rate)
+        rate = jnp.where(step >= start, lerp(a, b, weight(done), weight(left)), rate)
         start = end
     return rate
 
 
-def straight(x: jax.Array) -> jax.Array:
+def linear_weight(x: jax.Array) -> jax.Array:
     return x
 
 
@@ -302,7 +302,7 @@ def common_dtype(*arrays: Any) -> Any:
         return jnp.result_type(*arrays)
 
 
-def narrowed(x: jax.Array, dtype: Any) -> jax.Array:
+def cast_to(x: jax.Array, dtype: Any) -> jax.Array:
     """`x` in the dtype of the parameter or state that it goes into; never without its imaginary part."""
     if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(f"`updates` must be real where the parameters are, got {x.dtype}.")

@@ -10,25 +10,25 @@ from collections import ChainMap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, Union
 
-P = ParamSpec("P")
-V = TypeVar("V")
-V_co = TypeVar("V_co", covariant=True)
+Arguments = ParamSpec("Arguments")
+ValueT = TypeVar("ValueT")
+ValueT_co = TypeVar("ValueT_co", covariant=True)
 
 
-class _CalledWith(type, Generic[P, V_co]):
+class _CalledWith(type, Generic[Arguments, ValueT_co]):
     """A class that is called with the parameters of a function."""
 
     if TYPE_CHECKING:
 
-        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> V_co: ...  # type: ignore[override]
+        def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> ValueT_co: ...  # type: ignore[override]
 
 
 # To a type checker, the class of a decorated function: called with the function's parameters it makes a V. mypy needs
 # the second part, which takes any arguments, to narrow by `isinstance`: an object of a metaclass is no class to it.
-ValueClass = Union[_CalledWith[P, V], type[V]]  # noqa: UP007  (`|` can't be subscripted)
+ValueClass = Union[_CalledWith[Arguments, ValueT], type[ValueT]]  # noqa: UP007  (`|` can't be subscripted)
 
 
-class WrittenSignature:
+class SourceSignature:
     """The signature of a class as its function was written, `b1: Decay = 0.9`, and not with all that `Decay` is. It is
     made when somebody asks for it: it reads the source."""
 
@@ -36,26 +36,26 @@ class WrittenSignature:
         self._function, self._parameters, self._returns = function, parameters, returns
 
     def __get__(self, instance: Any, owner: type) -> inspect.Signature:
-        written = _written_parts(self._function)
+        written = _parts_in_source(self._function)
         annotated = [
             p.replace(annotation=written[p.name].annotation) if p.name in written else p for p in self._parameters
         ]
-        return inspect.Signature(annotated, return_annotation=_Written(self._returns))
+        return inspect.Signature(annotated, return_annotation=_SourceText(self._returns))
 
 
-class _Written(str):
+class _SourceText(str):
     """A part of a signature, shown without quotes."""
 
     def __repr__(self) -> str:
         return str(self)
 
 
-class _Part(NamedTuple):
+class _SourcePart(NamedTuple):
     annotation: Any
     default: Any
 
 
-def _written_parts(function: Callable[..., Any]) -> dict[str, _Part]:
+def _parts_in_source(function: Callable[..., Any]) -> dict[str, _SourcePart]:
     """By parameter, and "return" for what is returned; empty where the source isn't known."""
     try:
         source = textwrap.dedent(inspect.getsource(function))
@@ -65,15 +65,15 @@ def _written_parts(function: Callable[..., Any]) -> dict[str, _Part]:
     if not isinstance(definition, ast.FunctionDef):
         return {}
     empty, arguments = inspect.Parameter.empty, definition.args
-    written = lambda node: empty if node is None else _Written(_unquoted(node))
-    verbatim = lambda node: empty if node is None else _Written(ast.get_source_segment(source, node))
+    written = lambda node: empty if node is None else _SourceText(_unquoted(node))
+    verbatim = lambda node: empty if node is None else _SourceText(ast.get_source_segment(source, node))
     positional = [*arguments.posonlyargs, *arguments.args]
     defaults = [*[None] * (len(positional) - len(arguments.defaults)), *arguments.defaults]
     variadic = [arg for arg in (arguments.vararg, arguments.kwarg) if arg is not None]
     pairs = [*zip(positional, defaults, strict=True), *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
-    parts = {arg.arg: _Part(written(arg.annotation), verbatim(default)) for arg, default in pairs}
-    parts |= {arg.arg: _Part(written(arg.annotation), empty) for arg in variadic}
-    return parts | {"return": _Part(written(definition.returns), empty)}
+    parts = {arg.arg: _SourcePart(written(arg.annotation), verbatim(default)) for arg, default in pairs}
+    parts |= {arg.arg: _SourcePart(written(arg.annotation), empty) for arg in variadic}
+    return parts | {"return": _SourcePart(written(definition.returns), empty)}
 
 
 def _unquoted(annotation: ast.expr) -> str:
@@ -82,20 +82,22 @@ def _unquoted(annotation: ast.expr) -> str:
     return ast.unparse(annotation)
 
 
-def written_calls(name: str, function: Any, width: int = 76) -> str:
+def call_signatures(name: str, function: Any, width: int = 76) -> str:
     """How `function`, a class of its formula, or a method can be called, with annotations and defaults as they are
     written; a line for each parameter where one line is too long; each overload.
 
     >>> import lrjax
-    >>> written_calls("constant_schedule", lrjax.constant_schedule)
+    >>> call_signatures("constant_schedule", lrjax.constant_schedule)
     'constant_schedule(value: Rate) -> Schedule'
     """
-    return "\n".join(_written_call(name, overload, width) for overload in typing.get_overloads(function) or [function])
+    return "\n".join(
+        _call_signature(name, overload, width) for overload in typing.get_overloads(function) or [function]
+    )
 
 
-def _written_call(name: str, function: Any, width: int) -> str:
+def _call_signature(name: str, function: Any, width: int) -> str:
     signature = inspect.signature(function)
-    written = _written_parts(vars(function)["__wrapped__"] if isinstance(function, type) else function)
+    written = _parts_in_source(vars(function)["__wrapped__"] if isinstance(function, type) else function)
     parameters = [
         p.replace(annotation=written[p.name].annotation, default=written[p.name].default) if p.name in written else p
         for p in signature.parameters.values()
@@ -123,7 +125,7 @@ def _with_markers(parameters: Sequence[inspect.Parameter]) -> list[str]:
     return parts
 
 
-def evaluated(annotation: Any, function: Callable[..., Any], imported_for_types: dict[str, Any]) -> Any:
+def evaluate_annotation(annotation: Any, function: Callable[..., Any], imported_for_types: dict[str, Any]) -> Any:
     """The annotation itself, where `from __future__ import annotations` made a string of it.
 
     Its names are looked up where the function was written: in its closure, in the functions around it that are still

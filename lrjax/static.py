@@ -9,7 +9,7 @@ import numpy as np
 from lrjax.domains import NotInDomain, is_function
 
 
-class Frozen:
+class HashableTree:
     """A tree as a static hyperparameter: hashed and compared by its structure and leaves."""
 
     def __init__(self, tree: Any):
@@ -18,7 +18,7 @@ class Frozen:
         self._key = (structure, tuple(leaves))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Frozen) and self._key == other._key
+        return isinstance(other, HashableTree) and self._key == other._key
 
     def __hash__(self) -> int:
         return hash(self._key)
@@ -33,13 +33,13 @@ class StaticArguments(dict):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, StaticArguments) or list(self) != list(other):
             return False
-        return all(x is other[name] or _says_equal(x, other[name]) for name, x in self.items())
+        return all(x is other[name] or _equal_or_false(x, other[name]) for name, x in self.items())
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(tuple(self))
 
 
-def _says_equal(x: Any, y: Any) -> bool:
+def _equal_or_false(x: Any, y: Any) -> bool:
     try:
         return type(x) is type(y) and bool(x == y)
     except Exception:  # arrays, and whatever else compares in a way of its own
@@ -53,8 +53,8 @@ def _is_flag(x: Any) -> bool:
 
 def as_mask(x: Any) -> Any:
     """A function as it is, a tree of flags frozen."""
-    if x is None or isinstance(x, Frozen) or is_function(x):
+    if x is None or isinstance(x, HashableTree) or is_function(x):
         return x
     if not all(map(_is_flag, jax.tree.leaves(x))):
         raise NotInDomain
-    return Frozen(jax.tree.map(bool, x))
+    return HashableTree(jax.tree.map(bool, x))

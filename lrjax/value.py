@@ -21,12 +21,12 @@ from jax.tree_util import GetAttrKey, register_pytree_with_keys
 import lrjax.domains as annotation_names
 from lrjax.domains import Domain, NotInDomain, Requirement, domain_of, is_function
 from lrjax.numerics import LargeCount
-from lrjax.signatures import WrittenSignature, evaluated
+from lrjax.signatures import SourceSignature, evaluate_annotation
 from lrjax.static import StaticArguments
 
-V = TypeVar("V", bound="Value")
+ValueT = TypeVar("ValueT", bound="Value")
 
-_EXACT = 2**24  # the whole numbers up to here are float32 numbers
+_MAX_EXACT_FLOAT32 = 2**24  # the whole numbers up to here are float32 numbers
 
 value_classes: dict[str, type["Value"]] = {}  # by config name
 
@@ -65,7 +65,12 @@ class Value:
 
         def __getattr__(self, name: str) -> Any: ...  # its hyperparameters, which a type checker doesn't know
 
-    __slots__ = ("__dict__", "__weakref__", "_children", "_foreign")  # `__dict__` holds the fields and nothing else
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_children",
+        "_calls_user_function",
+    )  # `__dict__` holds the fields and nothing else
 
     _layout: ClassVar[Layout] = Layout.of((), {})
     _domains: ClassVar[dict[str, Domain]] = {}
@@ -99,16 +104,16 @@ class Value:
         fields = vars(self)
         for name, domain in self._domains.items():
             try:
-                fields[name] = domain.accept(fields[name])
+                fields[name] = domain.validate(fields[name])
             except NotInDomain:
-                raise bad_argument(self, name, domain.words, fields[name]) from None
+                raise bad_argument(self, name, domain.description, fields[name]) from None
         for rule in self._requirements:
             names = tuple(inspect.signature(rule.holds).parameters)
             numbers = [fields[n] for n in names]
-            checkable = rule.structural or all(map(_is_known, numbers))
+            checkable = rule.structural or all(map(_is_plain, numbers))
             if checkable and not rule.holds(*numbers):
                 others = ", ".join(f"{n}={fields[n]!r}" for n in names if n != rule.argument)
-                got = f"{rule.words} (here {others})" if others else rule.words
+                got = f"{rule.description} (here {others})" if others else rule.description
                 raise bad_argument(self, rule.argument, got, fields[rule.argument])
 
     def __repr__(self) -> str:
@@ -116,9 +121,9 @@ class Value:
         for name in hyperparameter_names(self):
             value = vars(self)[name]
             if name == self._variadic:
-                arguments += map(_short, value)
+                arguments += map(_short_repr, value)
             else:
-                arguments.append(f"{name}={_short(value)}")
+                arguments.append(f"{name}={_short_repr(value)}")
         return f"{type(self).__name__}({', '.join(arguments)})"
 
     def __eq__(self, other: object) -> bool:
@@ -126,7 +131,7 @@ class Value:
             return NotImplemented
         mine, structure = jax.tree.flatten(self)
         theirs, other_structure = jax.tree.flatten(other)
-        return structure == other_structure and all(map(_same, mine, theirs))
+        return structure == other_structure and all(map(_equal_leaves, mine, theirs))
 
     def __hash__(self) -> int:
         leaves, structure = jax.tree.flatten(self)
@@ -136,11 +141,11 @@ class Value:
         return vars(self)
 
 
-def _is_known(x: Any) -> bool:
+def _is_plain(x: Any) -> bool:
     return not any(isinstance(leaf, (jax.Array, np.ndarray)) or callable(leaf) for leaf in jax.tree.leaves(x))
 
 
-def _same(x: Any, y: Any) -> bool:
+def _equal_leaves(x: Any, y: Any) -> bool:
     if isinstance(x, jax.core.Tracer) or isinstance(y, jax.core.Tracer):
         return x is y
     return x is y or (jnp.shape(x) == jnp.shape(y) and bool(np.all(np.equal(x, y))))
@@ -152,7 +157,7 @@ def _hashable(x: Any) -> Any:
     return x
 
 
-def _short(x: Any) -> str:
+def _short_repr(x: Any) -> str:
     if isinstance(x, jax.core.Tracer):
         return repr(x)
     if isinstance(x, (np.ndarray, jax.Array)):
@@ -162,9 +167,9 @@ def _short(x: Any) -> str:
     return repr(x)
 
 
-def bad_argument(value: Value | str, argument: str, words: str, got: Any) -> ValueError:
+def bad_argument(value: Value | str, argument: str, expected: str, got: Any) -> ValueError:
     name = value if isinstance(value, str) else type(value).__name__
-    return ValueError(f"{name}: `{argument}` must be {words}, got {reprlib.repr(got)}.")
+    return ValueError(f"{name}: `{argument}` must be {expected}, got {reprlib.repr(got)}.")
 
 
 def hyperparameter_names(value: Value) -> tuple[str, ...]:
@@ -173,15 +178,15 @@ def hyperparameter_names(value: Value) -> tuple[str, ...]:
 
 def value_class(
     function: Callable[..., Any],
-    base: type[V],
+    base: type[ValueT],
     call_arguments: Sequence[str],
     requirements: Sequence[Requirement] = (),
     change_domain: Callable[[Domain], Domain] = lambda domain: domain,
     **namespace: Any,
-) -> type[V]:
+) -> type[ValueT]:
     """Makes the class whose fields are the parameters of `function` that aren't `call_arguments`."""
     parameters = [
-        p.replace(annotation=evaluated(p.annotation, function, annotation_names.__dict__))
+        p.replace(annotation=evaluate_annotation(p.annotation, function, annotation_names.__dict__))
         for p in inspect.signature(function).parameters.values()
         if p.name not in call_arguments and p.kind is not p.VAR_KEYWORD
     ]
@@ -221,7 +226,7 @@ def value_class(
             "_variadic": variadic,
             "__doc__": _documented(function, domains),
             "__wrapped__": function,
-            "__signature__": WrittenSignature(function, parameters, base.__name__),
+            "__signature__": SourceSignature(function, parameters, base.__name__),
         },
     )
     cls.__module__ = function.__module__ or "__main__"  # None in exec; for pickle and doctest
@@ -249,7 +254,7 @@ def _variadic_init(name: str) -> Callable[..., None]:
 
 
 def _documented(function: Callable[..., Any], domains: dict[str, Domain]) -> str:
-    lines = [f"    {name}: {domain.words}." for name, domain in domains.items()]
+    lines = [f"    {name}: {domain.description}." for name, domain in domains.items()]
     doc = inspect.cleandoc(function.__doc__ or "")
     return "\n".join([doc, "", "Args (any other value raises ValueError):", *lines]) if lines else doc
 
@@ -282,14 +287,14 @@ def _unflatten(cls: type[Value], meta: Any, children: Any) -> Any:  # no check: 
 def _as_leaf(x: Any) -> Any:
     """Whole numbers flatten to floats, so that step counts batch and differentiate too."""
     if type(x) is int:
-        return LargeCount.of(x) if _EXACT < abs(x) < 2**31 else float(x)
+        return LargeCount.of(x) if _MAX_EXACT_FLOAT32 < abs(x) < 2**31 else float(x)
     if type(x) is tuple:
         return tuple(map(_as_leaf, x))
     return x
 
 
 def _from_leaf(x: Any, domain: Domain | None) -> Any:
-    if domain is not None and domain.whole and type(x) is float and x.is_integer():
+    if domain is not None and domain.counts_steps and type(x) is float and x.is_integer():
         return int(x)
     if type(x) is LargeCount and type(x.high) is float and type(x.low) is float:
         return int(x.high + x.low)
@@ -299,17 +304,17 @@ def _from_leaf(x: Any, domain: Domain | None) -> Any:
 def may_compile(value: Value) -> bool:
     """False where somebody's function is in the value: it may read what changes, or decide on a number, or hold a
     tracer or megabytes, and the cache of compiled programs would keep it for ever."""
-    return not _is_foreign(value)
+    return not _has_user_function(value)
 
 
-def _is_foreign(x: Any) -> bool:
+def _has_user_function(x: Any) -> bool:
     if isinstance(x, Value):
         try:
-            return x._foreign
+            return x._calls_user_function
         except AttributeError:
-            foreign = any(map(_is_foreign, vars(x).values()))
-            object.__setattr__(x, "_foreign", foreign)
-            return foreign
+            found = any(map(_has_user_function, vars(x).values()))
+            object.__setattr__(x, "_calls_user_function", found)
+            return found
     if x is None or isinstance(x, (bool, int, float, str, jax.Array, np.ndarray)):
         return False
     if inspect.isfunction(x) and (x.__module__ or "").startswith("lrjax.") and "<" not in x.__qualname__:
@@ -317,11 +322,11 @@ def _is_foreign(x: Any) -> bool:
     if isinstance(x, type) and issubclass(x, Value):
         return not x.__module__.startswith("lrjax.")
     if isinstance(x, StaticArguments):
-        return any(map(_is_foreign, x.values()))
+        return any(map(_has_user_function, x.values()))
     if is_function(x):
         return True
     leaves = jax.tree.leaves(x, is_leaf=_is_value)
-    return any(leaf is not x and _is_foreign(leaf) for leaf in leaves)
+    return any(leaf is not x and _has_user_function(leaf) for leaf in leaves)
 
 
 def as_arrays(value: Value) -> dict[str, Any]:
@@ -330,7 +335,7 @@ def as_arrays(value: Value) -> dict[str, Any]:
     entered = dict(vars(value))
     for name, domain in value._layout.numbers:
         if not isinstance(entered[name], Value):
-            entered[name] = domain.enter(entered[name])
+            entered[name] = domain.as_array(entered[name])
     return entered
 
 

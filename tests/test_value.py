@@ -158,7 +158,7 @@ def test_every_number_is_checked_and_named(tx):
         if not isinstance(vars(tx)[name], float):
             continue
         bad = [float("nan"), float("inf"), -float("inf"), True, 1j, "0.1", 10**400, [0.1], np.array([0.1, np.nan])]
-        words = type(tx)._domains[name].words
+        words = type(tx)._domains[name].description
         bad += [None] * (field.default is not None) + [-1.0] * any(sign in words for sign in (">", "["))
         bad = bad if "tree" not in words else [x for x in bad if not isinstance(x, list)]
         for value in bad:

@@ -16,7 +16,7 @@ from lrjax.transforms.orthogonal import (
     PRESETS,
     Coefficients,
     DimensionNumbers,
-    matrix_function,
+    label_matrices,
     scale_by_muon,
     scale_by_shape,
 )
@@ -185,4 +185,4 @@ def muon(
         add_decayed_weights(adam_weight_decay),
         scale_by_learning_rate(learning_rate if rest_rate is None else rest_rate),
     )
-    return partition({"muon": matrices, "adam": rest}, matrix_function(numbers))
+    return partition({"muon": matrices, "adam": rest}, label_matrices(numbers))

@@ -16,7 +16,7 @@ from lrjax.domains import domain_of
 from lrjax.report.svg import horizon
 from lrjax.report.terminal import plot
 from lrjax.schedules.base import Schedule
-from lrjax.signatures import written_calls
+from lrjax.signatures import call_signatures
 from lrjax.value import Value
 
 _FAMILIES = ("schedules", "optimizers", "transforms", "training", "search")  # in this order; others follow
@@ -154,12 +154,12 @@ def _entry(name: str, thing: Any, module: str) -> Entry:
             return Entry(name, thing, ast.unparse(node), (("summary", f"The same as `{thing.__name__}`."),))
         return _type(name, thing, node, name)
     if not isinstance(node, ast.ClassDef):
-        return Entry(name, thing, written_calls(name, thing), _parts(thing))
+        return Entry(name, thing, call_signatures(name, thing), _parts(thing))
     parts, (fields, comments) = _parts(thing), _fields(node, module)
     if fields:
         signature = "\n".join([f"class {name}:", *fields])
     elif inspect.isfunction(init := vars(thing).get("__init__")):
-        signature = written_calls(name, init).removesuffix(" -> None")
+        signature = call_signatures(name, init).removesuffix(" -> None")
     else:
         signature = f"class {name}"
     if comments:
@@ -202,7 +202,7 @@ def _methods(name: str, cls: type) -> tuple[Entry, ...]:
             if method.startswith("_") or method in methods or function is None:
                 continue
             full, is_property = f"{name}.{method}", isinstance(thing, (property, functools.cached_property))
-            call = written_calls(full, thing.__get__(None, cls) if isinstance(thing, classmethod) else function)
+            call = call_signatures(full, thing.__get__(None, cls) if isinstance(thing, classmethod) else function)
             signature = call.replace("()", "", 1) if is_property else call
             methods[method] = Entry(full, function, signature, _parts(function))
     return tuple(methods.values())

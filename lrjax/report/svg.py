@@ -45,7 +45,7 @@ def _duration(x: Any) -> float:
         total = 0.0
         for name, field in vars(x).items():
             domain = x._domains.get(name)
-            if domain is not None and domain.whole:
+            if domain is not None and domain.counts_steps:
                 total += max((float(v) for v in jax.tree.leaves(field)), default=0.0)
             elif name == "boundaries_and_scales":
                 total += max((float(boundary) for boundary, _ in field), default=0.0)

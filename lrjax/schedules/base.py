@@ -25,12 +25,12 @@ from lrjax.domains import (
     known_domain,
     require,
 )
-from lrjax.numerics import RealLike, Time, fractions, mix, split, where
+from lrjax.numerics import RealLike, Time, as_time, fractions, lerp, where_time
 from lrjax.report.svg import schedule_html
 from lrjax.signatures import ValueClass
 from lrjax.value import Value, as_arrays, may_compile, value_class
 
-P = ParamSpec("P")
+Arguments = ParamSpec("Arguments")
 
 
 class Schedule(Value):
@@ -135,11 +135,11 @@ def _as_step(step: Any) -> Any:
 
 
 @overload
-def schedule(formula: Callable[Concatenate[Any, P], Any], /) -> ValueClass[P, Schedule]: ...
+def schedule(formula: Callable[Concatenate[Any, Arguments], Any], /) -> ValueClass[Arguments, Schedule]: ...
 @overload
 def schedule(
     *requirements: Requirement,
-) -> Callable[[Callable[Concatenate[Any, P], Any]], ValueClass[P, Schedule]]: ...
+) -> Callable[[Callable[Concatenate[Any, Arguments], Any]], ValueClass[Arguments, Schedule]]: ...
 def schedule(*arguments: Any) -> Any:
     """Makes a schedule of its formula, a function of the step and the hyperparameters.
 
@@ -157,16 +157,16 @@ def schedule(*arguments: Any) -> Any:
     0.02500000037252903
     """
     if len(arguments) == 1 and not isinstance(arguments[0], Requirement):
-        return _schedule(arguments[0], ())
-    return lambda formula: _schedule(formula, arguments)
+        return _schedule_class(arguments[0], ())
+    return lambda formula: _schedule_class(formula, arguments)
 
 
-def _schedule(formula: Callable[..., Any], requirements: tuple[Requirement, ...]) -> type[Schedule]:
+def _schedule_class(formula: Callable[..., Any], requirements: tuple[Requirement, ...]) -> type[Schedule]:
     return value_class(formula, Schedule, ("step",), requirements, _formula=staticmethod(formula))
 
 
 def _evaluate(value: Schedule, step: jax.Array) -> jax.Array:
-    time = split(step).clip()
+    time = as_time(step).clip()
     rate = jnp.asarray(value._formula(time, **as_arrays(value))).astype(jnp.result_type(float))
     if jnp.issubdtype(jnp.result_type(step), jnp.floating):  # no step, no rate: not the first one
         rate = jnp.where(jnp.isnan(step), jnp.nan, rate)
@@ -221,22 +221,22 @@ def from_callable(step: Any, function: Callable):
 def or_schedule(domain: Domain) -> Domain:
     """A number of the domain, or a schedule of such numbers."""
 
-    def accept(x: Any) -> Any:
+    def validate(x: Any) -> Any:
         if isinstance(x, Schedule):
             return x
-        return from_callable(x) if callable(x) and is_function(x) else domain.accept(x)
+        return from_callable(x) if callable(x) and is_function(x) else domain.validate(x)
 
-    return dataclasses.replace(domain, words=f"{domain.words}, or a schedule", accept=accept)
+    return dataclasses.replace(domain, description=f"{domain.description}, or a schedule", validate=validate)
 
 
-def _native(number: Any) -> Domain:
+def _own_schedule(number: Any) -> Domain:
     """Of an argument whose schedule the transformation evaluates itself."""
-    return dataclasses.replace(or_schedule(known_domain(number)), scheduled=False)
+    return dataclasses.replace(or_schedule(known_domain(number)), schedulable=False)
 
 
-ScheduleLike = Annotated[RealLike | Schedule | Callable[[Any], Any], _native(Number)]
-RateOrSchedule = Annotated[RealLike | Schedule | Callable[[Any], Any], _native(NonNegative)]
-DecayOrSchedule = Annotated[RealLike | Schedule | Callable[[Any], Any], _native(Decay)]
+ScheduleLike = Annotated[RealLike | Schedule | Callable[[Any], Any], _own_schedule(Number)]
+RateOrSchedule = Annotated[RealLike | Schedule | Callable[[Any], Any], _own_schedule(NonNegative)]
+DecayOrSchedule = Annotated[RealLike | Schedule | Callable[[Any], Any], _own_schedule(Decay)]
 
 
 def as_schedule(x: Any) -> Schedule:
@@ -259,7 +259,7 @@ def product_schedule(step: Any, left: ScheduleLike, right: ScheduleLike):
     >>> (decay * 0.5)([0, 50, 100])
     Array([0.05 , 0.025, 0.   ], dtype=float32)
     """
-    return _at(left, step) * _at(right, step)
+    return _evaluate_at(left, step) * _evaluate_at(right, step)
 
 
 @schedule
@@ -275,10 +275,10 @@ def sum_schedule(step: Any, left: ScheduleLike, right: ScheduleLike):
     >>> (long + 0.02)([0, 100])
     Array([0.07, 0.02], dtype=float32)
     """
-    return _at(left, step) + _at(right, step)
+    return _evaluate_at(left, step) + _evaluate_at(right, step)
 
 
-def _at(x: Any, step: Time) -> Any:
+def _evaluate_at(x: Any, step: Time) -> Any:
     return x(step) if callable(x) else x
 
 
@@ -295,7 +295,7 @@ def clip_schedule(step: Any, schedule: ScheduleLike, low: Rate | None = None, hi
     >>> decay.clip(0.02, 0.08)([0, 50, 100])
     Array([0.08, 0.05, 0.02], dtype=float32)
     """
-    return jnp.clip(_at(schedule, step), low, high)
+    return jnp.clip(_evaluate_at(schedule, step), low, high)
 
 
 @schedule
@@ -311,7 +311,7 @@ def delay_schedule(step: Any, schedule: ScheduleLike, steps: Delay):
     >>> decay.delay(30)([0, 30, 65, 100])
     Array([0.1 , 0.1 , 0.05, 0.  ], dtype=float32)
     """
-    return _at(schedule, (step - steps).clip())
+    return _evaluate_at(schedule, (step - steps).clip())
 
 
 @schedule
@@ -331,9 +331,9 @@ def stretch_schedule(step: Any, schedule: ScheduleLike, factor: Positive):
     """
     whole = (factor == jnp.floor(factor)) & (factor >= 1) & (factor < 2.0**31)
     period = jnp.where(whole, factor, 1)
-    times, since = step.divmod(split(period))
+    times, since = step.divmod(as_time(period))
     exact = Time(times.whole, since.total / period)
-    return _at(schedule, where(whole, exact, split(step.total / factor)))
+    return _evaluate_at(schedule, where_time(whole, exact, as_time(step.total / factor)))
 
 
 @schedule
@@ -349,7 +349,7 @@ def repeat_schedule(step: Any, schedule: ScheduleLike, period: Steps):
     >>> decay.repeat(25)([0, 20, 25, 45])
     Array([0.1 , 0.02, 0.1 , 0.02], dtype=float32)
     """
-    return _at(schedule, step % period)
+    return _evaluate_at(schedule, step % period)
 
 
 @schedule
@@ -366,6 +366,6 @@ def warmup_schedule(step: Any, schedule: ScheduleLike, steps: Delay, init_value:
     Array([0.  , 0.05, 0.1 , 0.05, 0.  ], dtype=float32)
     """
     done, left = fractions(step, steps)
-    after = _at(schedule, (step - steps).clip())
-    first = _at(schedule, Time(jnp.zeros((), jnp.int32)))
-    return jnp.where(step >= steps, after, mix(init_value, first, done, left))
+    after = _evaluate_at(schedule, (step - steps).clip())
+    first = _evaluate_at(schedule, Time(jnp.zeros((), jnp.int32)))
+    return jnp.where(step >= steps, after, lerp(init_value, first, done, left))

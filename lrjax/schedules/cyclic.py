@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lrjax.domains import MAX_STEPS, AtLeastOne, Count, Domain, NonNegative, NotInDomain, Rate, Steps, require
-from lrjax.numerics import Time, cosine_weight, fractions, mix, split, where
+from lrjax.numerics import Time, as_time, cosine_weight, fractions, lerp, where_time
 from lrjax.schedules.base import Schedule, schedule
 from lrjax.schedules.warmup import warmup_cosine_decay_schedule
 
@@ -90,23 +90,23 @@ def cosine_restarts_schedule(
     left = jnp.clip((length - since).total / (length - warmup_steps).total, 0, 1)
     rise, rest = fractions(since, warmup_steps)
     fallen = end_value + (peak - end_value) * cosine_weight(left)
-    return jnp.where(since >= warmup_steps, fallen, mix(end_value, peak, rise, rest))
+    return jnp.where(since >= warmup_steps, fallen, lerp(end_value, peak, rise, rest))
 
 
 def _cycle(step: Time, first: Time, mult: jax.Array) -> tuple[jax.Array, Time, Time]:
     """Which cycle `step` is in, the steps since its start, first·(multⁱ − 1)/(mult − 1), and its length."""
     times, since = step.divmod(first)
     growth = jnp.where(mult == 1, 2, mult)
-    start, length = _grown(first, growth)
+    start, length = _cycle_bounds(first, growth)
     # The logarithm may round across a restart; the start itself decides.
     i = jnp.floor(jnp.log1p(step / first * (growth - 1)) / jnp.log(growth)).astype(jnp.int32)
     i = jnp.where(step >= start(i), i, i - 1)
     i = jnp.where(step >= start(i + 1), i + 1, i)
     same = mult == 1
-    return jnp.where(same, times.whole, i), where(same, since, step - start(i)), where(same, first, length(i))
+    return jnp.where(same, times.whole, i), where_time(same, since, step - start(i)), where_time(same, first, length(i))
 
 
-def _grown(first: Time, growth: jax.Array) -> tuple[Callable[[jax.Array], Time], Callable[[jax.Array], Time]]:
+def _cycle_bounds(first: Time, growth: jax.Array) -> tuple[Callable[[jax.Array], Time], Callable[[jax.Array], Time]]:
     """Start and length of cycle i: exact in int32 where the growth is a whole number >= 2. Then the last one that can
     begin is cycle 31, at step 2³¹−1, and cycle 32, with which the step is compared, never begins."""
     n = jnp.arange(33, dtype=jnp.int32)
@@ -120,16 +120,18 @@ def _grown(first: Time, growth: jax.Array) -> tuple[Callable[[jax.Array], Time],
 
     def exactly(i: jax.Array, floats: jax.Array, wholes: jax.Array) -> Time:
         about, whole = jnp.take(floats, i, mode="clip"), jnp.take(wholes, i, mode="clip")
-        return where((about < 3e9) & (whole >= 0), Time(whole), never)
+        return where_time((about < 3e9) & (whole >= 0), Time(whole), never)
 
     def length(i: jax.Array) -> Time:
         about = first.total * power(i)
-        exact = where(is_whole, exactly(i, lengths, whole_lengths), split(about))
-        return where(about < 2.0**31, exact, Time(jnp.zeros_like(i), about))
+        exact = where_time(is_whole, exactly(i, lengths, whole_lengths), as_time(about))
+        return where_time(about < 2.0**31, exact, Time(jnp.zeros_like(i), about))
 
     def start(i: jax.Array) -> Time:
         about = first.total * (power(i) - 1) / (growth - 1)
-        return where(is_whole, exactly(i, starts, whole_starts), where(about < 2.0**31, split(about), never))
+        return where_time(
+            is_whole, exactly(i, starts, whole_starts), where_time(about < 2.0**31, as_time(about), never)
+        )
 
     return start, length
 
@@ -167,6 +169,6 @@ def sgdr_schedule(step: Any, cosine_kwargs: CosineCycles):
     first, *_ = cosine_kwargs
     rate = first(step)
     for ended, cycle in pairwise(cosine_kwargs):
-        step = step - split(ended.decay_steps)
+        step = step - as_time(ended.decay_steps)
         rate = jnp.where(step >= Time(0), cycle(step.clip()), rate)
     return rate

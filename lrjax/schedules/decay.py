@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from lrjax.domains import Curve, Delay, Duration, Negative, NonNegative, Number, Positive, Rate, Steps, require
-from lrjax.numerics import Time, cosine_weight, fractions, mix, power_fractions
+from lrjax.numerics import Time, cosine_weight, fractions, lerp, power_fractions
 from lrjax.schedules.base import schedule
 
 
@@ -22,7 +22,7 @@ def linear_schedule(
     Array([0.1  , 0.075, 0.05 , 0.025, 0.   , 0.   ], dtype=float32)
     """
     done, left = fractions(step - transition_begin, transition_steps)
-    return mix(init_value, end_value, done, left)
+    return lerp(init_value, end_value, done, left)
 
 
 @schedule
@@ -57,10 +57,10 @@ def polynomial_schedule(
         done, left = elapsed.total / end, jnp.where(elapsed.total > 0, until / end, 1.0)
     else:
         done, left = fractions(elapsed, transition_steps)
-    return mix(init_value, end_value, *power_fractions(done, left, power))
+    return lerp(init_value, end_value, *power_fractions(done, left, power))
 
 
-def bound_is_ahead(end_value: float | None, start: float, decay_rate: float) -> bool:
+def is_reachable(end_value: float | None, start: float, decay_rate: float) -> bool:
     """Whether a decay, or growth, of `start` comes to `end_value`."""
     rises = (decay_rate > 1) == (start >= 0)
     return end_value is None or (end_value >= start if rises else end_value <= start)
@@ -70,7 +70,7 @@ def bound_is_ahead(end_value: float | None, start: float, decay_rate: float) -> 
     require(
         "end_value",
         "a rate to which `init_value` comes with this `decay_rate`",
-        lambda end_value, init_value, decay_rate: bound_is_ahead(end_value, init_value, decay_rate),
+        lambda end_value, init_value, decay_rate: is_reachable(end_value, init_value, decay_rate),
     )
 )
 def exponential_decay(
@@ -185,7 +185,7 @@ def inverse_sqrt_schedule(
     else:
         scale = timescale.total
     decayed = peak_value * jnp.sqrt(scale / ((step - warmup_steps).clip().total + scale))
-    return jnp.where(step >= warmup_steps, decayed, mix(init_value, peak_value, done, left))
+    return jnp.where(step >= warmup_steps, decayed, lerp(init_value, peak_value, done, left))
 
 
 @schedule

@@ -39,9 +39,9 @@ def steps_for(
         domain = domain_of(kind)
         assert domain is not None
         try:
-            checked[name] = domain.accept(value)
+            checked[name] = domain.validate(value)
         except NotInDomain:
-            raise bad_argument("steps_for", name, domain.words.replace(" of steps", ""), value) from None
+            raise bad_argument("steps_for", name, domain.description.replace(" of steps", ""), value) from None
     epoch = checked["examples"] / checked["batch_size"]
     batches = math.floor(epoch) if drop_remainder else math.ceil(epoch)
     # 1e-9: 0.1 epochs of 30 batches are 3, not 2.9999999999999996

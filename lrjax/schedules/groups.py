@@ -14,7 +14,7 @@ from lrjax.schedules.base import RateOrSchedule, Schedule
 from lrjax.signatures import ValueClass
 from lrjax.value import Value, value_class
 
-P = ParamSpec("P")
+Arguments = ParamSpec("Arguments")
 
 _RATE = known_domain(RateOrSchedule)
 
@@ -68,17 +68,17 @@ jax.tree_util.register_static(_Rule)
 
 
 def _number_or_schedule(x: Any) -> Any:
-    x = _RATE.accept(x)
+    x = _RATE.validate(x)
     return float(x) if type(x) is int else x
 
 
-def _enter_rate(x: Any) -> Any:
-    return jax.tree.map(lambda r: r if isinstance(r, Schedule) else _RATE.enter(r), x, is_leaf=is_rate)
+def _rate_as_array(x: Any) -> Any:
+    return jax.tree.map(lambda r: r if isinstance(r, Schedule) else _RATE.as_array(r), x, is_leaf=is_rate)
 
 
 Rules = Annotated[
     Mapping[str, Any] | Callable[[str], Any],
-    Domain("a dict from regular expressions to rates, or a function from a path to a rate", _rules, _enter_rate),
+    Domain("a dict from regular expressions to rates, or a function from a path to a rate", _rules, _rate_as_array),
 ]
 
 
@@ -91,7 +91,7 @@ class PathRule(Value):
         return self._formula(path, **vars(self))
 
 
-def _path_rule(formula: Callable[Concatenate[str, P], Any]) -> ValueClass[P, PathRule]:
+def _path_rule(formula: Callable[Concatenate[str, Arguments], Any]) -> ValueClass[Arguments, PathRule]:
     return value_class(formula, PathRule, ("path",), _formula=staticmethod(formula))
 
 
@@ -112,7 +112,7 @@ def by_path(path: str, rates: Rules):
     {'bias': Array(0.2, dtype=float32), 'kernel': Array(0.0001, dtype=float32)}
     """
     if isinstance(rates, _Rule):
-        return _RATE.accept(rates(path))
+        return _RATE.validate(rates(path))
     for pattern, rate in rates.items():
         if re.search(pattern, path):
             return rate
@@ -121,7 +121,7 @@ def by_path(path: str, rates: Rules):
 
 def _learning_rate(x: Any) -> Any:
     if isinstance(x, by_path) or is_rate(x):
-        return x if isinstance(x, by_path) else _RATE.accept(x)
+        return x if isinstance(x, by_path) else _RATE.validate(x)
     if x is None or not jax.tree.leaves(x, is_leaf=is_rate) or isinstance(x, (str, bytes)):
         raise NotInDomain
     return jax.tree.map(_number_or_schedule, x, is_leaf=is_rate)
@@ -130,9 +130,9 @@ def _learning_rate(x: Any) -> Any:
 ScalarOrSchedule = Annotated[
     RealLike | Schedule | Callable[[Any], Any] | Nested,
     Domain(
-        f"{_RATE.words}, or a tree of these like the parameters (or a prefix of it), or by_path(...)",
+        f"{_RATE.description}, or a tree of these like the parameters (or a prefix of it), or by_path(...)",
         _learning_rate,
-        _enter_rate,
+        _rate_as_array,
     ),
 ]
 
@@ -150,7 +150,7 @@ def rates_like(params: Any, rates: Any) -> Any:
         ) from None
 
 
-_FIRST = re.compile("embed|stem|patch|token|wte|wpe|pos", re.IGNORECASE)
+_FIRST_LAYER = re.compile("embed|stem|patch|token|wte|wpe|pos", re.IGNORECASE)
 
 
 def layerwise_learning_rates(
@@ -180,7 +180,7 @@ def layerwise_learning_rates(
     try:
         rate = _number_or_schedule(base)
     except NotInDomain:
-        raise ValueError(f"layerwise_learning_rates: `base` must be {_RATE.words}, got {base!r}.") from None
+        raise ValueError(f"layerwise_learning_rates: `base` must be {_RATE.description}, got {base!r}.") from None
     paths, structure = jax.tree_util.tree_flatten_with_path(params)
     layers = [(layer_of or _layer)(jax.tree_util.keystr(path, simple=True, separator="/")) for path, _ in paths]
     known = [layer for layer in layers if layer is not None]
@@ -192,4 +192,4 @@ def _layer(path: str) -> int | None:
     number = re.search(r"\d+", path)
     if number:
         return 1 + int(number[0])
-    return 0 if _FIRST.search(path) else None
+    return 0 if _FIRST_LAYER.search(path) else None

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from lrjax.domains import Boundaries, BoundariesAndScales, Rate, Rates, require
-from lrjax.numerics import cosine_weight, interpolate, straight
+from lrjax.numerics import cosine_weight, interpolate, linear_weight
 from lrjax.schedules.base import schedule
 
 
@@ -70,5 +70,5 @@ def piecewise_interpolate_schedule(
     values = [init_value]
     for _, scale in boundaries_and_scales or ():
         values.append(values[-1] * scale)
-    bend = cosine_weight if interpolate_type == "cosine" else straight
-    return interpolate(step, [boundary for boundary, _ in boundaries_and_scales or ()], values, bend)
+    weight = cosine_weight if interpolate_type == "cosine" else linear_weight
+    return interpolate(step, [boundary for boundary, _ in boundaries_and_scales or ()], values, weight)

@@ -50,14 +50,14 @@ def _rescaled(schedule: Schedule, name: str, rate: float, time: float) -> Any:
     x, domain = vars(schedule)[name], schedule._domains[name]
     if domain.rate:
         return jax.tree.map(lambda number: float(f"{number * rate:.6g}"), x)
-    if domain.whole:
+    if domain.counts_steps:
         return jax.tree.map(lambda count: max(round(count * time), min(count, 1)), x)
     is_schedule = lambda part: isinstance(part, Schedule)
     return jax.tree.map(lambda part: rescaled(part, rate, time) if is_schedule(part) else part, x, is_leaf=is_schedule)
 
 
 def _is_rescalable(schedule: Schedule) -> bool:
-    rates, counts = _numbers(schedule, "rate"), _numbers(schedule, "whole")
+    rates, counts = _numbers(schedule, "rate"), _numbers(schedule, "counts_steps")
     return bool(counts) and max(rates, default=0.0) == PEAK
 
 

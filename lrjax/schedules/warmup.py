@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Delay, Duration, Fraction, NonNegative, Positive, Rate, Steps, require
-from lrjax.numerics import Time, cosine_weight, fractions, interpolate, mix, power_fractions, straight
+from lrjax.numerics import Time, cosine_weight, fractions, interpolate, lerp, linear_weight, power_fractions
 from lrjax.schedules.base import schedule
-from lrjax.schedules.decay import bound_is_ahead, exponential
+from lrjax.schedules.decay import exponential, is_reachable
 
 _WARMUP_WITHIN_DECAY = require(
     "warmup_steps",
@@ -17,10 +17,10 @@ _WARMUP_WITHIN_DECAY = require(
 )
 
 
-def _warmed(step: Time, init_value: Any, peak_value: Any, warmup_steps: Time, after: jax.Array) -> jax.Array:
+def _with_warmup(step: Time, init_value: Any, peak_value: Any, warmup_steps: Time, after: jax.Array) -> jax.Array:
     """A line from `init_value` to `peak_value` over `warmup_steps`, then the rate `after`."""
     done, left = fractions(step, warmup_steps)
-    return jnp.where(step >= warmup_steps, after, mix(init_value, peak_value, done, left))
+    return jnp.where(step >= warmup_steps, after, lerp(init_value, peak_value, done, left))
 
 
 @schedule
@@ -35,7 +35,7 @@ def warmup_constant_schedule(step: Any, init_value: Rate, peak_value: Rate, warm
 
     Source: Goyal et al. 2017, Accurate, Large Minibatch SGD, arXiv:1706.02677, section 2.2.
     """
-    return _warmed(step, init_value, peak_value, warmup_steps, peak_value)
+    return _with_warmup(step, init_value, peak_value, warmup_steps, peak_value)
 
 
 @schedule(_WARMUP_WITHIN_DECAY)
@@ -62,7 +62,7 @@ def warmup_cosine_decay_schedule(
     """
     done, left = fractions(step - warmup_steps, decay_steps - warmup_steps)
     weights = power_fractions(cosine_weight(done), cosine_weight(left), exponent)
-    return _warmed(step, init_value, peak_value, warmup_steps, mix(peak_value, end_value, *weights))
+    return _with_warmup(step, init_value, peak_value, warmup_steps, lerp(peak_value, end_value, *weights))
 
 
 @schedule(_WARMUP_WITHIN_DECAY)
@@ -82,14 +82,14 @@ def warmup_linear_decay_schedule(
     Source: Bergsma et al. 2025, Straight to Zero, arXiv:2502.15938; Devlin et al. 2019, BERT, arXiv:1810.04805.
     """
     done, left = fractions(step - warmup_steps, decay_steps - warmup_steps)
-    return _warmed(step, init_value, peak_value, warmup_steps, mix(peak_value, end_value, done, left))
+    return _with_warmup(step, init_value, peak_value, warmup_steps, lerp(peak_value, end_value, done, left))
 
 
 @schedule(
     require(
         "end_value",
         "a rate to which `peak_value` comes with this `decay_rate`",
-        lambda end_value, peak_value, decay_rate: bound_is_ahead(end_value, peak_value, decay_rate),
+        lambda end_value, peak_value, decay_rate: is_reachable(end_value, peak_value, decay_rate),
     )
 )
 def warmup_exponential_decay_schedule(
@@ -117,7 +117,7 @@ def warmup_exponential_decay_schedule(
     """
     since = step - warmup_steps - transition_begin
     decayed = exponential(since, peak_value, transition_steps, decay_rate, staircase, end_value)
-    return _warmed(step, init_value, peak_value, warmup_steps, decayed)
+    return _with_warmup(step, init_value, peak_value, warmup_steps, decayed)
 
 
 @schedule
@@ -155,10 +155,10 @@ def warmup_stable_decay_schedule(
     }[cooldown]()
     # a cooldown of no steps is over when it begins
     weight = jnp.where(step - warmup_steps >= stable_steps, weight, 1)
-    return _warmed(step, init_value, peak_value, warmup_steps, end_value + (peak_value - end_value) * weight)
+    return _with_warmup(step, init_value, peak_value, warmup_steps, end_value + (peak_value - end_value) * weight)
 
 
-def _cut(part: jax.Array, steps: Time, least: jax.Array | int, most: jax.Array | int) -> Time:
+def _phase_end(part: jax.Array, steps: Time, least: jax.Array | int, most: jax.Array | int) -> Time:
     """⌊part·steps⌋, but at least one step from either neighbour. 3e-7 makes up for float32's rounding of `part`."""
     cut = jnp.floor(part * steps.total * (1 + 3e-7)).astype(jnp.int32)
     return Time(jnp.clip(cut, least, most))
@@ -190,10 +190,12 @@ def linear_onecycle_schedule(
 
     Source: Smith & Topin 2018, Super-Convergence, arXiv:1708.07120.
     """
-    peak = _cut(pct_start, transition_steps, 1, transition_steps.whole - 2)
-    down = _cut(pct_final, transition_steps, peak.whole + 1, transition_steps.whole - 1)
+    peak = _phase_end(pct_start, transition_steps, 1, transition_steps.whole - 2)
+    down = _phase_end(pct_final, transition_steps, peak.whole + 1, transition_steps.whole - 1)
     low = peak_value / div_factor
-    return interpolate(step, [peak, down, transition_steps], [low, peak_value, low, low / final_div_factor], straight)
+    return interpolate(
+        step, [peak, down, transition_steps], [low, peak_value, low, low / final_div_factor], linear_weight
+    )
 
 
 @schedule(require("transition_steps", ">= 2, one for each phase", lambda transition_steps: transition_steps >= 2))
@@ -217,7 +219,7 @@ def cosine_onecycle_schedule(
 
     Source: Smith & Topin 2018, Super-Convergence, arXiv:1708.07120; the cosine from fastai.
     """
-    peak = _cut(pct_start, transition_steps, 1, transition_steps.whole - 1)
+    peak = _phase_end(pct_start, transition_steps, 1, transition_steps.whole - 1)
     low = peak_value / div_factor
     return interpolate(step, [peak, transition_steps], [low, peak_value, low / final_div_factor], cosine_weight)
 
@@ -247,11 +249,11 @@ def three_phase_onecycle_schedule(
     Source: Smith & Topin 2018, Super-Convergence, arXiv:1708.07120; PyTorch `OneCycleLR(three_phase=True)`, which
     counts the last step of a phase as the first of the next.
     """
-    peak = _cut(pct_start, transition_steps, 1, (transition_steps.whole - 1) // 2)
+    peak = _phase_end(pct_start, transition_steps, 1, (transition_steps.whole - 1) // 2)
     low = peak_value / div_factor
-    bend = cosine_weight if anneal == "cosine" else straight
+    weight = cosine_weight if anneal == "cosine" else linear_weight
     values = [low, peak_value, low, low / final_div_factor]
-    return interpolate(step, [peak, peak + peak, transition_steps], values, bend)
+    return interpolate(step, [peak, peak + peak, transition_steps], values, weight)
 
 
 @schedule(require("transition_steps", ">= 3, one for each phase", lambda transition_steps: transition_steps >= 3))
@@ -279,7 +281,7 @@ def onecycle_momentum_schedule(
 
     Source: Smith & Topin 2018, Super-Convergence, arXiv:1708.07120; defaults as fastai and PyTorch `OneCycleLR`.
     """
-    bend = cosine_weight if anneal == "cosine" else straight
-    low = _cut(pct_start, transition_steps, 1, (transition_steps.whole - 1) // (2 if three_phase else 1))
+    weight = cosine_weight if anneal == "cosine" else linear_weight
+    low = _phase_end(pct_start, transition_steps, 1, (transition_steps.whole - 1) // (2 if three_phase else 1))
     boundaries = [low, low + low, transition_steps] if three_phase else [low, transition_steps]
-    return interpolate(step, boundaries, [max_value, min_value] + [max_value] * (len(boundaries) - 1), bend)
+    return interpolate(step, boundaries, [max_value, min_value] + [max_value] * (len(boundaries) - 1), weight)

@@ -61,7 +61,7 @@ def merge(trained: Any, others: ArrayTree) -> ArrayTree:
 def join_small(tx: GradientTransformation, trained: ArrayTree) -> ArrayTree | Joined:
     """Joins the parameters of a small model into one vector, where the optimizer is elementwise."""
     leaves, structure = jax.tree.flatten(trained)
-    is_elementwise = len({jnp.result_type(x) for x in leaves}) == 1 and tx._per_number(tx)
+    is_elementwise = len({jnp.result_type(x) for x in leaves}) == 1 and tx._packable(tx)
     if not is_elementwise or len(leaves) == 1 or sum(jnp.size(x) for x in leaves) > MAX_JOINED_SIZE:
         return trained
     array = np if all(isinstance(x, np.ndarray) for x in leaves) else jnp  # NumPy's are joined without compiling

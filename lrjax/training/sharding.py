@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lrjax.static import Frozen
+from lrjax.static import HashableTree
 from lrjax.value import bad_argument
 
 RUNS = "runs"
@@ -44,14 +44,14 @@ class Specs:
     """
 
     name: str
-    given: Frozen | Callable[[Any], Any]
+    given: HashableTree | Callable[[Any], Any]
 
     @classmethod
     def create(cls, name: str, given: Any) -> "Specs":
-        return cls(name, given if callable(given) else Frozen(given))
+        return cls(name, given if callable(given) else HashableTree(given))
 
     def prefix(self, tree: Any) -> Any:
-        prefix = self.given.tree if isinstance(self.given, Frozen) else self.given(tree)
+        prefix = self.given.tree if isinstance(self.given, HashableTree) else self.given(tree)
         if not are_specs(prefix):
             raise bad_argument("Task", self.name, "PartitionSpecs in a tree, or a function that returns them", prefix)
         return prefix

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from lrjax.domains import Domain, DType, NotInDomain, Steps, known_domain
 from lrjax.numerics import Array, ArrayTree, RealLike, abs_sq, common_dtype, safe_increment
 from lrjax.schedules.base import Schedule, from_callable
-from lrjax.transforms.base import Transformation, always, assert_agree, transformation, update_part
-from lrjax.transforms.conditional import when
-from lrjax.transforms.elementwise import cast, compute_dtype, filled, inexact_dtype, map_updates, zeros_like
+from lrjax.transforms.base import Transformation, always, assert_trees_match, transformation, update_inner
+from lrjax.transforms.conditional import update_if
+from lrjax.transforms.elementwise import cast_like, compute_dtype, fill_none, inexact_dtype, map_updates, zeros_like
 from lrjax.transforms.sharding import vary_as_all
 
 
@@ -64,16 +64,16 @@ _STEPS = known_domain(Steps)
 def _period(x: Any) -> Any:
     if isinstance(x, Schedule):
         return x
-    return from_callable(x) if callable(x) else _STEPS.accept(x)
+    return from_callable(x) if callable(x) else _STEPS.validate(x)
 
 
 Period = Annotated[
     RealLike | Callable[[Any], Any],
     Domain(
-        f"{_STEPS.words}, or a function from the updates so far to one",
+        f"{_STEPS.description}, or a function from the updates so far to one",
         _period,
-        lambda x: x if isinstance(x, Schedule) else _STEPS.enter(x),
-        whole=True,
+        lambda x: x if isinstance(x, Schedule) else _STEPS.as_array(x),
+        counts_steps=True,
     ),
 ]
 
@@ -157,22 +157,22 @@ def MultiSteps(
     skip, skip_state = (should_skip_update_fn or _never)(updates, state.gradient_step, params)
     if jnp.shape(skip) != () or jnp.result_type(skip) != jnp.bool_:
         raise ValueError(f"MultiSteps: `should_skip_update_fn` must return one bool first, got {skip!r}.")
-    assert_agree("MultiSteps", updates=updates, **{"state.acc_grads": state.acc_grads})
+    assert_trees_match("MultiSteps", updates=updates, **{"state.acc_grads": state.acc_grads})
     weight = 1 / (state.mini_step.astype(jnp.result_type(float)) + 1)  # of one more number in a running mean
 
     def gather(g: Any, acc: Any) -> Any:
-        return acc + cast(weight, acc) * (g - acc) if use_grad_mean else acc + g
+        return acc + cast_like(weight, acc) * (g - acc) if use_grad_mean else acc + g
 
-    acc_grads = map_updates(gather, filled(updates, state.acc_grads), state.acc_grads, dtypes=state.acc_grads)
+    acc_grads = map_updates(gather, fill_none(updates, state.acc_grads), state.acc_grads, dtypes=state.acc_grads)
     means = {
         name: mean + weight * (jnp.asarray(extra_args[name], mean.dtype) - mean)
         for name, mean in state.acc_extra_args.items()
         if name in extra_args
     }
-    gathered = jax.tree.map(lambda acc, g: acc.astype(inexact_dtype(g.dtype)), acc_grads, filled(updates, acc_grads))
-    do = lambda: update_part(opt, gathered, state.inner_opt_state, params, {**extra_args, **means})
+    gathered = jax.tree.map(lambda acc, g: acc.astype(inexact_dtype(g.dtype)), acc_grads, fill_none(updates, acc_grads))
+    do = lambda: update_inner(opt, gathered, state.inner_opt_state, params, {**extra_args, **means})
     due = ~skip & (state.mini_step >= k - 1)
-    new_updates, inner_state = when(due, do, None, state.inner_opt_state)
+    new_updates, inner_state = update_if(due, do, None, state.inner_opt_state)
     keep = lambda new, old: jnp.where(skip, old, jnp.where(due, jnp.zeros_like(new), new))
     return new_updates, MultiStepsState(
         mini_step=jnp.where(skip, state.mini_step, jnp.where(due, 0, state.mini_step + 1)),
@@ -184,7 +184,9 @@ def MultiSteps(
     )
 
 
-@transformation(lambda params, tx: ApplyEvery(jnp.zeros([], jnp.int32), jax.tree.map(zeros_like, params)), always)
+@transformation(
+    lambda params, tx: ApplyEvery(jnp.zeros([], jnp.int32), jax.tree.map(zeros_like, params)), packable=always
+)
 def apply_every(updates: Any, state: Any, params: Any, k: Steps = 1):
     """The sum of k updates at every k-th, zero between.
 
@@ -196,9 +198,9 @@ def apply_every(updates: Any, state: Any, params: Any, k: Steps = 1):
     >>> updates, tx.update(g, state)[0]
     (Array([0.], dtype=float32), Array([2.], dtype=float32))
     """
-    assert_agree("apply_every", updates=updates, **{"state.grad_acc": state.grad_acc})
+    assert_trees_match("apply_every", updates=updates, **{"state.grad_acc": state.grad_acc})
     first, last = state.count == 0, state.count >= k.whole - 1
     add = lambda g, acc: jnp.where(first, g, acc + g)
-    grad_acc = map_updates(add, filled(updates, state.grad_acc), state.grad_acc, dtypes=state.grad_acc)
+    grad_acc = map_updates(add, fill_none(updates, state.grad_acc), state.grad_acc, dtypes=state.grad_acc)
     updates = jax.tree.map(lambda acc: jnp.where(last, acc, jnp.zeros_like(acc)), grad_acc)
     return updates, ApplyEvery(jnp.where(last, 0, state.count + 1), grad_acc)

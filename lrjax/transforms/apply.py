@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lrjax.numerics import ArrayTree, common_dtype, narrowed
-from lrjax.transforms.base import assert_agree, holds_arrays_only
+from lrjax.numerics import ArrayTree, cast_to, common_dtype
+from lrjax.transforms.base import assert_trees_match, holds_arrays_only
 
 
 @jax.jit  # traced once for all arrays of one shape and dtype
@@ -18,7 +18,7 @@ def _add(u: Any, p: Any) -> Any:
         raise TypeError(
             f"apply_updates: `params` must be floating or complex where `updates` are, got {jnp.result_type(p)}."
         )
-    return narrowed(jnp.asarray(p, dtype) + jnp.asarray(u, dtype), jnp.result_type(p))
+    return cast_to(jnp.asarray(p, dtype) + jnp.asarray(u, dtype), jnp.result_type(p))
 
 
 @jax.jit
@@ -41,6 +41,6 @@ def apply_updates(params: ArrayTree, updates: ArrayTree) -> Any:
     >>> lrjax.apply_updates({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([0.5, -0.5])})
     {'w': Array([1.5, 1.5], dtype=float32)}
     """
-    assert_agree("apply_updates", updates=updates, params=params)
+    assert_trees_match("apply_updates", updates=updates, params=params)
     run = _apply if holds_arrays_only(params) else _apply.__wrapped__
     return run(params, updates)

@@ -16,7 +16,7 @@ from lrjax.schedules.base import Schedule, or_schedule
 from lrjax.signatures import ValueClass
 from lrjax.value import Value, as_arrays, assert_unbatched, may_compile, value_class
 
-P = ParamSpec("P")
+Arguments = ParamSpec("Arguments")
 
 # An inner jit that isn't inlined is traced once for all its callers; XLA inlines the call, so the compiled program is
 # the same either way. The choice stands here alone.
@@ -39,7 +39,7 @@ class GradientTransformation(Value):
     _update: ClassVar[Callable[..., Any]]
     _takes_extra: ClassVar[bool] = False
     # whether it treats every number alike, however numbers are arranged in arrays
-    _per_number: ClassVar["staticmethod[[Any], bool]"] = staticmethod(lambda tx: False)
+    _packable: ClassVar["staticmethod[[Any], bool]"] = staticmethod(lambda tx: False)
     _fields: ClassVar[tuple[str, str]] = ("init", "update")  # of Optax's pair
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "GradientTransformation":
@@ -85,13 +85,13 @@ def without_float0(updates: Any) -> Any:
     return jax.tree.map(lambda u: None if jnp.result_type(u) == jax.dtypes.float0 else u, updates)
 
 
-_TAKEN_BY_JIT = (jax.Array, np.ndarray, np.generic, int, float, complex)
+_JIT_TYPES = (jax.Array, np.ndarray, np.generic, int, float, complex)
 
 
 def holds_arrays_only(tree: Any) -> bool:
     """Whether `jit` takes it: not where a leaf is a function, as in an unfiltered Equinox model, or any other thing
     that somebody's `update` asks for."""
-    return not [x for x in jax.tree.leaves(tree) if not isinstance(x, _TAKEN_BY_JIT)]
+    return not [x for x in jax.tree.leaves(tree) if not isinstance(x, _JIT_TYPES)]
 
 
 @functools.cache
@@ -103,14 +103,14 @@ def _compiled(cls: type[GradientTransformation]) -> Callable[..., Any]:
     return jax.jit(compiled, inline=_INLINE)
 
 
-def update_part(tx: GradientTransformation, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
+def update_inner(tx: GradientTransformation, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
     """The update of a part of a transformation: inside a compiled one its formula, elsewhere a call of its own."""
     if is_tracing():
         return tx._update(tx, updates, state, params, extra_args if tx._takes_extra else {})
     return tx.update(updates, state, params, **extra_args)
 
 
-def assert_agree(name: str, **trees: Any) -> None:
+def assert_trees_match(name: str, **trees: Any) -> None:
     """Raises an error that shows where the first tree, the updates, and another one differ.
 
     A `None` in either (a parameter without a gradient, a leaf that is no parameter) agrees with whatever the other has.
@@ -167,26 +167,26 @@ def transformation_class(
         if not (schedules := _scheduled(tx)):
             return init(params, tx)
         now = {name: schedule(0) for name, schedule in schedules.items()}
-        return ScheduledState(jnp.zeros([], jnp.int32), now, init(params, _with_numbers(tx, now)))
+        return ScheduledState(jnp.zeros([], jnp.int32), now, init(params, _with_values(tx, now)))
 
     def update_scheduled(tx: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
         if not (schedules := _scheduled(tx)):
             return update(tx, updates, state, params, extra_args)
         now = {name: schedule(state.step) for name, schedule in schedules.items()}
-        updates, inner_state = update(_with_numbers(tx, now), updates, state.inner_state, params, extra_args)
+        updates, inner_state = update(_with_values(tx, now), updates, state.inner_state, params, extra_args)
         return updates, ScheduledState(safe_increment(state.step), now, inner_state)
 
-    return _class_of(function, init_scheduled, update_scheduled, call_arguments, takes_extra, **namespace)
+    return _make_class(function, init_scheduled, update_scheduled, call_arguments, takes_extra, **namespace)
 
 
-def _class_of(
+def _make_class(
     function: Any, init: Any, update: Any, call_arguments: Any, takes_extra: bool, **namespace: Any
 ) -> type[GradientTransformation]:
     return value_class(
         function,
         GradientTransformation,
         call_arguments,
-        change_domain=lambda domain: or_schedule(domain) if domain.scheduled else domain,
+        change_domain=lambda domain: or_schedule(domain) if domain.schedulable else domain,
         _init=staticmethod(init),
         _update=staticmethod(update),
         _takes_extra=takes_extra,
@@ -197,19 +197,19 @@ def _class_of(
 def _scheduled(tx: Any) -> dict[str, Schedule]:
     """The numbers that are schedules; not those arguments that the transformation itself takes as schedules."""
     domains = tx._domains
-    return {n: x for n, x in vars(tx).items() if isinstance(x, Schedule) and n in domains and domains[n].scheduled}
+    return {n: x for n, x in vars(tx).items() if isinstance(x, Schedule) and n in domains and domains[n].schedulable}
 
 
-def _with_numbers(tx: Any, now: dict[str, Any]) -> Any:
+def _with_values(tx: Any, now: dict[str, Any]) -> Any:
     copy = object.__new__(type(tx))
-    counts = {name: jnp.round(x) for name, x in now.items() if tx._domains[name].whole}
+    counts = {name: jnp.round(x) for name, x in now.items() if tx._domains[name].counts_steps}
     vars(copy).update({**vars(tx), **now, **counts})
     return copy
 
 
 def transformation(
-    init: Callable[[Any, Any], Any], per_number: Callable[[Any], bool] = lambda tx: False, **namespace: Any
-) -> Callable[[Callable[Concatenate[Any, Any, Any, P], Any]], ValueClass[P, GradientTransformation]]:
+    init: Callable[[Any, Any], Any], packable: Callable[[Any], bool] = lambda tx: False, **namespace: Any
+) -> Callable[[Callable[Concatenate[Any, Any, Any, Arguments], Any]], ValueClass[Arguments, GradientTransformation]]:
     """Makes a transformation of `fn(updates, state, params, *hyperparameters) -> (updates, state)`.
 
     `init(params, tx)` makes its first state. A function with `**extra_args` gets those of `update`. `per_number(tx)`
@@ -225,8 +225,8 @@ def transformation(
             return fn(updates, state, params, *variadic, **hyperparams, **(extra_args if takes_extra else {}))
 
         names = ("updates", "state", "params")
-        kind = staticmethod(per_number)
-        return transformation_class(fn, init, update, names, takes_extra, _per_number=kind, **namespace)
+        kind = staticmethod(packable)
+        return transformation_class(fn, init, update, names, takes_extra, _packable=kind, **namespace)
 
     return decorate
 
@@ -235,7 +235,7 @@ def _takes_keywords(fn: Callable[..., Any]) -> bool:
     return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(fn).parameters.values())
 
 
-def optimizer(fn: Callable[P, GradientTransformation]) -> ValueClass[P, GradientTransformation]:
+def optimizer(fn: Callable[Arguments, GradientTransformation]) -> ValueClass[Arguments, GradientTransformation]:
     """Makes a value of its own arguments of a function that returns a chain; `tx.transforms` are the chain's parts."""
 
     make: Callable[..., GradientTransformation] = fn
@@ -245,16 +245,16 @@ def optimizer(fn: Callable[P, GradientTransformation]) -> ValueClass[P, Gradient
 
     def update(tx: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
         assert_unbatched(tx)  # here, where the names are the optimizer's own
-        return update_part(parts(tx), updates, state, params, extra_args)
+        return update_inner(parts(tx), updates, state, params, extra_args)
 
-    return _class_of(
+    return _make_class(
         fn,
         lambda params, tx: parts(tx).init(params),
         update,
         (),
         takes_extra=True,
         transforms=property(lambda tx: part.transforms if (part := parts(tx))._variadic else (part,)),  # of a chain
-        _per_number=staticmethod(lambda tx: parts(tx)._per_number(parts(tx))),
+        _packable=staticmethod(lambda tx: parts(tx)._packable(parts(tx))),
     )  # type: ignore[return-value]
 
 
@@ -270,7 +270,7 @@ def no_state(params: Any, tx: Any) -> EmptyState:
     return EmptyState()
 
 
-@transformation(no_state, always)
+@transformation(no_state, packable=always)
 def identity(updates: Any, state: Any, params: Any):
     """Leaves the updates as they are.
 

@@ -11,7 +11,7 @@ from lrjax.transforms.base import (
     TransformationLike,
     as_transformation,
     transformation,
-    update_part,
+    update_inner,
 )
 
 _TRANSFORMATIONS = "gradient transformations (pairs of `init` and `update`)"
@@ -20,12 +20,12 @@ Transformations = Annotated[
 ]
 
 
-def all_per_number(transforms: Any) -> bool:
-    return all(t._per_number(t) for t in transforms)
+def all_packable(transforms: Any) -> bool:
+    return all(t._packable(t) for t in transforms)
 
 
 @transformation(
-    lambda params, tx: tuple(t.init(params) for t in tx.transforms), lambda tx: all_per_number(tx.transforms)
+    lambda params, tx: tuple(t.init(params) for t in tx.transforms), packable=lambda tx: all_packable(tx.transforms)
 )
 def chain(updates: Any, state: Any, params: Any, *transforms: Transformations, **extra_args: Any):
     """One transformation after the other; each gets the updates of the one before it.
@@ -44,7 +44,7 @@ def chain(updates: Any, state: Any, params: Any, *transforms: Transformations, *
         )
     new_state = []
     for t, s in zip(transforms, state, strict=True):
-        updates, s = update_part(t, updates, s, params, extra_args)
+        updates, s = update_inner(t, updates, s, params, extra_args)
         new_state.append(s)
     return updates, tuple(new_state)
 
@@ -84,7 +84,7 @@ NamedTransformations = Annotated[
 
 @transformation(
     lambda params, tx: {name: t.init(params) for name, t in tx.transforms},
-    lambda tx: all_per_number(t for _, t in tx.transforms),
+    packable=lambda tx: all_packable(t for _, t in tx.transforms),
 )
 def named_chain(updates: Any, state: Any, params: Any, *transforms: NamedTransformations, **extra_args: Any):
     """A chain whose state is a dict, by the names of its parts.
@@ -102,5 +102,5 @@ def named_chain(updates: Any, state: Any, params: Any, *transforms: NamedTransfo
         )
     new_state = {}
     for name, t in transforms:
-        updates, new_state[name] = update_part(t, updates, state[name], params, extra_args)
+        updates, new_state[name] = update_inner(t, updates, state[name], params, extra_args)
     return updates, new_state

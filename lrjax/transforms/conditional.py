@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from lrjax.domains import Count
 from lrjax.numerics import Array, ArrayTree, safe_increment
-from lrjax.transforms.base import Transformation, transformation, update_part
-from lrjax.transforms.elementwise import filled
-from lrjax.transforms.sharding import placed_like, vary_as_all, vary_like
+from lrjax.transforms.base import Transformation, transformation, update_inner
+from lrjax.transforms.elementwise import fill_none
+from lrjax.transforms.sharding import shard_like, vary_as_all, vary_like
 
 
 class ConditionallyTransformState(NamedTuple):
@@ -30,7 +30,7 @@ class ApplyIfFiniteState(NamedTuple):
     inner_state: ArrayTree
 
 
-def when(condition: Any, do: Callable[[], tuple[Any, Any]], otherwise: Any, state: Any) -> tuple[Any, Any]:
+def update_if(condition: Any, do: Callable[[], tuple[Any, Any]], otherwise: Any, state: Any) -> tuple[Any, Any]:
     """(updates, state) of `do()` where the condition holds, else `otherwise`, in the same dtypes, and the old state.
 
     Only the chosen one is computed, but under `vmap`. Without updates to pass on, `otherwise=None`, they are zero.
@@ -40,12 +40,12 @@ def when(condition: Any, do: Callable[[], tuple[Any, Any]], otherwise: Any, stat
     if otherwise is None:
         passed = jax.tree.map(jnp.zeros_like, done[0])
     else:
-        passed = jax.tree.map(lambda x, s: jnp.asarray(x).astype(s.dtype), filled(otherwise, done[0]), done[0])
+        passed = jax.tree.map(lambda x, s: jnp.asarray(x).astype(s.dtype), fill_none(otherwise, done[0]), done[0])
     kept = (passed, state)
-    return jax.lax.cond(condition, lambda: vary_like(do(), kept), lambda: jax.tree.map(placed_like, kept, done))
+    return jax.lax.cond(condition, lambda: vary_like(do(), kept), lambda: jax.tree.map(shard_like, kept, done))
 
 
-def _asked(should: Callable[..., Any], name: str, step: Any, extra_args: Any, forward: bool) -> Any:
+def _call_predicate(should: Callable[..., Any], name: str, step: Any, extra_args: Any, forward: bool) -> Any:
     answer = jnp.asarray(should(step, **(extra_args if forward else {})))
     if answer.shape != () or answer.dtype != jnp.bool_:
         raise ValueError(f"{name}: `should_transform_fn` must return one bool, got {answer.dtype}{answer.shape}.")
@@ -72,9 +72,9 @@ def conditionally_transform(
     >>> updates, tx.update(g, state)[0]
     (Array([1.], dtype=float32), Array([2.], dtype=float32))
     """
-    due = _asked(should_transform_fn, "conditionally_transform", state.step, extra_args, forward_extra_args)
-    do = lambda: update_part(inner, updates, state.inner_state, params, extra_args)
-    updates, inner_state = when(due, do, updates, state.inner_state)
+    due = _call_predicate(should_transform_fn, "conditionally_transform", state.step, extra_args, forward_extra_args)
+    do = lambda: update_inner(inner, updates, state.inner_state, params, extra_args)
+    updates, inner_state = update_if(due, do, updates, state.inner_state)
     return updates, ConditionallyTransformState(inner_state, safe_increment(state.step))
 
 
@@ -98,9 +98,9 @@ def conditionally_mask(
     >>> updates, tx.update(g, state)[0]
     (Array([0.], dtype=float32), Array([2.], dtype=float32))
     """
-    due = _asked(should_transform_fn, "conditionally_mask", state.step, extra_args, forward_extra_args)
-    do = lambda: update_part(inner, updates, state.inner_state, params, extra_args)
-    updates, inner_state = when(due, do, None, state.inner_state)
+    due = _call_predicate(should_transform_fn, "conditionally_mask", state.step, extra_args, forward_extra_args)
+    do = lambda: update_inner(inner, updates, state.inner_state, params, extra_args)
+    updates, inner_state = update_if(due, do, None, state.inner_state)
     return updates, ConditionallyMaskState(safe_increment(state.step), inner_state)
 
 
@@ -108,12 +108,12 @@ def all_finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.array([True, *(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree))]))
 
 
-def _finite_so_far(params: Any, tx: Any) -> ApplyIfFiniteState:
+def _init_apply_if_finite(params: Any, tx: Any) -> ApplyIfFiniteState:
     zero = vary_as_all(jnp.zeros([], jnp.int32), params)
     return ApplyIfFiniteState(zero, zero == 0, jnp.zeros_like(zero), tx.inner.init(params))
 
 
-@transformation(_finite_so_far)
+@transformation(_init_apply_if_finite)
 def apply_if_finite(
     updates: Any,
     state: Any,
@@ -138,7 +138,7 @@ def apply_if_finite(
     finite = vary_like(all_finite(updates), state.last_finite)
     in_a_row = jnp.where(finite, 0, safe_increment(state.notfinite_count))
     gives_up = False if max_consecutive_errors is None else in_a_row > max_consecutive_errors.whole
-    do = lambda: update_part(inner, updates, state.inner_state, params, extra_args)
-    updates, inner_state = when(finite | gives_up, do, None, state.inner_state)
+    do = lambda: update_inner(inner, updates, state.inner_state, params, extra_args)
+    updates, inner_state = update_if(finite | gives_up, do, None, state.inner_state)
     total = jnp.where(finite, state.total_notfinite, safe_increment(state.total_notfinite))
     return updates, ApplyIfFiniteState(in_a_row, finite, total, inner_state)

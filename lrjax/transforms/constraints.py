@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from lrjax.domains import NonNegative, Number
 from lrjax.numerics import ArrayTree
-from lrjax.transforms.base import always, assert_agree, no_state, transformation
-from lrjax.transforms.elementwise import cast, is_none, map_updates, traced_once
+from lrjax.transforms.base import always, assert_trees_match, no_state, transformation
+from lrjax.transforms.elementwise import cast_like, is_none, map_updates, traced_once
 from lrjax.transforms.norms import global_norm
 
 
@@ -46,7 +46,7 @@ def stateless_with_tree_map(updates: Any, state: Any, params: Any, f: Callable):
     return jax.tree.map(lambda g, p: None if g is None else f(g, p), updates, params, is_leaf=is_none), state
 
 
-@transformation(no_state, always)
+@transformation(no_state, packable=always)
 def keep_params_nonnegative(updates: Any, state: Any, params: Any):
     """An update that would make a parameter negative makes it 0: the last of a chain.
 
@@ -61,7 +61,7 @@ def keep_params_nonnegative(updates: Any, state: Any, params: Any):
     """
     if params is None:
         raise ValueError("keep_params_nonnegative: `params` must be given to `update`, got None.")
-    assert_agree("keep_params_nonnegative", updates=updates, params=params)
+    assert_trees_match("keep_params_nonnegative", updates=updates, params=params)
     return map_updates(lambda g, p: jnp.where(p + g < 0, -p, g), updates, params), state
 
 
@@ -102,7 +102,7 @@ def centralize(updates: Any, state: Any, params: Any):
     return map_updates(leaf, updates), state
 
 
-@transformation(no_state, always)
+@transformation(no_state, packable=always)
 def normalize_by_update_norm(
     updates: Any, state: Any, params: Any, scale_factor: Number = 1.0, eps: NonNegative = 1e-6
 ):
@@ -116,4 +116,4 @@ def normalize_by_update_norm(
     """
     norm = global_norm(updates) + eps
     factor = jnp.where(norm > 0, scale_factor / jnp.where(norm > 0, norm, 1), 0)
-    return map_updates(lambda g: cast(factor, g) * g, updates), state
+    return map_updates(lambda g: cast_like(factor, g) * g, updates), state

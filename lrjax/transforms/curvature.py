@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Decay, DType, Momentum, NonNegative, Positive, Steps
-from lrjax.numerics import Array, ArrayTree, bias_correction, narrowed, safe_increment
-from lrjax.transforms.base import Transformation, transformation, update_part
-from lrjax.transforms.elementwise import cast, is_none, map_updates, zeros_like
+from lrjax.numerics import Array, ArrayTree, bias_correction, cast_to, safe_increment
+from lrjax.transforms.base import Transformation, transformation, update_inner
+from lrjax.transforms.elementwise import cast_like, is_none, map_updates, zeros_like
 from lrjax.transforms.noise import Key, random_key
 from lrjax.transforms.sharding import vary_like
 
@@ -96,21 +96,21 @@ def scale_by_sophia(
         raise ValueError("scale_by_sophia: `params` must be given to `update`, got None.")
     count = safe_increment(state.count)
     scale = 1 / bias_correction(b1, count.astype(b1.dtype))
-    mean = lambda g, m: cast(b1, m) * m + cast(1 - b1, m) * g
+    mean = lambda g, m: cast_like(b1, m) * m + cast_like(1 - b1, m) * g
     mu = jax.tree.map(lambda g, m: m if g is None or m is None else g, updates, state.mu, is_leaf=is_none)
     mu = map_updates(mean, mu, state.mu, dtypes=state.mu)
 
     def direction(g: Any, m: Any, h: Any) -> Any:
-        m = cast(b1, g) * m + cast(1 - b1, g) * g
-        u = cast(scale, g) * m / jnp.maximum(cast(gamma, g) * h, cast(eps, g))
-        return u if clip_threshold is None else jnp.clip(u, -cast(clip_threshold, g), cast(clip_threshold, g))
+        m = cast_like(b1, g) * m + cast_like(1 - b1, g) * g
+        u = cast_like(scale, g) * m / jnp.maximum(cast_like(gamma, g) * h, cast_like(eps, g))
+        return u if clip_threshold is None else jnp.clip(u, -cast_like(clip_threshold, g), cast_like(clip_threshold, g))
 
     u = map_updates(direction, updates, state.mu, state.nu)
 
     def estimate(inner: Any, nu: Any) -> Any:
         estimator = hessian_diagonal_fn
-        diagonal, inner = update_part(estimator, updates, inner, params, extra_args)
-        average = lambda d, h: narrowed(cast(b2, h) * h + cast(1 - b2, h) * d.astype(h.dtype), h.dtype)
+        diagonal, inner = update_inner(estimator, updates, inner, params, extra_args)
+        average = lambda d, h: cast_to(cast_like(b2, h) * h + cast_like(1 - b2, h) * d.astype(h.dtype), h.dtype)
         keep = lambda d, h: h if d is None or h is None else average(d, h)
         return inner, jax.tree.map(keep, diagonal, nu, is_leaf=is_none)
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from lrjax.numerics import Array, safe_increment
 from lrjax.schedules.base import Schedule, ScheduleLike
-from lrjax.transforms.base import EmptyState, assert_agree, transformation
-from lrjax.transforms.elementwise import cast, is_none, map_updates
-from lrjax.transforms.masking import Mask, flags
+from lrjax.transforms.base import EmptyState, assert_trees_match, transformation
+from lrjax.transforms.elementwise import cast_like, is_none, map_updates
+from lrjax.transforms.masking import Mask, resolve_mask
 
 
 class WeightDecaySchedule(NamedTuple):
@@ -22,7 +22,7 @@ def _count(params: Any, tx: Any) -> Any:
     return WeightDecaySchedule(jnp.zeros([], jnp.int32)) if isinstance(tx.weight_decay, Schedule) else EmptyState()
 
 
-@transformation(_count, lambda tx: tx.mask is None)
+@transformation(_count, packable=lambda tx: tx.mask is None)
 def add_decayed_weights(updates: Any, state: Any, params: Any, weight_decay: ScheduleLike = 0.0, mask: Mask = None):
     """Adds the parameters, times `weight_decay`, to the updates; where there is a mask, only where it is True.
 
@@ -39,11 +39,11 @@ def add_decayed_weights(updates: Any, state: Any, params: Any, weight_decay: Sch
     """
     if params is None:
         raise ValueError("add_decayed_weights: `params` must be given to `update`, got None.")
-    assert_agree("add_decayed_weights", updates=updates, params=params)
+    assert_trees_match("add_decayed_weights", updates=updates, params=params)
     if isinstance(weight_decay, Schedule):
         weight_decay, state = weight_decay(state.count), WeightDecaySchedule(safe_increment(state.count))
-    decayed = map_updates(lambda g, p: g + cast(weight_decay, p) * p, updates, params)
+    decayed = map_updates(lambda g, p: g + cast_like(weight_decay, p) * p, updates, params)
     if mask is None:
         return decayed, state
     choose = lambda flag, new, old: jax.tree.map(lambda n, o: n if flag else o, new, old, is_leaf=is_none)
-    return jax.tree.map(choose, flags(mask, params), decayed, updates), state
+    return jax.tree.map(choose, resolve_mask(mask, params), decayed, updates), state

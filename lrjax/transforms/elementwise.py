@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from lrjax.jax_versions import is_tracing
-from lrjax.numerics import Array, common_dtype, narrowed, safe_increment
+from lrjax.numerics import Array, cast_to, common_dtype, safe_increment
 from lrjax.schedules.base import Schedule
 from lrjax.signatures import ValueClass
-from lrjax.transforms.base import GradientTransformation, assert_agree, transformation_class
+from lrjax.transforms.base import GradientTransformation, assert_trees_match, transformation_class
 from lrjax.transforms.sharding import spec
 from lrjax.value import as_arrays
 
-P = ParamSpec("P")
+Arguments = ParamSpec("Arguments")
 
 
 class Slot(NamedTuple):
@@ -44,7 +44,7 @@ def traced_once(leaf: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(leaf) if is_tracing() else leaf
 
 
-def alike(leaves: Sequence[Any]) -> list[list[int]]:
+def group_small_arrays(leaves: Sequence[Any]) -> list[list[int]]:
     """The positions of the arrays, small ones of one shape, dtype and sharding together, at most 32 of them.
 
     A small array costs more to launch and to compile than to read, so one operation for several of them is faster.
@@ -89,8 +89,8 @@ def map_updates(formula: Callable[..., Any], updates: Any, *trees: Any, dtypes: 
         own = jnp.result_type(u)
         target = inexact_dtype(own) if dtypes is None else jnp.result_type(rest[-1])
         dtype = compute_dtype(own)
-        out = formula(*[x.astype(_match(dtype, x.dtype)) for x in map(jnp.asarray, (u, *rest[: len(trees)]))])
-        return narrowed(out, target)
+        out = formula(*[x.astype(_real_if_real(dtype, x.dtype)) for x in map(jnp.asarray, (u, *rest[: len(trees)]))])
+        return cast_to(out, target)
 
     others = trees if dtypes is None else (*trees, dtypes)
     skip = lambda row: [x for x in row if x is None]
@@ -98,18 +98,18 @@ def map_updates(formula: Callable[..., Any], updates: Any, *trees: Any, dtypes: 
 
 
 @functools.cache
-def _match(dtype: Any, other: Any) -> Any:
+def _real_if_real(dtype: Any, other: Any) -> Any:
     """`dtype`, but real for an array whose dtype, the other one, is real."""
     return dtype if jnp.issubdtype(other, jnp.complexfloating) else real_dtype(dtype)
 
 
-def filled(updates: Any, like: Any) -> Any:
+def fill_none(updates: Any, like: Any) -> Any:
     """The updates with zeros in place of None, and None where the other tree has None."""
     fill = lambda g, p: None if p is None else jnp.zeros_like(p) if g is None else g
     return jax.tree.map(fill, updates, like, is_leaf=is_none)
 
 
-def cast(scalar: jax.Array, like: jax.Array) -> jax.Array:
+def cast_like(scalar: jax.Array, like: jax.Array) -> jax.Array:
     """A scalar in the real dtype of an array."""
     return scalar.astype(real_dtype(like.dtype))
 
@@ -126,13 +126,13 @@ class _HasT(Protocol):
 
 @overload  # where the state counts, the first argument of a formula is `t`, which is no hyperparameter
 def elementwise(
-    State: type[_HasCount] | type[_HasT], needs_params: bool = False, per_number: bool = True, **slots: Slot
-) -> Callable[[Callable[Concatenate[Any, P], Any]], ValueClass[P, GradientTransformation]]: ...
+    State: type[_HasCount] | type[_HasT], needs_params: bool = False, packable: bool = True, **slots: Slot
+) -> Callable[[Callable[Concatenate[Any, Arguments], Any]], ValueClass[Arguments, GradientTransformation]]: ...
 @overload
 def elementwise(
-    State: type[Any], needs_params: bool = False, per_number: bool = True, **slots: Slot
-) -> Callable[[Callable[P, Any]], ValueClass[P, GradientTransformation]]: ...
-def elementwise(State: Any, needs_params: bool = False, per_number: bool = True, **slots: Slot) -> Any:
+    State: type[Any], needs_params: bool = False, packable: bool = True, **slots: Slot
+) -> Callable[[Callable[Arguments, Any]], ValueClass[Arguments, GradientTransformation]]: ...
+def elementwise(State: Any, needs_params: bool = False, packable: bool = True, **slots: Slot) -> Any:
     """Makes a transformation of a formula in two stages:
 
         @elementwise(ScaleByAdamState, nu=Slot(real=True))
@@ -153,23 +153,23 @@ def elementwise(State: Any, needs_params: bool = False, per_number: bool = True,
     specs = [slots.get(name, Slot()) for name in names]
 
     def init(params: Any, tx: Any) -> Any:
-        def fill(spec: Slot) -> Any:
+        def init_slot(spec: Slot) -> Any:
             if spec.copies:  # a copy: aliased parameters could not be donated
                 return jax.tree.map(jnp.copy, params)
             start = 0 if spec.start is None else getattr(tx, spec.start)
             dtype = None if spec.dtype is None else getattr(tx, spec.dtype)
             shape = () if spec.scalar else None
-            return jax.tree.map(lambda p: _full(p, start, dtype, spec.real, shape), params)
+            return jax.tree.map(lambda p: _init_leaf(p, start, dtype, spec.real, shape), params)
 
-        filled = dict(zip(names, map(fill, specs), strict=True))
-        return State(**filled, **{counter: jnp.zeros([], jnp.int32) for counter in counters})
+        fields = dict(zip(names, map(init_slot, specs), strict=True))
+        return State(**fields, **{counter: jnp.zeros([], jnp.int32) for counter in counters})
 
     def decorate(formula: Callable[..., Any]) -> Any:
         def update(tx: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
             if needs_params and params is None:
                 raise ValueError(f"{formula.__name__}: `params` must be given to `update`, got None.")
             if needs_params:
-                assert_agree(formula.__name__, updates=updates, params=params)
+                assert_trees_match(formula.__name__, updates=updates, params=params)
             count = getattr(state, counters[0]) if counters else None
             new_counts = {counter: safe_increment(count) for counter in counters}
             hyperparams = {k: v(count) if isinstance(v, Schedule) else v for k, v in as_arrays(tx).items()}
@@ -184,10 +184,11 @@ def elementwise(State: Any, needs_params: bool = False, per_number: bool = True,
 
             leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
             slots = [
-                _column(formula.__name__, treedef, updates, state, *named) for named in zip(names, specs, strict=True)
+                _slot_leaves(formula.__name__, treedef, updates, state, *named)
+                for named in zip(names, specs, strict=True)
             ]
             given = [treedef.flatten_up_to(params)] if needs_params else []
-            out, *new = _rows(formula_in, leaves, given, slots, specs)
+            out, *new = _map_leaves(formula_in, leaves, given, slots, specs)
             unflattened = {n: treedef.unflatten(column) for n, column in zip(names, new, strict=True)}
             return treedef.unflatten(out), State(**unflattened, **new_counts)
 
@@ -197,26 +198,26 @@ def elementwise(State: Any, needs_params: bool = False, per_number: bool = True,
             update,
             ("t",) if counters else (),
             takes_extra=False,
-            _per_number=staticmethod(lambda tx: per_number),
+            _packable=staticmethod(lambda tx: packable),
         )
 
     return decorate
 
 
-def _full(p: Any, start: Any, dtype: Any, real: bool, shape: Any) -> jax.Array:
+def _init_leaf(p: Any, start: Any, dtype: Any, real: bool, shape: Any) -> jax.Array:
     dtype = jnp.dtype(dtype or inexact_dtype(jnp.result_type(p)))
     return jnp.full_like(p, start, dtype=real_dtype(dtype) if real else dtype, shape=shape)
 
 
-def _column(name: str, treedef: Any, updates: Any, state: Any, field: str, spec: Slot) -> list[Any]:
+def _slot_leaves(name: str, treedef: Any, updates: Any, state: Any, field: str, spec: Slot) -> list[Any]:
     """The leaves of a slot at the leaves of the updates."""
     slot = getattr(state, field)
     if not spec.scalar:
-        assert_agree(name, updates=updates, **{f"state.{field}": slot})
+        assert_trees_match(name, updates=updates, **{f"state.{field}": slot})
     return treedef.flatten_up_to(slot)
 
 
-def _rows(formula_in: Callable[[Any], Any], leaves: Any, given: Any, slots: Any, specs: list[Slot]) -> Any:
+def _map_leaves(formula_in: Callable[[Any], Any], leaves: Any, given: Any, slots: Any, specs: list[Slot]) -> Any:
     rows = []
     for g, *rest in zip(leaves, *given, *slots, strict=True):
         params, state = rest[: len(given)], rest[len(given) :]
@@ -226,10 +227,12 @@ def _rows(formula_in: Callable[[Any], Any], leaves: Any, given: Any, slots: Any,
             own = jnp.result_type(g)
             dtype = compute_dtype(own)
             formula = formula_in(real_dtype(dtype))
-            u, *new = formula(*[x.astype(_match(dtype, x.dtype)) for x in map(jnp.asarray, (g, *params, *state))])
+            u, *new = formula(
+                *[x.astype(_real_if_real(dtype, x.dtype)) for x in map(jnp.asarray, (g, *params, *state))]
+            )
             dtypes = [s.dtype for s in state]
             like = [d for d, spec in zip(dtypes, specs, strict=True) if spec.dtype is None and not spec.real]
             narrow = u.astype(common_dtype(inexact_dtype(own), *like))
-            row = (narrow, *map(narrowed, new, dtypes))
+            row = (narrow, *map(cast_to, new, dtypes))
         rows.append(row)
     return zip(*rows, strict=True) if rows else [()] * (len(slots) + 1)

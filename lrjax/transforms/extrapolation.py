@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from lrjax.domains import NonNegative, Number
-from lrjax.numerics import Array, ArrayTree, abs_sq, narrowed, safe_increment
+from lrjax.numerics import Array, ArrayTree, abs_sq, cast_to, safe_increment
 from lrjax.schedules.base import RateOrSchedule
 from lrjax.transforms.base import always, transformation
-from lrjax.transforms.elementwise import Slot, cast, elementwise, is_none, map_updates, zeros_like
+from lrjax.transforms.elementwise import Slot, cast_like, elementwise, is_none, map_updates, zeros_like
 from lrjax.transforms.learning_rate import LearningRateState
 from lrjax.transforms.norms import global_norm
 from lrjax.transforms.sharding import vary_as_all, vary_like
@@ -27,11 +27,11 @@ class MadgradState(NamedTuple):
     x0: ArrayTree  # like params: where they began
 
 
-def _first_gradient(params: Any, tx: Any) -> ScaleByOptimisticGradientState:
+def _init_optimistic(params: Any, tx: Any) -> ScaleByOptimisticGradientState:
     return ScaleByOptimisticGradientState(jnp.array(True), jax.tree.map(zeros_like, params))
 
 
-@transformation(_first_gradient, always)
+@transformation(_init_optimistic, packable=always)
 def scale_by_optimistic_gradient(updates: Any, state: Any, params: Any, alpha: Number = 1.0, beta: Number = 1.0):
     """The gradient with its last change added: a guess of the next one.
 
@@ -46,23 +46,23 @@ def scale_by_optimistic_gradient(updates: Any, state: Any, params: Any, alpha: N
     Source: Mokhtari, Ozdaglar & Pattathil 2019, A Unified Analysis of Extra-gradient and Optimistic Gradient Methods,
     arXiv:1901.08511, eq. 3.
     """
-    keep = lambda g, p: p if g is None or p is None else narrowed(g, p.dtype)
+    keep = lambda g, p: p if g is None or p is None else cast_to(g, p.dtype)
     kept = jax.tree.map(keep, updates, state.previous_gradient, is_leaf=is_none)
 
     def extrapolate(g: Any, before: Any) -> Any:
         change = jnp.where(state.is_initial_step, 0, g - before)
-        return cast(alpha, g) * g + cast(beta, g) * change
+        return cast_like(alpha, g) * g + cast_like(beta, g) * change
 
     u = map_updates(extrapolate, updates, state.previous_gradient)
     return u, ScaleByOptimisticGradientState(jnp.array(False), kept)
 
 
-def _no_rate(params: Any, tx: Any) -> LearningRateState:
+def _init_polyak(params: Any, tx: Any) -> LearningRateState:
     one = jnp.ones([], jnp.result_type(float))
     return LearningRateState(jnp.zeros([], jnp.int32), one, vary_as_all(jnp.zeros_like(one), params))
 
 
-@transformation(_no_rate, always)
+@transformation(_init_polyak, packable=always)
 def scale_by_polyak(
     updates: Any,
     state: Any,
@@ -98,7 +98,7 @@ def scale_by_polyak(
     gap = jnp.maximum(gap, 0) if variant == "sps+" else gap
     flat = square <= 0
     step = state.scale * jnp.where(flat, 0, jnp.minimum(gap / jnp.where(flat, 1, square + eps), max_learning_rate))
-    u = map_updates(lambda g: cast(step, g) * g, updates)
+    u = map_updates(lambda g: cast_like(step, g) * g, updates)
     return u, LearningRateState(safe_increment(state.step), state.scale, vary_like(step, state.learning_rate))
 
 

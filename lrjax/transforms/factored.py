@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax.domains import Decay, Delay, Fraction, NonNegative, Size
-from lrjax.numerics import Array, ArrayTree, Time, abs_sq, narrowed, safe_increment
-from lrjax.transforms.base import assert_agree, transformation
+from lrjax.numerics import Array, ArrayTree, Time, abs_sq, cast_to, safe_increment
+from lrjax.transforms.base import assert_trees_match, transformation
 from lrjax.transforms.elementwise import compute_dtype, inexact_dtype, is_none, real_dtype, zeros_like
 
 
@@ -25,7 +25,7 @@ class ScaleBySM3State(NamedTuple):
     nu: ArrayTree  # like params: moving average of the update
 
 
-def _split_columns(rows: list[tuple[Any, ...]], treedef: Any, width: int) -> list[Any]:
+def _unzip_trees(rows: list[tuple[Any, ...]], treedef: Any, width: int) -> list[Any]:
     columns = zip(*rows, strict=True) if rows else [()] * width
     return [treedef.unflatten(column) for column in columns]
 
@@ -61,7 +61,7 @@ def _init_factored(params: Any, tx: Any) -> FactoredState:
         return without(axes[1]), without(axes[0]), nothing()
 
     leaves, treedef = jax.tree.flatten(params)
-    return FactoredState(jnp.zeros([], jnp.int32), *_split_columns([start(p) for p in leaves], treedef, 3))
+    return FactoredState(jnp.zeros([], jnp.int32), *_unzip_trees([start(p) for p in leaves], treedef, 3))
 
 
 @transformation(_init_factored)
@@ -92,7 +92,7 @@ def scale_by_factored_rms(
     Source: Shazeer & Stern 2018, Adafactor, arXiv:1804.04235, algorithm 4 and section 7.2.
     """
     if params is not None:
-        assert_agree("scale_by_factored_rms", updates=updates, params=params)
+        assert_trees_match("scale_by_factored_rms", updates=updates, params=params)
     elapsed = (Time(state.count) - step_offset).clip(0, None).total
     keep = 1 - (elapsed + 1) ** -decay_rate
 
@@ -107,19 +107,19 @@ def scale_by_factored_rms(
         dtype = inexact_dtype(jnp.result_type(g))
         if axes is None:
             moment = old * v.astype(real) + new * square
-            return (wide * jax.lax.rsqrt(moment)).astype(dtype), v_row, v_col, narrowed(moment, v.dtype)
+            return (wide * jax.lax.rsqrt(moment)).astype(dtype), v_row, v_col, cast_to(moment, v.dtype)
         short, long = axes
         row = old * v_row.astype(real) + new * jnp.mean(square, axis=long)
         col = old * v_col.astype(real) + new * jnp.mean(square, axis=short)
         mean = jnp.mean(row, axis=short - 1 if short > long else short, keepdims=True)
         row_factor = jnp.expand_dims(jax.lax.rsqrt(row / mean), long)
         u = wide * row_factor * jnp.expand_dims(jax.lax.rsqrt(col), short)
-        return u.astype(dtype), narrowed(row, v_row.dtype), narrowed(col, v_col.dtype), v
+        return u.astype(dtype), cast_to(row, v_row.dtype), cast_to(col, v_col.dtype), v
 
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     columns = (treedef.flatten_up_to(slot) for slot in state[1:])
     rows = [one(*row) for row in zip(leaves, *columns, strict=True)]
-    u, *slots = _split_columns(rows, treedef, 4)
+    u, *slots = _unzip_trees(rows, treedef, 4)
     return u, FactoredState(safe_increment(state.count), *slots)
 
 
@@ -152,7 +152,7 @@ def scale_by_sm3(updates: Any, state: Any, params: Any, b1: Decay = 0.9, b2: Fra
 
     Source: Anil et al. 2019, Memory-Efficient Adaptive Optimization, arXiv:1901.11150, algorithm SM3-II.
     """
-    assert_agree("scale_by_sm3", updates=updates, **{"state.nu": state.nu})
+    assert_trees_match("scale_by_sm3", updates=updates, **{"state.nu": state.nu})
     gain = jnp.where(b2 < 1, 1 - b2, 1)
 
     def one(g: Any, cover: Any, mu: Any) -> Any:
@@ -173,5 +173,5 @@ def scale_by_sm3(updates: Any, state: Any, params: Any, b1: Decay = 0.9, b2: Fra
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     columns = (treedef.flatten_up_to(slot) for slot in state)
     rows = [one(*row) for row in zip(leaves, *columns, strict=True)]
-    u, mu, nu = _split_columns(rows, treedef, 3)
+    u, mu, nu = _unzip_trees(rows, treedef, 3)
     return u, ScaleBySM3State(mu, nu)

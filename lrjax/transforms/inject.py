@@ -13,7 +13,7 @@ from lrjax.domains import Domain, DType, is_function
 from lrjax.numerics import Array, ArrayTree, common_dtype, safe_increment
 from lrjax.schedules.base import Schedule, from_callable
 from lrjax.static import StaticArguments
-from lrjax.transforms.base import GradientTransformation, as_transformation, transformation, update_part
+from lrjax.transforms.base import GradientTransformation, as_transformation, transformation, update_inner
 from lrjax.transforms.learning_rate import InjectedRateState, LearningRateState
 from lrjax.value import Value
 
@@ -84,7 +84,7 @@ def _domain(name: str, factory: Any) -> Domain | None:
     return factory._domains.get(name) if isinstance(factory, type) and issubclass(factory, Value) else None
 
 
-def _is_structure(x: Any, parameter: inspect.Parameter, factory: Any) -> bool:
+def _is_static(x: Any, parameter: inspect.Parameter, factory: Any) -> bool:
     """Whether an argument can't be traced: ours say so, elsewhere a whole number that isn't one in place of a float."""
     if domain := _domain(parameter.name, factory):
         return domain.static
@@ -101,14 +101,14 @@ class _Arguments(NamedTuple):
     static: dict[str, Any]
 
 
-def _sorted(factory: Any, bound: inspect.BoundArguments, static: Sequence[str]) -> _Arguments:
+def _classify(factory: Any, bound: inspect.BoundArguments, static: Sequence[str]) -> _Arguments:
     sorts = _Arguments({}, {}, {}, {}, {})
     for name, x in bound.arguments.items():
         domain, leaves = _domain(name, factory), jax.tree.leaves(x)
-        if name in static or isinstance(x, (bool, str)) or _is_structure(x, bound.signature.parameters[name], factory):
+        if name in static or isinstance(x, (bool, str)) or _is_static(x, bound.signature.parameters[name], factory):
             sorts.static[name] = x
         elif _is_number(x):  # a count of ours as an int32, which float32 would round
-            sorts.numbers[name] = np.int32(x) if domain and domain.whole and type(x) is int else x
+            sorts.numbers[name] = np.int32(x) if domain and domain.counts_steps and type(x) is int else x
         elif isinstance(x, Schedule):
             sorts.schedules[name] = x
         elif _is_stateful(x):
@@ -135,7 +135,7 @@ def _schedule_dtype(tx: Any, params: Any) -> Any:
     return jnp.dtype(tx.hyperparam_dtype or common_dtype(jnp.float32, *floats))
 
 
-def _made(tx: Any, hyperparams: dict[str, Any]) -> GradientTransformation:
+def _make_inner(tx: Any, hyperparams: dict[str, Any]) -> GradientTransformation:
     arguments = {**tx.static, **tx.trees, **hyperparams}
     bound = inspect.signature(tx.factory).bind_partial()
     bound.arguments.update({n: arguments[n] for n in bound.signature.parameters if n in arguments})
@@ -146,7 +146,7 @@ def _stateful(tx: Any) -> dict[str, Any]:
     return {name: WrappedSchedule(schedule) for name, schedule in tx.schedules.items()} | tx.stateful
 
 
-def _scheduled(tx: Any, states: Any, params: Any, extra_args: Any) -> dict[str, Any]:
+def _scheduled_values(tx: Any, states: Any, params: Any, extra_args: Any) -> dict[str, Any]:
     dtype = _schedule_dtype(tx, params)
     numbers = {name: schedule(states[name], **extra_args) for name, schedule in _stateful(tx).items()}
     return {name: x if _is_strong(x) and name in tx.stateful else jnp.asarray(x, dtype) for name, x in numbers.items()}
@@ -159,10 +159,10 @@ def _is_strong(x: Any) -> bool:
 def _init_injected(params: Any, tx: Any) -> InjectStatefulHyperparamsState:
     states = {name: schedule.init() for name, schedule in _stateful(tx).items()}
     hyperparams = {name: _array(x, _number_dtype(tx, name, params)) for name, x in tx.numbers.items()}
-    hyperparams |= _scheduled(tx, states, params, {})
-    inner_state = _made(tx, hyperparams).init(params)
+    hyperparams |= _scheduled_values(tx, states, params, {})
+    inner_state = _make_inner(tx, hyperparams).init(params)
     return InjectStatefulHyperparamsState(
-        jnp.zeros([], jnp.int32), hyperparams, states, _renamed(inner_state, hyperparams, inward=False)
+        jnp.zeros([], jnp.int32), hyperparams, states, _swap_rate_state(inner_state, hyperparams, inward=False)
     )
 
 
@@ -170,7 +170,7 @@ def _array(x: Any, dtype: Any) -> jax.Array:
     return x if _is_strong(x) and x.dtype == dtype else jnp.asarray(x).astype(dtype)
 
 
-def _renamed(state: Any, hyperparams: Any, inward: bool) -> Any:
+def _swap_rate_state(state: Any, hyperparams: Any, inward: bool) -> Any:
     """The state with the rate under a name that the hyperparameters don't have: one `learning_rate` is to be found."""
     if "learning_rate" not in hyperparams:
         return state
@@ -208,12 +208,12 @@ def injected(
     if sorted(given) != expected:
         raise ValueError(f"inject_hyperparams: `hyperparams` must have the names {expected}, got {sorted(given)}.")
     now = {name: _array(given[name], _number_dtype(tx, name, like)) for name in numbers}
-    now |= _scheduled(tx, state.hyperparams_states, like, extra_args)
-    inner, inner_state = _made(tx, now), _renamed(state.inner_state, now, inward=True)
-    updates, inner_state = update_part(inner, updates, inner_state, params, extra_args)
+    now |= _scheduled_values(tx, state.hyperparams_states, like, extra_args)
+    inner, inner_state = _make_inner(tx, now), _swap_rate_state(state.inner_state, now, inward=True)
+    updates, inner_state = update_inner(inner, updates, inner_state, params, extra_args)
     states = {n: s.update(state.hyperparams_states[n], **extra_args) for n, s in _stateful(tx).items()}
     return updates, InjectStatefulHyperparamsState(
-        safe_increment(state.count), now, states, _renamed(inner_state, now, inward=False)
+        safe_increment(state.count), now, states, _swap_rate_state(inner_state, now, inward=False)
     )
 
 
@@ -257,7 +257,7 @@ def inject_hyperparams(
     def make(*args: Any, **kwargs: Any) -> GradientTransformation:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        sorts = _sorted(inner_factory, bound, static)
+        sorts = _classify(inner_factory, bound, static)
         return injected(
             inner_factory,
             sorts.numbers,

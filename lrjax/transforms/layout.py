@@ -8,20 +8,27 @@ from jax.flatten_util import ravel_pytree
 
 from lrjax.domains import Domain, NotInDomain
 from lrjax.numerics import Array, ArrayTree
-from lrjax.transforms.base import Transformation, always, as_transformation, assert_agree, transformation, update_part
-from lrjax.transforms.elementwise import alike, filled, inexact_dtype, is_none
-from lrjax.transforms.sharding import placed_like, replicated
+from lrjax.transforms.base import (
+    Transformation,
+    always,
+    as_transformation,
+    assert_trees_match,
+    transformation,
+    update_inner,
+)
+from lrjax.transforms.elementwise import fill_none, group_small_arrays, inexact_dtype, is_none
+from lrjax.transforms.sharding import replicated, shard_like
 
 
-def _raveled(tree: Any) -> Any:
+def _ravel(tree: Any) -> Any:
     """One vector, and the function back to the tree and its shardings."""
-    flat, restored = ravel_pytree(
+    flat, unravel = ravel_pytree(
         jax.tree.map(lambda x: replicated(jnp.asarray(x, inexact_dtype(jnp.result_type(x)))), tree)
     )
-    return flat, lambda vector: jax.tree.map(placed_like, restored(vector), tree)
+    return flat, lambda vector: jax.tree.map(shard_like, unravel(vector), tree)
 
 
-@transformation(lambda params, tx: tx.inner.init(_raveled(params)[0]), always)
+@transformation(lambda params, tx: tx.inner.init(_ravel(params)[0]), packable=always)
 def flatten(updates: Any, state: Any, params: Any, inner: Transformation, **extra_args: Any):
     """Shows `inner` all the parameters as one vector.
 
@@ -35,11 +42,11 @@ def flatten(updates: Any, state: Any, params: Any, inner: Transformation, **extr
     TraceState(trace=Array([0., 0., 0., 0.], dtype=float32))
     """
     if params is not None:
-        assert_agree("flatten", updates=updates, params=params)
-    given = updates if params is None else filled(updates, params)
-    flat, restored = _raveled(given)
-    flat, state = update_part(inner, flat, state, None if params is None else _raveled(params)[0], extra_args)
-    return jax.tree.map(lambda g, u: None if g is None else u, updates, restored(flat), is_leaf=is_none), state
+        assert_trees_match("flatten", updates=updates, params=params)
+    given = updates if params is None else fill_none(updates, params)
+    flat, unravel = _ravel(given)
+    flat, state = update_inner(inner, flat, state, None if params is None else _ravel(params)[0], extra_args)
+    return jax.tree.map(lambda g, u: None if g is None else u, updates, unravel(flat), is_leaf=is_none), state
 
 
 class Packed(NamedTuple):
@@ -52,16 +59,16 @@ class PackedState(NamedTuple):
     inner_state: ArrayTree  # of `inner`, on `Packed` trees; `unpack_state` makes it one like params
 
 
-def _per_number(tx: Any) -> Any:
+def _packable(tx: Any) -> Any:
     tx = as_transformation(tx)
-    if not tx._per_number(tx):
+    if not tx._packable(tx):
         raise NotInDomain
     return tx
 
 
-PerNumber = Annotated[
+Packable = Annotated[
     Any,
-    Domain("a transformation that treats all numbers alike (no mask, no rates or norms of single arrays)", _per_number),
+    Domain("a transformation that treats all numbers alike (no mask, no rates or norms of single arrays)", _packable),
 ]
 
 
@@ -77,7 +84,7 @@ def _unpack(packed: Packed, like: Any) -> Any:
     leaves, structure = jax.tree.flatten(like)
     if not leaves:
         return like
-    for group, array in zip(alike(leaves), packed.arrays, strict=True):
+    for group, array in zip(group_small_arrays(leaves), packed.arrays, strict=True):
         for i, part in zip(group, jnp.unstack(array) if len(group) > 1 else [array], strict=True):
             leaves[i] = part
     return structure.unflatten(leaves)
@@ -87,8 +94,11 @@ def _is_packed(x: Any) -> bool:
     return isinstance(x, Packed)
 
 
-@transformation(lambda params, tx: PackedState(tx.inner.init(_pack(params, alike(jax.tree.leaves(params))))), always)
-def packed(updates: Any, state: Any, params: Any, inner: PerNumber, **extra_args: Any):
+@transformation(
+    lambda params, tx: PackedState(tx.inner.init(_pack(params, group_small_arrays(jax.tree.leaves(params))))),
+    packable=always,
+)
+def packed(updates: Any, state: Any, params: Any, inner: Packable, **extra_args: Any):
     """Does what `inner` does, with small arrays of one shape joined: for trees of hundreds of them.
 
     The same updates, to rounding; with a thousand arrays several times less time to compile and to run. Big arrays
@@ -109,15 +119,15 @@ def packed(updates: Any, state: Any, params: Any, inner: PerNumber, **extra_args
            [0., 0., 0.]], dtype=float32),))
     """
     like = updates if params is None else params
-    assert_agree("packed", updates=updates, params=like)
+    assert_trees_match("packed", updates=updates, params=like)
     updates = jax.tree.map(lambda u, p: None if p is None else u, updates, like, is_leaf=is_none)
     leaves = jax.tree.leaves(updates)
     if len(leaves) != len(jax.tree.leaves(like)):
         raise ValueError("packed: `updates` must have an array for every parameter, got None for some.")
-    layout = alike(jax.tree.leaves(like))
+    layout = group_small_arrays(jax.tree.leaves(like))
     if any(jnp.result_type(u) != jnp.result_type(p) for u, p in zip(leaves, jax.tree.leaves(like), strict=True)):
         raise ValueError("packed: `updates` must have the dtypes of `params`.")
-    joined, inner_state = update_part(
+    joined, inner_state = update_inner(
         inner,
         _pack(updates, layout),
         state.inner_state,
@@ -147,7 +157,7 @@ def pack_state(tx: Any, state: ArrayTree, params: ArrayTree) -> PackedState:
     PackedState(inner_state=TraceState(trace=Packed(arrays=(Array([[0., 0.],
            [0., 0.]], dtype=float32),))))
     """
-    layout, like = alike(jax.tree.leaves(params)), jax.eval_shape(tx.init, params).inner_state
+    layout, like = group_small_arrays(jax.tree.leaves(params)), jax.eval_shape(tx.init, params).inner_state
     return PackedState(
         jax.tree.map(lambda p, x: _pack(x, layout) if _is_packed(p) else x, like, state, is_leaf=_is_packed)
     )

@@ -9,8 +9,8 @@ from lrjax.domains import Number
 from lrjax.numerics import Array, ArrayTree, safe_increment
 from lrjax.schedules.base import RateOrSchedule, Schedule, ScheduleLike
 from lrjax.schedules.groups import ScalarOrSchedule, is_rate, rates_like
-from lrjax.transforms.base import always, assert_agree, no_state, transformation
-from lrjax.transforms.elementwise import cast, map_updates
+from lrjax.transforms.base import always, assert_trees_match, no_state, transformation
+from lrjax.transforms.elementwise import cast_like, map_updates
 
 
 class LearningRateState(NamedTuple):
@@ -36,7 +36,7 @@ class InjectedRateState(NamedTuple):
     rate: ArrayTree
 
 
-@transformation(no_state, always)
+@transformation(no_state, packable=always)
 def scale(updates: Any, state: Any, params: Any, step_size: Number):
     """Multiplies the updates by a number.
 
@@ -46,14 +46,14 @@ def scale(updates: Any, state: Any, params: Any, step_size: Number):
     >>> lrjax.scale(-0.5).update(jnp.array([1.0, 2.0]), lrjax.EmptyState())[0]
     Array([-0.5, -1. ], dtype=float32)
     """
-    return map_updates(lambda g: cast(step_size, g) * g, updates), state
+    return map_updates(lambda g: cast_like(step_size, g) * g, updates), state
 
 
 def _rate_at(rate: Any, count: Any) -> Any:
     return rate(count) if isinstance(rate, Schedule) else rate
 
 
-def _start(rate: Any, params: Any) -> LearningRateState:
+def _init_rate(rate: Any, params: Any) -> LearningRateState:
     at_zero = lambda r: jnp.asarray(_rate_at(r, 0), jnp.result_type(float))
     if jax.tree.leaves(params):
         rates = rate if is_rate(rate) else rates_like(params, rate)
@@ -73,21 +73,21 @@ def _scale_by_rate(updates: Any, state: LearningRateState, params: Any, rate: An
             "Create it with `init(params)`."
         )
     if params is not None:
-        assert_agree("scale_by_learning_rate", updates=updates, params=params)
+        assert_trees_match("scale_by_learning_rate", updates=updates, params=params)
     now = lambda r: state.scale * _rate_at(r, state.step)
     if not is_rate(rate) and not jax.tree.leaves(updates):
         rates = state.learning_rate
     elif is_rate(rate):
         rates = now(rate)
         factor = rates * sign
-        updates = map_updates(lambda u: cast(factor, u) * u, updates, dtypes=params)
+        updates = map_updates(lambda u: cast_like(factor, u) * u, updates, dtypes=params)
     else:
         rates = jax.tree.map(now, rates_like(updates if params is None else params, rate), is_leaf=is_rate)
-        updates = map_updates(lambda u, r: cast(sign * r, u) * u, updates, rates, dtypes=params)
+        updates = map_updates(lambda u, r: cast_like(sign * r, u) * u, updates, rates, dtypes=params)
     return updates, LearningRateState(safe_increment(state.step), state.scale, rates)
 
 
-@transformation(lambda params, tx: _start(tx.learning_rate, params), lambda tx: is_rate(tx.learning_rate))
+@transformation(lambda params, tx: _init_rate(tx.learning_rate, params), packable=lambda tx: is_rate(tx.learning_rate))
 def scale_by_learning_rate(
     updates: Any, state: Any, params: Any, learning_rate: ScalarOrSchedule, *, flip_sign: bool = True
 ):
@@ -110,7 +110,7 @@ def scale_by_learning_rate(
     return _scale_by_rate(updates, state, params, learning_rate, -1 if flip_sign else 1)
 
 
-@transformation(lambda params, tx: _start(tx.step_size_fn, params), always)
+@transformation(lambda params, tx: _init_rate(tx.step_size_fn, params), packable=always)
 def scale_by_schedule(updates: Any, state: Any, params: Any, step_size_fn: ScheduleLike):
     """Multiplies the updates by a schedule, without a change of sign.
 
@@ -126,7 +126,7 @@ def scale_by_schedule(updates: Any, state: Any, params: Any, step_size_fn: Sched
     return _scale_by_rate(updates, state, params, step_size_fn, 1)
 
 
-@transformation(lambda params, tx: _start(tx.learning_rate, params), always)
+@transformation(lambda params, tx: _init_rate(tx.learning_rate, params), packable=always)
 def record_learning_rate(updates: Any, state: Any, params: Any, learning_rate: RateOrSchedule):
     """Keeps the rate in the state, for `get_learning_rate`, where something else in the chain applies it.
 

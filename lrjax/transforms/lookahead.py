@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Number, Steps
-from lrjax.numerics import Array, ArrayTree, narrowed
-from lrjax.transforms.base import Transformation, assert_agree, transformation, update_part
-from lrjax.transforms.elementwise import cast, compute_dtype, inexact_dtype, is_none
+from lrjax.numerics import Array, ArrayTree, cast_to
+from lrjax.transforms.base import Transformation, assert_trees_match, transformation, update_inner
+from lrjax.transforms.elementwise import cast_like, compute_dtype, inexact_dtype, is_none
 
 
 class LookaheadParams(NamedTuple):
@@ -33,7 +33,7 @@ class LookaheadState(NamedTuple):
     steps_since_sync: Array  # int32 ()
 
 
-def _fast(params: Any) -> Any:
+def _fast_params(params: Any) -> Any:
     if not jax.tree.leaves(params):  # none, or a placeholder for parameters
         return getattr(params, "fast", params)
     if not (hasattr(params, "fast") and hasattr(params, "slow")):
@@ -44,7 +44,9 @@ def _fast(params: Any) -> Any:
     return params.fast
 
 
-@transformation(lambda params, tx: LookaheadState(tx.fast_optimizer.init(_fast(params)), jnp.zeros([], jnp.int32)))
+@transformation(
+    lambda params, tx: LookaheadState(tx.fast_optimizer.init(_fast_params(params)), jnp.zeros([], jnp.int32))
+)
 def lookahead(
     updates: Any,
     state: Any,
@@ -73,9 +75,9 @@ def lookahead(
 
     Source: Zhang et al. 2019, Lookahead Optimizer, arXiv:1907.08610, algorithm 1.
     """
-    optimizer, fast, slow = fast_optimizer, _fast(params), getattr(params, "slow", params)
-    assert_agree("lookahead", updates=updates, **{"params.fast": fast})
-    updates, fast_state = update_part(optimizer, updates, state.fast_state, fast, extra_args)
+    optimizer, fast, slow = fast_optimizer, _fast_params(params), getattr(params, "slow", params)
+    assert_trees_match("lookahead", updates=updates, **{"params.fast": fast})
+    updates, fast_state = update_inner(optimizer, updates, state.fast_state, fast, extra_args)
     sync = state.steps_since_sync >= sync_period.whole - 1
 
     def both(u: Any, f: Any, s: Any) -> tuple[Any, Any]:
@@ -83,10 +85,10 @@ def lookahead(
             return None, None
         dtype = compute_dtype(jnp.result_type(u))
         wide_u, gap = u.astype(dtype), f.astype(dtype) + u.astype(dtype) - s.astype(dtype)
-        part = cast(slow_step_size, gap)
+        part = cast_like(slow_step_size, gap)
         u_fast = jnp.where(sync, wide_u - (1 - part) * gap, wide_u)
         target = inexact_dtype(jnp.result_type(u))
-        return narrowed(u_fast, target), narrowed(jnp.where(sync, part * gap, 0), target)
+        return cast_to(u_fast, target), cast_to(jnp.where(sync, part * gap, 0), target)
 
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     pairs = [both(*row) for row in zip(leaves, treedef.flatten_up_to(fast), treedef.flatten_up_to(slow), strict=True)]
@@ -112,7 +114,7 @@ def incremental_update(new_tensors: Any, old_tensors: Any, step_size: Any) -> An
             return None
         wide = compute_dtype(jnp.result_type(old))
         part = jnp.asarray(step_size).astype(jnp.finfo(wide).dtype)
-        return narrowed(part * jnp.asarray(new).astype(wide) + (1 - part) * jnp.asarray(old).astype(wide), old.dtype)
+        return cast_to(part * jnp.asarray(new).astype(wide) + (1 - part) * jnp.asarray(old).astype(wide), old.dtype)
 
     return jax.tree.map(mean, new_tensors, old_tensors, is_leaf=is_none)
 

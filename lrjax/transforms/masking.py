@@ -8,20 +8,20 @@ import jax.numpy as jnp
 
 from lrjax.domains import Domain, NotInDomain, is_function
 from lrjax.numerics import Array, ArrayTree, Nested
-from lrjax.static import Frozen, as_mask
+from lrjax.static import HashableTree, as_mask
 from lrjax.transforms.base import (
     Transformation,
     always,
     as_transformation,
-    assert_agree,
+    assert_trees_match,
     no_state,
     optimizer,
     transformation,
-    update_part,
+    update_inner,
 )
 from lrjax.transforms.chain import Named
 from lrjax.transforms.elementwise import is_none
-from lrjax.transforms.sharding import placed_like
+from lrjax.transforms.sharding import shard_like
 
 Mask = Annotated[
     bool | Array | Nested | Callable[[Any], Any] | None,
@@ -33,11 +33,11 @@ Mask = Annotated[
 ]
 
 
-def flags(mask: Any, params: Any) -> Any:
+def resolve_mask(mask: Any, params: Any) -> Any:
     """The tree of flags; where there are no parameters (a placeholder, as of optax.tree_map_params), that tree."""
     if not jax.tree.leaves(params):
         return params
-    if isinstance(mask, Frozen):
+    if isinstance(mask, HashableTree):
         return mask.tree
     try:
         return as_mask(mask(params)).tree
@@ -62,18 +62,18 @@ class PartitionState(NamedTuple):
     inner_states: dict[Hashable, MaskedState]  # by label
 
 
-def _of_params(name: str, updates: Any, params: Any) -> Any:
+def _drop_missing_params(name: str, updates: Any, params: Any) -> Any:
     """The updates, with None where the parameter is None."""
     if params is None:
         return updates
     try:
         return jax.tree.map(lambda p, u: None if p is None else u, params, updates, is_leaf=is_none)
     except ValueError:
-        assert_agree(name, updates=updates, params=params)
+        assert_trees_match(name, updates=updates, params=params)
         raise
 
 
-def _shown(tree: Any, mask: Any) -> Any:
+def _apply_mask(tree: Any, mask: Any) -> Any:
     try:
         return jax.tree.map(lambda flag, below: below if flag else MaskedNode(), mask, tree)
     except ValueError as error:
@@ -81,19 +81,19 @@ def _shown(tree: Any, mask: Any) -> Any:
 
 
 def _masked_update(inner: Any, mask: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
-    shown = None if params is None else _shown(params, mask)
-    new, inner_state = update_part(inner, _shown(updates, mask), state.inner_state, shown, extra_args)
+    shown = None if params is None else _apply_mask(params, mask)
+    new, inner_state = update_inner(inner, _apply_mask(updates, mask), state.inner_state, shown, extra_args)
     choose = lambda flag, n, old: n if flag else old
     return jax.tree.map(choose, mask, new, updates), MaskedState(inner_state)
 
 
-def _matching(extra_args: Any, updates: Any, mask: Any, wanted: bool) -> Any:
+def _mask_extra_args(extra_args: Any, updates: Any, mask: Any, wanted: bool) -> Any:
     """Extra arguments that are trees like the updates are masked like them, where that is wanted."""
     like = lambda x: wanted and jax.tree.structure(x) == jax.tree.structure(updates)
-    return {k: _shown(x, mask) if like(x) else x for k, x in extra_args.items()}
+    return {k: _apply_mask(x, mask) if like(x) else x for k, x in extra_args.items()}
 
 
-@transformation(lambda params, tx: MaskedState(tx.inner.init(_shown(params, flags(tx.mask, params)))))
+@transformation(lambda params, tx: MaskedState(tx.inner.init(_apply_mask(params, resolve_mask(tx.mask, params)))))
 def masked(
     updates: Any,
     state: Any,
@@ -116,9 +116,9 @@ def masked(
     >>> tx.update(g, tx.init(g))[0]
     {'b': Array([1.], dtype=float32), 'w': Array([-1.], dtype=float32)}
     """
-    updates = _of_params("masked", updates, params)
-    mask = flags(mask, updates if params is None else params)
-    extra_args = _matching(extra_args, updates, mask, mask_compatible_extra_args)
+    updates = _drop_missing_params("masked", updates, params)
+    mask = resolve_mask(mask, updates if params is None else params)
+    extra_args = _mask_extra_args(extra_args, updates, mask, mask_compatible_extra_args)
     return _masked_update(inner, mask, updates, state, params, extra_args)
 
 
@@ -135,11 +135,11 @@ def _by_label(x: Any) -> Any:
 
 
 def _labels(x: Any) -> Any:
-    if is_function(x) or isinstance(x, Frozen):
+    if is_function(x) or isinstance(x, HashableTree):
         return x
     if x is None or not jax.tree.leaves(x) or any(not isinstance(leaf, Hashable) for leaf in jax.tree.leaves(x)):
         raise NotInDomain
-    return Frozen(x)
+    return HashableTree(x)
 
 
 ByLabel = Annotated[
@@ -151,11 +151,11 @@ Labels = Annotated[
 ]
 
 
-def _groups(tx_labels: Any, params: Any, known: list[Any]) -> dict[Any, Any]:
+def _masks_by_label(tx_labels: Any, params: Any, known: list[Any]) -> dict[Any, Any]:
     """The mask of each label."""
     if not jax.tree.leaves(params):
         return dict.fromkeys(known, params)
-    given = tx_labels.tree if isinstance(tx_labels, Frozen) else tx_labels(params)
+    given = tx_labels.tree if isinstance(tx_labels, HashableTree) else tx_labels(params)
     found = jax.tree.leaves(given)
     if unknown := [label for label in dict.fromkeys(found) if label not in known]:
         raise ValueError(f"partition: `param_labels` must be of {known}, got {unknown}.")
@@ -163,8 +163,8 @@ def _groups(tx_labels: Any, params: Any, known: list[Any]) -> dict[Any, Any]:
 
 
 def _init_partition(params: Any, tx: Any) -> PartitionState:
-    groups = _groups(tx.param_labels, params, [label for label, _ in tx.transforms])
-    return PartitionState({k: MaskedState(t.init(_shown(params, groups[k]))) for k, t in tx.transforms})
+    groups = _masks_by_label(tx.param_labels, params, [label for label, _ in tx.transforms])
+    return PartitionState({k: MaskedState(t.init(_apply_mask(params, groups[k]))) for k, t in tx.transforms})
 
 
 @transformation(_init_partition)
@@ -194,11 +194,11 @@ def partition(
     {'body': Array(0.0001, dtype=float32), 'head': Array(0.1, dtype=float32)}
     """
     new_states = {}
-    updates = _of_params("partition", updates, params)
-    groups = _groups(param_labels, updates if params is None else params, [label for label, _ in transforms])
+    updates = _drop_missing_params("partition", updates, params)
+    groups = _masks_by_label(param_labels, updates if params is None else params, [label for label, _ in transforms])
     whole = updates
     for label, inner in transforms:
-        mine = _matching(extra_args, whole, groups[label], mask_compatible_extra_args)
+        mine = _mask_extra_args(extra_args, whole, groups[label], mask_compatible_extra_args)
         updates, new_states[label] = _masked_update(
             inner, groups[label], updates, state.inner_states[label], params, mine
         )
@@ -208,7 +208,7 @@ def partition(
 multi_transform = partition
 
 
-@transformation(no_state, always)
+@transformation(no_state, packable=always)
 def set_to_zero(updates: Any, state: Any, params: Any):
     """Zeros: the parameters stay.
 
@@ -216,7 +216,7 @@ def set_to_zero(updates: Any, state: Any, params: Any):
     >>> lrjax.set_to_zero().update(jnp.ones(2), lrjax.EmptyState())[0]
     Array([0., 0.], dtype=float32)
     """
-    return jax.tree.map(lambda u: placed_like(jnp.zeros_like(u), u), updates), state
+    return jax.tree.map(lambda u: shard_like(jnp.zeros_like(u), u), updates), state
 
 
 @optimizer
@@ -242,5 +242,5 @@ def selective_transform(optimizer: Transformation, *, freeze_mask: Mask):
     {'b': Array([-0.5], dtype=float32), 'w': Array([0.], dtype=float32)}
     """
     label = lambda flag: "freeze" if flag else "train"
-    labels = lambda params: jax.tree.map(label, flags(freeze_mask, params))
+    labels = lambda params: jax.tree.map(label, resolve_mask(freeze_mask, params))
     return partition({"train": optimizer, "freeze": set_to_zero()}, labels)

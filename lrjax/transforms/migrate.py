@@ -40,8 +40,8 @@ def migrate_state(state: ArrayTree, tx: Any, params: ArrayTree, version: int) ->
     Array(7, dtype=int32)
     """
     if type(version) is not int or not 1 <= version <= state_version:
-        words = f"a whole number from 1 to {state_version}, the state_version of this lrjax"
-        raise bad_argument("migrate_state", "version", words, version)
+        expected = f"a whole number from 1 to {state_version}, the state_version of this lrjax"
+        raise bad_argument("migrate_state", "version", expected, version)
     differences: list[str] = []
     like = jax.eval_shape(as_transformation(tx).init, params)
     migrated = _fill(like, state, version, (), differences)
@@ -60,38 +60,38 @@ def _fill(like: Any, old: Any, version: int, path: tuple[Any, ...], differences:
     if isinstance(like, jax.ShapeDtypeStruct):
         return _same_array(like, old, path, differences)
     if not jax.tree.leaves(like):  # what has no arrays is saved in many ways, or not at all
-        _note_superfluous({"": old}, path, differences)
+        _note_extra({"": old}, path, differences)
         return like
     children, structure = _one_level(like)
-    there = _children(old)
+    saved = _children(old)
     for of in range(version, state_version):
-        there = _RENEW[of](like, there)
-    filled = []
+        saved = _UPGRADES[of](like, saved)
+    new_children = []
     for key, child in children:
         name, where = _name(key), (*path, key)
-        if name not in there and jax.tree.leaves(child):
-            differences.append(f"{_place(where)} is not there")
-        filled.append(_fill(child, there[name], version, where, differences) if name in there else child)
-    _note_superfluous({n: x for n, x in there.items() if n not in {_name(k) for k, _ in children}}, path, differences)
-    return structure.unflatten(filled)
+        if name not in saved and jax.tree.leaves(child):
+            differences.append(f"{_path_name(where)} is missing")
+        new_children.append(_fill(child, saved[name], version, where, differences) if name in saved else child)
+    _note_extra({n: x for n, x in saved.items() if n not in {_name(k) for k, _ in children}}, path, differences)
+    return structure.unflatten(new_children)
 
 
 def _same_array(like: jax.ShapeDtypeStruct, old: Any, path: tuple[Any, ...], differences: list[str]) -> Any:
     if not isinstance(old, (jax.Array, np.ndarray, np.generic)):
-        differences.append(f"{_place(path)} must be an array, got {type(old).__name__}")
+        differences.append(f"{_path_name(path)} must be an array, got {type(old).__name__}")
     elif (old.shape, old.dtype) != (like.shape, like.dtype):
-        words = f"{like.dtype}{list(like.shape)}, got {old.dtype}{list(old.shape)}"
-        differences.append(f"{_place(path)} must be {words}")
+        expected = f"{like.dtype}{list(like.shape)}, got {old.dtype}{list(old.shape)}"
+        differences.append(f"{_path_name(path)} must be {expected}")
     else:
         return old if isinstance(old, jax.Array) else jnp.asarray(old)
     return like
 
 
-def _note_superfluous(there: Mapping[str, Any], path: tuple[Any, ...], differences: list[str]) -> None:
-    for name, x in there.items():
+def _note_extra(saved: Mapping[str, Any], path: tuple[Any, ...], differences: list[str]) -> None:
+    for name, x in saved.items():
         if jax.tree.leaves(x):
             keys = (*path, jax.tree_util.GetAttrKey(name)) if name else path
-            differences.append(f"{_place(keys)} is there, and has no place now")
+            differences.append(f"{_path_name(keys)} is saved, but has no place now")
 
 
 def _one_level(tree: Any) -> tuple[list[tuple[Any, Any]], Any]:
@@ -112,19 +112,19 @@ def _name(key: Any) -> str:
     return jax.tree_util.keystr((key,), simple=True)
 
 
-def _place(path: tuple[Any, ...]) -> str:
+def _path_name(path: tuple[Any, ...]) -> str:
     return f"`{jax.tree_util.keystr(path, simple=True, separator='/')}`" if path else "the state"
 
 
-def _from_1(like: Any, there: dict[str, Any]) -> dict[str, Any]:
+def _upgrade_from_1(like: Any, saved: dict[str, Any]) -> dict[str, Any]:
     """From lrjax 0.1: the children of the node that is `like` now."""
     if isinstance(like, (LearningRateState, InjectedRateState)):
         names = {"count": "step"} | ({"learning_rate": "rate"} if isinstance(like, InjectedRateState) else {})
-        return {names.get(name, name): x for name, x in there.items()}
-    if isinstance(like, PartitionState) and list(there) == ["0"]:  # muon was a chain of one
-        return _children(there["0"])
-    return there
+        return {names.get(name, name): x for name, x in saved.items()}
+    if isinstance(like, PartitionState) and list(saved) == ["0"]:  # muon was a chain of one
+        return _children(saved["0"])
+    return saved
 
 
 # By version: what the children of a node of that version are in the next one.
-_RENEW: dict[int, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+_UPGRADES: dict[int, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {1: _upgrade_from_1}

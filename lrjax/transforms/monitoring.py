@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lrjax.domains import Decay, Domain, DType, NotInDomain
 from lrjax.numerics import ArrayTree
-from lrjax.transforms.base import as_transformation, transformation, update_part
+from lrjax.transforms.base import as_transformation, transformation, update_inner
 from lrjax.transforms.chain import Named
 from lrjax.transforms.momentum import ema
 from lrjax.transforms.sharding import vary_like
@@ -24,12 +24,12 @@ class MonitorState(NamedTuple):
     measure_states: tuple[ArrayTree, ...]
 
 
-def _like(new: Any, old: Any) -> Any:
+def _cast_state(new: Any, old: Any) -> Any:
     """A state keeps its dtypes."""
     return vary_like(jax.tree.map(lambda n, o: jnp.asarray(n).astype(o.dtype), new, old), old)
 
 
-def _zeros(measure: Callable[..., Any], *args: Any) -> Any:
+def _zeros_like_output(measure: Callable[..., Any], *args: Any) -> Any:
     """Zeros like `measure(*args)`, which is computed so that they are sharded as it is; of a placeholder for the
     parameters, which has no leaves to measure, one zero."""
     try:
@@ -40,7 +40,7 @@ def _zeros(measure: Callable[..., Any], *args: Any) -> Any:
         return jnp.zeros([])
 
 
-@transformation(lambda params, tx: SnapshotState({tx.measure_name: _zeros(tx.measure, params)}))
+@transformation(lambda params, tx: SnapshotState({tx.measure_name: _zeros_like_output(tx.measure, params)}))
 def snapshot(updates: Any, state: Any, params: Any, measure_name: str, measure: Callable):
     """Keeps `measure(updates)` in the state, under its name; the updates go on as they are.
 
@@ -51,7 +51,7 @@ def snapshot(updates: Any, state: Any, params: Any, measure_name: str, measure: 
     >>> tx.update(g, tx.init(g))[1][0].measurement
     {'norm': Array(5., dtype=float32)}
     """
-    return updates, SnapshotState({measure_name: _like(measure(updates), state.measurement[measure_name])})
+    return updates, SnapshotState({measure_name: _cast_state(measure(updates), state.measurement[measure_name])})
 
 
 def _measures(x: Any) -> Any:
@@ -83,7 +83,7 @@ Measures = Annotated[
 def _init_monitor(params: Any, tx: Any) -> MonitorState:
     states = tuple(m.init(params) for _, m in tx.measures)
     zeros = {
-        name: _zeros(lambda g, s, m=m: update_part(m, g, s, g, {})[0], params, state)
+        name: _zeros_like_output(lambda g, s, m=m: update_inner(m, g, s, g, {})[0], params, state)
         for (name, m), state in zip(tx.measures, states, strict=True)
     }
     return MonitorState(zeros, states)
@@ -104,8 +104,8 @@ def monitor(updates: Any, state: Any, params: Any, measures: Measures, **extra_a
     """
     found, states = {}, []
     for (name, measure), old in zip(measures, state.measure_states, strict=True):
-        value, new = update_part(measure, updates, old, params, extra_args)
-        found[name] = _like(value, state.measurements[name])
+        value, new = update_inner(measure, updates, old, params, extra_args)
+        found[name] = _cast_state(value, state.measurements[name])
         states.append(new)
     return updates, MonitorState(found, tuple(states))
 
@@ -117,7 +117,7 @@ def _numbers(tree: Any) -> Any:
 
 
 def _init_ema(params: Any, tx: Any) -> Any:  # `EmaState`
-    like = _zeros(lambda p: _numbers(tx.measure(p)), params)
+    like = _zeros_like_output(lambda p: _numbers(tx.measure(p)), params)
     return ema(tx.decay, tx.debias, tx.accumulator_dtype).init(like)
 
 
@@ -139,4 +139,4 @@ def measure_with_ema(
     {'norm': Array(5., dtype=float32)}
     """
     average = ema(decay, debias, accumulator_dtype)
-    return update_part(average, _numbers(measure(updates)), state, None, {})
+    return update_inner(average, _numbers(measure(updates)), state, None, {})

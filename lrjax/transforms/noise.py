@@ -9,7 +9,7 @@ import numpy as np
 from lrjax.domains import Domain, NonNegative, NotInDomain, Number
 from lrjax.numerics import Array, safe_increment
 from lrjax.transforms.base import transformation
-from lrjax.transforms.elementwise import cast, inexact_dtype, is_none, map_updates
+from lrjax.transforms.elementwise import cast_like, inexact_dtype, is_none, map_updates
 
 
 class AddNoiseState(NamedTuple):
@@ -60,4 +60,4 @@ def add_noise(updates: Any, state: Any, params: Any, eta: NonNegative, gamma: Nu
     keys = jax.random.split(key, max(len(leaves), 1))
     draw = lambda k, g: None if g is None else jax.random.normal(k, jnp.shape(g), inexact_dtype(jnp.result_type(g)))
     noise = treedef.unflatten([draw(k, g) for k, g in zip(keys, leaves, strict=False)])
-    return map_updates(lambda g, n: g + cast(deviation, g) * n, updates, noise), AddNoiseState(count, rng_key)
+    return map_updates(lambda g, n: g + cast_like(deviation, g) * n, updates, noise), AddNoiseState(count, rng_key)

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 
 from lrjax.domains import Axes, NonNegative
 from lrjax.numerics import ArrayTree, abs_sq
-from lrjax.transforms.base import always, assert_agree, no_state, transformation
-from lrjax.transforms.elementwise import alike, cast, compute_dtype, map_updates
+from lrjax.transforms.base import always, assert_trees_match, no_state, transformation
+from lrjax.transforms.elementwise import cast_like, compute_dtype, group_small_arrays, map_updates
 
 
-@transformation(no_state, always)
+@transformation(no_state, packable=always)
 def clip(updates: Any, state: Any, params: Any, max_delta: NonNegative):
     """Every coordinate between −`max_delta` and `max_delta`.
 
@@ -25,13 +25,13 @@ def clip(updates: Any, state: Any, params: Any, max_delta: NonNegative):
     """
 
     def leaf(g: jax.Array) -> jax.Array:
-        bound = cast(max_delta, g)
+        bound = cast_like(max_delta, g)
         return jnp.clip(g, -bound, bound)
 
     return map_updates(leaf, updates), state
 
 
-@transformation(no_state, always)
+@transformation(no_state, packable=always)
 def clip_by_global_norm(updates: Any, state: Any, params: Any, max_norm: NonNegative):
     """Scales all updates alike so that their norm, as one vector, is at most `max_norm`.
 
@@ -45,7 +45,7 @@ def clip_by_global_norm(updates: Any, state: Any, params: Any, max_norm: NonNega
     """
     norm = global_norm(updates)
     factor = jnp.where(norm <= max_norm, 1, max_norm / norm)
-    return map_updates(lambda g: cast(factor, g) * g, updates), state
+    return map_updates(lambda g: cast_like(factor, g) * g, updates), state
 
 
 @transformation(no_state)
@@ -63,8 +63,8 @@ def clip_by_block_rms(updates: Any, state: Any, params: Any, threshold: NonNegat
 
     def leaf(g: jax.Array) -> jax.Array:
         rms = jnp.sqrt(jnp.sum(abs_sq(g)) / max(g.size, 1))
-        within = rms <= cast(threshold, g)
-        return g * jnp.where(within, 1, cast(threshold, g) / jnp.where(within, 1, rms))
+        within = rms <= cast_like(threshold, g)
+        return g * jnp.where(within, 1, cast_like(threshold, g) / jnp.where(within, 1, rms))
 
     return map_updates(leaf, updates), state
 
@@ -92,10 +92,10 @@ def adaptive_grad_clip(
     """
     if params is None:
         raise ValueError("adaptive_grad_clip: `params` must be given to `update`, got None.")
-    assert_agree("adaptive_grad_clip", updates=updates, params=params)
+    assert_trees_match("adaptive_grad_clip", updates=updates, params=params)
 
     def leaf(g: jax.Array, p: jax.Array) -> jax.Array:
-        most, size = cast(clipping, g) * jnp.maximum(_unit_norms(p, axis), cast(eps, g)), _unit_norms(g, axis)
+        most, size = cast_like(clipping, g) * jnp.maximum(_unit_norms(p, axis), cast_like(eps, g)), _unit_norms(g, axis)
         return g * jnp.where(size < most, 1, most / jnp.maximum(size, 1e-6))
 
     return map_updates(leaf, updates, params), state
@@ -188,7 +188,7 @@ def global_norm(updates: ArrayTree) -> jax.Array:
     Array(5., dtype=float32)
     """
     leaves, total = jax.tree.leaves(updates), jnp.zeros([], jnp.result_type(float))
-    for group in alike(leaves):
+    for group in group_small_arrays(leaves):
         squares = (abs_sq(jnp.asarray(leaves[i]).astype(compute_dtype(jnp.result_type(leaves[i])))) for i in group)
         total = total + jnp.sum(functools.reduce(operator.add, squares)).astype(total.dtype)
     return jnp.sqrt(total)

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lrjax.domains import Domain, DType, Momentum, NonNegative, NotInDomain, Positive, Size, is_function
-from lrjax.numerics import Array, ArrayTree, bias_correction, narrowed, safe_increment
-from lrjax.static import Frozen
+from lrjax.numerics import Array, ArrayTree, bias_correction, cast_to, safe_increment
+from lrjax.static import HashableTree
 from lrjax.transforms.base import EmptyState, no_state, transformation
 from lrjax.transforms.elementwise import (
-    cast,
+    cast_like,
     compute_dtype,
     inexact_dtype,
     is_none,
@@ -71,18 +71,18 @@ def _coefficients(x: Any) -> Any:
     return rows[0] if len(rows) == 1 else rows
 
 
-def _is_numbers(x: Any) -> bool:
+def _is_dimension_numbers(x: Any) -> bool:
     return x is None or getattr(x, "_fields", None) == MuonDimensionNumbers._fields  # ours or Optax's
 
 
-def _dimensions(x: Any) -> Any:
-    if isinstance(x, Frozen) or is_function(x):
+def _dimension_numbers(x: Any) -> Any:
+    if isinstance(x, HashableTree) or is_function(x):
         return x
-    if not all(map(_is_numbers, jax.tree.leaves(x, is_leaf=_is_numbers))):
+    if not all(map(_is_dimension_numbers, jax.tree.leaves(x, is_leaf=_is_dimension_numbers))):
         raise NotInDomain
     axes = lambda a: a if isinstance(a, int) else tuple(a)
-    hashable = jax.tree.map(lambda n: n and MuonDimensionNumbers(*map(axes, n)), x, is_leaf=_is_numbers)
-    return hashable if _is_numbers(x) else Frozen(hashable)
+    hashable = jax.tree.map(lambda n: n and MuonDimensionNumbers(*map(axes, n)), x, is_leaf=_is_dimension_numbers)
+    return hashable if _is_dimension_numbers(x) else HashableTree(hashable)
 
 
 Coefficients = Annotated[
@@ -94,18 +94,18 @@ DimensionNumbers = Annotated[
     Domain(
         "MuonDimensionNumbers, a tree of them like the parameters (or a prefix of it) with None for the rest, "
         "a function from the parameters to one, or None",
-        _dimensions,
+        _dimension_numbers,
         static=True,
     ),
 ]
 
 
-def numbers_like(params: Any, given: Any) -> Any:
+def dimension_numbers_like(params: Any, given: Any) -> Any:
     """A tree like `params` of MuonDimensionNumbers; None for what isn't a matrix."""
-    if callable(given) or isinstance(given, Frozen):
-        tree = given.tree if isinstance(given, Frozen) else given(params)
+    if callable(given) or isinstance(given, HashableTree):
+        tree = given.tree if isinstance(given, HashableTree) else given(params)
         spread = lambda n, below: jax.tree.map(lambda _: n, below)
-        return jax.tree.map(spread, tree, params, is_leaf=_is_numbers)
+        return jax.tree.map(spread, tree, params, is_leaf=_is_dimension_numbers)
     one = _MATRIX if given is None else given
     return jax.tree.map(lambda p: one if given is not None or jnp.ndim(p) == 2 else None, params)
 
@@ -119,7 +119,7 @@ def _axes(x: Any, numbers: MuonDimensionNumbers) -> tuple[tuple[int, ...], tuple
     return tuple(i for i in range(x.ndim) if i not in rows + columns), rows, columns
 
 
-def _sizes(x: Any, numbers: MuonDimensionNumbers) -> tuple[int, int]:
+def _matrix_shape(x: Any, numbers: MuonDimensionNumbers) -> tuple[int, int]:
     _, rows, columns = _axes(x, numbers)
     return math.prod(x.shape[i] for i in rows), math.prod(x.shape[i] for i in columns)
 
@@ -188,7 +188,7 @@ def orthogonalize_via_newton_schulz(
     numbers = _MATRIX if dimension_numbers is None else dimension_numbers
     batch, rows, columns = _axes(x, numbers)
     order = batch + rows + columns
-    m, n = _sizes(x, numbers)
+    m, n = _matrix_shape(x, numbers)
     matrices = x.transpose(order).reshape(-1, m, n)
     if m > n:  # the products are of the shorter side
         matrices = jnp.swapaxes(
@@ -262,24 +262,24 @@ def scale_by_muon(
         if numbers is None:
             raise ValueError(f"scale_by_muon: `weight_dimension_numbers` must be given for the shape {jnp.shape(g)}.")
         wide = jnp.asarray(g).astype(compute_dtype(jnp.result_type(g)))
-        new = cast(beta, wide) * mu.astype(wide.dtype) + cast(rest, wide) * wide
-        mu_hat = cast(scale_mu, wide) * new + cast(scale_g, wide) * wide
+        new = cast_like(beta, wide) * mu.astype(wide.dtype) + cast_like(rest, wide) * wide
+        mu_hat = cast_like(scale_mu, wide) * new + cast_like(scale_g, wide) * wide
         sharding = jax.typeof(mu_hat).sharding
         sharded = any(sharding.spec)  # known on an explicit mesh: there the products need whole matrices
         if sharded:
             mu_hat = jax.sharding.reshard(mu_hat, NamedSharding(sharding.mesh, PartitionSpec(*[None] * mu_hat.ndim)))
         u = orthogonalize_via_newton_schulz(
-            mu_hat, state.ns_coeffs, ns_steps, preconditioning, cast(eps, wide), numbers
+            mu_hat, state.ns_coeffs, ns_steps, preconditioning, cast_like(eps, wide), numbers
         )
         if adaptive:
             u = jnp.sum(jnp.conj(mu_hat) * u) * u
         u = jax.sharding.reshard(u, sharding) if sharded else u
-        return u.astype(inexact_dtype(jnp.result_type(g))), narrowed(new, mu.dtype)
+        return u.astype(inexact_dtype(jnp.result_type(g))), cast_to(new, mu.dtype)
 
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     mus = treedef.flatten_up_to(state.mu)
     like = treedef.unflatten([m if g is None else g for g, m in zip(leaves, mus, strict=True)])
-    shaped = treedef.flatten_up_to(numbers_like(like, weight_dimension_numbers))
+    shaped = treedef.flatten_up_to(dimension_numbers_like(like, weight_dimension_numbers))
     rows = [one(*row) for row in zip(leaves, mus, shaped, strict=True)]
     u, mu = (treedef.unflatten([row[i] for row in rows]) for i in (0, 1))
     return u, MuonState(count, mu, state.ns_coeffs)
@@ -304,23 +304,23 @@ def scale_by_shape(
     """
 
     def factor(g: Any, numbers: Any) -> Any:
-        rows, columns = _sizes(g, _MATRIX if numbers is None else numbers)
+        rows, columns = _matrix_shape(g, _MATRIX if numbers is None else numbers)
         if consistent_rms is None:
             return jnp.asarray(math.sqrt(max(1, columns / rows)), jnp.result_type(float))
         return consistent_rms * math.sqrt(max(rows, columns))
 
-    shaped = numbers_like(updates, weight_dimension_numbers)
+    shaped = dimension_numbers_like(updates, weight_dimension_numbers)
     leaves, treedef = jax.tree.flatten(updates)
     factors = treedef.unflatten([factor(*row) for row in zip(leaves, treedef.flatten_up_to(shaped), strict=True)])
-    return map_updates(lambda g, f: cast(f, g) * g, updates, factors), state
+    return map_updates(lambda g, f: cast_like(f, g) * g, updates, factors), state
 
 
-def matrix_function(given: Any) -> Callable[[Any], Any]:
+def label_matrices(given: Any) -> Callable[[Any], Any]:
     """The labels of `muon`: a tree of 'muon' for matrices and 'adam' for the rest."""
 
     def labels(params: Any) -> Any:
         leaves, treedef = jax.tree.flatten(params)
-        shaped = treedef.flatten_up_to(numbers_like(params, given))
+        shaped = treedef.flatten_up_to(dimension_numbers_like(params, given))
         return treedef.unflatten(["adam" if numbers is None else "muon" for numbers in shaped])
 
     return labels

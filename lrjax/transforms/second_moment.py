@@ -83,7 +83,7 @@ def scale_by_rms(
 
     def leaf(g: Any, nu: Any) -> Any:
         nu = decay * nu + rest * abs_sq(g)
-        return over_root(g, scale * nu, eps, eps_in_sqrt), nu
+        return divide_by_root(g, scale * nu, eps, eps_in_sqrt), nu
 
     return leaf
 
@@ -115,7 +115,7 @@ def scale_by_stddev(
         mu = decay * mu + rest * g
         nu = decay * nu + rest * abs_sq(g)
         variance = jnp.maximum(scale * nu - abs_sq(scale * mu), 0)  # rounding may make it negative
-        return over_root(g, variance, eps, eps_in_sqrt), mu, nu
+        return divide_by_root(g, variance, eps, eps_in_sqrt), mu, nu
 
     return leaf
 
@@ -146,7 +146,7 @@ def scale_by_adadelta(rho: Decay = 0.9, eps: NonNegative = 1e-6):
 @elementwise(
     ScaleByNovogradState,
     needs_params=True,
-    per_number=False,
+    packable=False,
     mu=Slot(dtype="mu_dtype"),
     nu=Slot(real=True, scalar=True),
 )
@@ -187,5 +187,5 @@ def debias(decay: Any, t: Any, debias: bool) -> Any:
     return 1 / correction(decay, t) if debias else 1
 
 
-def over_root(g: Any, nu: Any, eps: Any, eps_in_sqrt: bool) -> Any:
+def divide_by_root(g: Any, nu: Any, eps: Any, eps_in_sqrt: bool) -> Any:
     return g * jax.lax.rsqrt(nu + eps) if eps_in_sqrt else g / (jnp.sqrt(nu) + eps)

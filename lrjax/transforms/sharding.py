@@ -38,7 +38,7 @@ def vary_as_all(x: Any, tree: Any) -> Any:
     return with_axes(x, frozenset().union(*map(varying_axes, jax.tree.leaves(tree))))
 
 
-def placed_like(x: Any, like: Any) -> Any:
+def shard_like(x: Any, like: Any) -> Any:
     """The array, sharded and varying as another of its shape."""
     sharding = _aval(like).sharding
     if sharding is not None and jax.typeof(x).sharding.spec != sharding.spec:

@@ -20,7 +20,7 @@ class ScaleByRpropState(NamedTuple):
     prev_updates: ArrayTree  # like params: the last step, 0 where the sign had turned
 
 
-@transformation(no_state, always)
+@transformation(no_state, packable=always)
 def scale_by_sign(updates: Any, state: Any, params: Any):
     """The sign of every coordinate: 1, −1 or 0; of a complex one g/|g|.
 

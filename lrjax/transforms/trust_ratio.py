@@ -23,7 +23,7 @@ def root_mean_square(x: jax.Array, least: Any = 0.0) -> jax.Array:
     return jnp.maximum(norm(x) * max(x.size, 1) ** -0.5, least)
 
 
-@elementwise(EmptyState, needs_params=True, per_number=False)
+@elementwise(EmptyState, needs_params=True, packable=False)
 def scale_by_trust_ratio(min_norm: NonNegative = 0.0, trust_coefficient: NonNegative = 1.0, eps: NonNegative = 0.0):
     """Each array's update with a norm in proportion to that of its parameters.
 
@@ -48,7 +48,7 @@ def scale_by_trust_ratio(min_norm: NonNegative = 0.0, trust_coefficient: NonNega
     return leaf
 
 
-@elementwise(EmptyState, needs_params=True, per_number=False)
+@elementwise(EmptyState, needs_params=True, packable=False)
 def scale_by_param_block_norm(min_scale: NonNegative = 1e-3):
     """Each array's update times the norm of its parameters, at least `min_scale`.
 
@@ -64,7 +64,7 @@ def scale_by_param_block_norm(min_scale: NonNegative = 1e-3):
     return lambda g, p: (norm(p, min_scale) * g,)
 
 
-@elementwise(EmptyState, needs_params=True, per_number=False)
+@elementwise(EmptyState, needs_params=True, packable=False)
 def scale_by_param_block_rms(min_scale: NonNegative = 1e-3):
     """Each array's update times the root mean square of its parameters, at least `min_scale`.
 

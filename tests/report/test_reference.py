@@ -11,7 +11,7 @@ import pytest
 import lrjax as L
 from lrjax.__main__ import main
 from lrjax.report.reference import argument_types, families, module_summary, text_of, with_methods
-from lrjax.signatures import written_calls
+from lrjax.signatures import call_signatures
 from tests.test_main import fails
 
 FAMILIES = families(vars(L))
@@ -56,7 +56,7 @@ def test_signatures_have_markers_defaults_and_overloads():
     assert adamw[0] == "adamw(" and adamw[-1] == ") -> GradientTransformation"
     assert "    eps: NonNegative = 1e-8," in adamw and adamw[-3:-1] == ["    *,", "    nesterov: bool = False,"]
     assert ENTRIES["schedule"].signature.count("schedule(") == 2
-    assert "Concatenate[Any, P], Any],\n    /,\n) -> " in ENTRIES["schedule"].signature
+    assert "Concatenate[Any, Arguments], Any],\n    /,\n) -> " in ENTRIES["schedule"].signature
     assert ENTRIES["Run.final"].signature == "Run.final -> float"
     assert ENTRIES["Run.load"].signature.endswith("(path: str | PathLike[str], task: Task | None = None) -> Run")
     assert "\n    interrupted: bool = False\n" in ENTRIES["Run"].signature
@@ -68,7 +68,7 @@ def test_signatures_have_markers_defaults_and_overloads():
 def test_a_signature_without_source_has_its_annotations():
     made: dict = {}
     exec("def f(a: int, *, b: float = 1.0) -> float: ...", made)
-    assert written_calls("f", made["f"]) == "f(a: int, *, b: float = 1.0) -> float"
+    assert call_signatures("f", made["f"]) == "f(a: int, *, b: float = 1.0) -> float"
 
 
 def test_the_methods_of_the_results_are_there():

@@ -32,7 +32,7 @@ def arguments(draw, name):
     for key, x in given.items():
         domain = cls._domains[key]
         changed[key] = x
-        if domain.whole and isinstance(x, int):
+        if domain.counts_steps and isinstance(x, int):
             changed[key] = draw(st.one_of(st.just(x), few, count))
         elif isinstance(x, float):
             changed[key] = x * (multiple if domain.rate else draw(fraction))

@@ -7,7 +7,7 @@ import pytest
 
 import lrjax as L
 from lrjax.domains import Steps
-from lrjax.numerics import Time, split
+from lrjax.numerics import Time, as_time
 
 STEPS = [0, 3, 5, 6, 2**24 + 1, 2**31 - 1]
 N = 2**24 + 1  # not a float32 number
@@ -143,7 +143,7 @@ def test_steps_of_a_fraction_and_derivatives_go_through_every_operator():
 @pytest.mark.parametrize("period", [2.5, 3.0, 7.25])
 def test_periods_of_a_fraction(period):
     t = np.array([0, 1, 2, 5, 7, 8, 100])
-    times, since = split(t).divmod(split(period))
+    times, since = as_time(t).divmod(as_time(period))
     np.testing.assert_allclose(times.total, t // period, rtol=1e-6)
     np.testing.assert_allclose(since.total, t % period, rtol=1e-5, atol=1e-5)
 
@@ -152,7 +152,7 @@ def test_a_step_far_below_zero_is_the_first(x64):
     schedule = L.linear_schedule(1.0, 0.0, 10)
     for step in (jnp.int64(-(2**40)), np.int64(-(2**40)), -(2**40)):
         assert schedule(step) == 1.0 and jax.jit(schedule)(step) == 1.0
-    assert split(jnp.int64(-(2**40))).whole == -(2**31 - 1)
+    assert as_time(jnp.int64(-(2**40))).whole == -(2**31 - 1)
 
 
 def test_a_time_has_a_shape_and_a_dtype():

@@ -1,6 +1,6 @@
-"""What there is: the public values, each with the example that its docstring gives.
+"""The catalogue of the public values, each with the example in its docstring.
 
-The pictures, tables, pages and benchmarks that show every value are made from these; so a new value needs no entry in
+Pictures, tables, pages and benchmarks that show every value are generated from it, so a new value needs no entry in
 any of them.
 """
 
@@ -13,21 +13,18 @@ from lrjax.value import Value
 
 
 def public_values(names: Mapping[str, Any]) -> dict[str, type[Value]]:
-    """The value classes among the public names (`vars(lrjax)`), without aliases, in the order of their files."""
+    """Returns the value classes among the public names (`vars(lrjax)`), without aliases, in the order of the source."""
     values = {
-        name: thing
-        for name, thing in names.items()
-        if isinstance(thing, type)
-        and issubclass(thing, Value)
-        and thing.__name__ == name
-        and "__wrapped__" in vars(thing)
+        name: cls
+        for name, cls in names.items()
+        if isinstance(cls, type) and issubclass(cls, Value) and cls.__name__ == name and "__wrapped__" in vars(cls)
     }
-    line = lambda cls: (cls.__module__, vars(cls)["__wrapped__"].__code__.co_firstlineno)
-    return dict(sorted(values.items(), key=lambda item: line(item[1])))
+    position = lambda cls: (cls.__module__, vars(cls)["__wrapped__"].__code__.co_firstlineno)
+    return dict(sorted(values.items(), key=lambda item: position(item[1])))
 
 
 def example_call(cls: type[Value]) -> str:
-    """The call that the docstring of `cls` shows first, as it is written there.
+    """Returns the source of the first call of `cls` in its docstring.
 
     Raises:
       ValueError: the docstring shows no call of `cls`.
@@ -40,7 +37,7 @@ def example_call(cls: type[Value]) -> str:
 
 
 def example(cls: type[Value]) -> Value:
-    """The value that `example_call` makes.
+    """Returns the value that `example_call` makes.
 
     >>> import lrjax
     >>> example(lrjax.cosine_decay_schedule)
@@ -53,7 +50,7 @@ def example(cls: type[Value]) -> Value:
 
 
 def example_source(cls: type[Value]) -> tuple[str, str]:
-    """The lines of the docstring's examples before the one that shows a call of `cls`, and that call.
+    """Returns the example lines of the docstring before the first call of `cls`, and that call.
 
     Raises:
       ValueError: the docstring shows no call of `cls`.

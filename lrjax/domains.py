@@ -1,7 +1,7 @@
-"""What an argument may be, as a type: its range, its unit, its check and the form in which a value keeps it.
+"""Types of arguments that say what is allowed: the range, the unit, the check, and the conversions.
 
-``init_value: Rate`` is a `RealLike` to a type checker; at run time it carries a `Domain`, which checks the
-argument when a value is made, writes the error message, and writes the argument's line in the docs.
+``init_value: Rate`` is a `RealLike` to a type checker; at run time it carries a `Domain`, which validates
+the argument when a value is made, and gives the text of the error message and of the argument's line in the docs.
 """
 
 import dataclasses
@@ -18,44 +18,41 @@ import numpy as np
 
 from lrjax.numerics import LargeCount, RealLike, as_time
 
-MAX_STEPS = 2**31 - 1  # the largest int32: the last step of a count, and of every schedule
+MAX_STEPS = 2**31 - 1  # the largest int32: the largest step that is counted
 
 
 class NotInDomain(ValueError):
-    """Raised by `Domain.accept`; the value being made turns it into an error that names the argument."""
+    """Raised by `Domain.accept`; the constructor raises an error that names the argument."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Domain:
-    """What an argument may be, and how it is kept and used.
-
-    A static one is part of a value's structure, the others are its leaves.
-    """
+    """The set of allowed values of an argument, and its conversions."""
 
     description: str  # completes "must be ..."
-    validate: Callable[[Any], Any]  # the argument in the form that a value keeps, or raises NotInDomain
-    as_array: Callable[[Any], Any] = lambda x: x  # and in the form in which it enters a formula
-    static: bool = False
+    validate: Callable[[Any], Any]  # returns the argument as it is stored, or raises NotInDomain
+    as_array: Callable[[Any], Any] = lambda x: x  # returns the stored argument as a formula takes it
+    static: bool = False  # part of the pytree's structure rather than a leaf
     counts_steps: bool = False
-    rate: bool = False  # what a multiple of a schedule has multiplied
-    schedulable: bool = False  # one number, which a transformation may take from a schedule
-    rank: int = 0  # dimensions of an array that is one argument; more make a batch
+    rate: bool = False  # a learning rate, which scales with its schedule
+    schedulable: bool = False  # a number that a transformation may take from a schedule
+    rank: int = 0  # of an array that is one argument; an array of higher rank is a batch of them
 
     def __repr__(self) -> str:
         return self.description
 
 
 def _number(holds: Callable[[Any], Any], steps: bool = False, rank: int = 0) -> Callable[[Any], Any]:
-    """Accepts real numbers, and arrays of them, that `holds` is true of.
+    """Returns a validator of real numbers, and of arrays of them, for which `holds` is true.
 
-    A concrete scalar array becomes a Python number, so that values stay hashable. The check also sees the number
-    as a formula will, in float32: a decay of 1 - 1e-9 is 1 there. Numbers of steps are clipped to 2³¹−1.
+    It converts a concrete scalar array to a Python number, so that values stay hashable. It also checks the number
+    rounded to float32, as a formula takes it: a decay of 1 - 1e-9 is 1 there. Numbers of steps are clipped to 2³¹−1.
     """
 
     def holds_everywhere(x: Any) -> bool:
         with np.errstate(over="ignore"):
-            seen = np.asarray(x) if steps else np.asarray(x).astype(jnp.result_type(float))
-        return bool(np.all(np.isfinite(x)) and np.all(holds(x)) and np.all(np.isfinite(seen) & holds(seen)))
+            rounded = np.asarray(x) if steps else np.asarray(x).astype(jnp.result_type(float))
+        return bool(np.all(np.isfinite(x)) and np.all(holds(x)) and np.all(np.isfinite(rounded) & holds(rounded)))
 
     def validate(x: Any) -> Any:
         if isinstance(x, LargeCount):
@@ -84,15 +81,15 @@ def _number(holds: Callable[[Any], Any], steps: bool = False, rank: int = 0) -> 
 
 
 def as_scalar(x: Any) -> jax.Array:
-    """A number as a strong float32 scalar (float64 under x64), whether it is constant or traced."""
+    """Converts a number, constant or traced, to a strongly typed float32 (float64 under x64)."""
     if isinstance(x, LargeCount):
         return as_scalar(x.high) + as_scalar(x.low)
     return jnp.asarray(x, jnp.result_type(float))
 
 
-def _map_numbers(number: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    is_one = lambda x: isinstance(x, (jax.Array, float, LargeCount))
-    return lambda x: number(x) if isinstance(x, (jax.Array, float)) else jax.tree.map(number, x, is_leaf=is_one)
+def _map_numbers(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    is_number = lambda x: isinstance(x, (jax.Array, float, LargeCount))
+    return lambda x: convert(x) if isinstance(x, (jax.Array, float)) else jax.tree.map(convert, x, is_leaf=is_number)
 
 
 def _number_domain(description: str, holds: Callable[[Any], Any], rate: bool = False) -> Domain:
@@ -100,14 +97,13 @@ def _number_domain(description: str, holds: Callable[[Any], Any], rate: bool = F
 
 
 def _steps_domain(description: str, least: int, integer: bool = True) -> Domain:
-    """A number of steps; like a step, a larger one than 2³¹−1 counts as 2³¹−1."""
+    """Returns the domain of a number of steps, which is clipped to 2³¹−1."""
     holds = (lambda x: (x >= least) & (x == np.floor(x))) if integer else (lambda x: x >= least)
-    number = _number(holds, steps=True)
-    return Domain(description, number, _map_numbers(as_time), counts_steps=True, schedulable=True)
+    return Domain(description, _number(holds, steps=True), _map_numbers(as_time), counts_steps=True, schedulable=True)
 
 
 Number = Annotated[RealLike, _number_domain("a finite number", lambda x: True)]
-# of a schedule, which may be part of another one, and negative
+# of a schedule, which may be a term of a sum, so negative too
 Rate = Annotated[RealLike, _number_domain("a finite number", lambda x: True, rate=True)]
 NonNegative = Annotated[RealLike, _number_domain("a finite number >= 0", lambda x: x >= 0)]
 Positive = Annotated[RealLike, _number_domain("a finite number > 0", lambda x: x > 0)]
@@ -159,8 +155,8 @@ def _is_increasing(xs: Sequence[Any]) -> bool:
 
 
 def domain_of(annotation: Any) -> Domain | None:
-    """The domain that an annotation carries: `Annotated[..., domain]`, a flag, a choice, a function, or one of
-    these `| None`."""
+    """Returns the domain of an annotation: of `Annotated[..., domain]`, `bool`, `str`, `Literal`, `Callable`, or of one
+    of these `| None`; None for any other."""
     if get_origin(annotation) is Annotated:
         return next((m for m in annotation.__metadata__ if isinstance(m, Domain)), None)
     if get_origin(annotation) in (Union, types.UnionType):
@@ -179,7 +175,7 @@ def domain_of(annotation: Any) -> Domain | None:
 
 
 def known_domain(annotation: Any) -> Domain:
-    """The domain of an annotation that carries one."""
+    """Returns the domain of an annotation that has one."""
     domain = domain_of(annotation)
     assert domain is not None
     return domain
@@ -202,7 +198,7 @@ def _flag(x: Any) -> bool:
 
 
 def is_function(x: Any) -> bool:
-    """Whether it is a function, rather than a tree that can be called, such as an Equinox module."""
+    """Tells a function from a pytree that can be called, such as an Equinox module."""
     return callable(x) and not [leaf for leaf in jax.tree.leaves(x) if leaf is not x]
 
 
@@ -254,7 +250,7 @@ def _dtype(x: Any) -> str:
 
 
 def _pairs(scale: Domain) -> Callable[[Any], Any]:
-    """Accepts `{boundary: scale, ...}` or `((boundary, scale), ...)`; kept as pairs, in the order of the boundaries."""
+    """Returns a validator of `{boundary: scale, ...}` or `((boundary, scale), ...)`; stored as sorted pairs."""
     step = known_domain(Delay)
 
     def validate(x: Any) -> tuple[tuple[Any, Any], ...]:
@@ -302,15 +298,15 @@ Size = Annotated[int, Domain("a whole number >= 1", _size, static=True)]
 
 @dataclasses.dataclass(frozen=True)
 class Requirement:
-    """A condition that joins several arguments: `holds` names them by its own parameters."""
+    """A condition on several arguments; the parameters of `holds` have their names."""
 
     argument: str
     description: str
     holds: Callable[..., bool]
-    structural: bool
+    structural: bool  # about structure only, such as lengths
 
 
 def require(argument: str, description: str, holds: Callable[..., bool], structural: bool = False) -> Requirement:
-    """A condition on `argument` that depends on other arguments, checked where all of them are Python numbers, or, if
-    it is about structure only, always."""
+    """Makes a condition on `argument` that depends on other arguments; checked where all of them are Python numbers, or
+    always if it is `structural`."""
     return Requirement(argument, description, holds, structural)

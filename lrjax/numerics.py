@@ -1,4 +1,4 @@
-"""Exact step arithmetic, and the few formulas on arrays that everything shares."""
+"""Exact arithmetic of steps, and formulas on arrays that several modules share."""
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,26 +11,26 @@ from jax import lax
 from jax.typing import ArrayLike
 
 Array = jax.Array | np.ndarray | np.bool_ | np.number
-RealLike = jax.Array | np.ndarray | np.integer | np.floating | float  # an `ArrayLike` without flags and complex numbers
-Nested = list[Any] | tuple[Any, ...] | Mapping[Any, Any]  # a tree of anything, where a string is none
+RealLike = jax.Array | np.ndarray | np.integer | np.floating | float  # an `ArrayLike` without bools and complex numbers
+Nested = list[Any] | tuple[Any, ...] | Mapping[Any, Any]  # a pytree of anything; a string isn't one
 ArrayTree = Array | Iterable["ArrayTree"] | Mapping[Any, "ArrayTree"]
 
 _MAX = 2**31 - 1
 
 
 class Time:
-    """A count of steps that is exact from 0 to 2³¹−1: a whole int32 number and a fraction of a step.
+    """A number of steps, exact from 0 to 2³¹−1: an int32 integer part and a float fractional part.
 
-    float32 holds the whole numbers only up to 2²⁴, so steps are compared, added, subtracted and divided as integers
-    first; only what has no whole result becomes a float. The fraction is not zero for a float step, and carries the
+    float32 holds integers exactly only up to 2²⁴, so steps are compared, added, subtracted and divided as integers
+    first; only a fractional result becomes a float. The fractional part is nonzero for a float step, and carries the
     derivative of a traced number of steps.
 
-    To a formula it is a number: it has every operator, exact with other times and with whole numbers, and `jnp`
-    functions take it, as the float `total`.
+    In a formula it behaves as a number: it has every operator, exact with other times and with integers, and `jnp`
+    functions take it as the float `total`.
     """
 
     __slots__ = ("part", "whole")
-    __array_ufunc__ = None  # NumPy's numbers leave the operators to this class
+    __array_ufunc__ = None  # so that NumPy scalars defer to the operators of this class
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, whole: ArrayLike, part: Any = None):
@@ -39,7 +39,7 @@ class Time:
 
     @property
     def total(self) -> jax.Array:
-        """The count as a float."""
+        """The number of steps as a float."""
         whole = jnp.asarray(self.whole).astype(jnp.result_type(float))
         return whole if self.part is None else whole + self.part
 
@@ -155,31 +155,31 @@ class Time:
         return float(self.total)
 
     def divmod(self, period: "Time") -> tuple["Time", "Time"]:
-        """How many periods have passed, and the time since the last of them; exact for a whole period."""
+        """Returns the number of complete periods and the remainder; exact for an integer period."""
         whole, length = jnp.broadcast_arrays(jnp.asarray(self.whole), jnp.asarray(period.whole))
         times = whole // length
         rest = Time(whole - times * length, self.part)
         if period.part is None:
             return Time(times), rest
         fractional = period.part != 0
-        many = jnp.where(fractional, jnp.floor(self.total / period.total), times.astype(jnp.result_type(float)))
-        # a whole period with a derivative: its part is 0, and counts once for each of the times
-        exact = Time(rest.whole, _combine(lax.sub, rest.part, times.astype(many.dtype) * period.part))
-        since = as_time(self.total - many * period.total)
-        return where_time(fractional, as_time(many), Time(times)), where_time(fractional, since, exact)
+        quotient = jnp.where(fractional, jnp.floor(self.total / period.total), times.astype(jnp.result_type(float)))
+        # an integer period with a derivative: its part is 0, and its tangent counts once for each period
+        exact = Time(rest.whole, _combine(lax.sub, rest.part, times.astype(quotient.dtype) * period.part))
+        since = as_time(self.total - quotient * period.total)
+        return where_time(fractional, as_time(quotient), Time(times)), where_time(fractional, since, exact)
 
     def clip(self, low: Any = 0, high: Any = None) -> "Time":
-        """The time, not before `low` and not after `high`."""
-        least, most = _as_exact_time(low), _as_exact_time(high)
-        raised = where_time(self >= least, self, least)
-        return raised if most is None else where_time(raised >= most, most, raised)
+        """Returns the time clipped to [low, high]; None is no bound."""
+        lower, upper = _as_exact_time(low), _as_exact_time(high)
+        raised = where_time(self >= lower, self, lower)
+        return raised if upper is None else where_time(raised >= upper, upper, raised)
 
 
 jax.tree_util.register_pytree_node(Time, lambda time: ((time.whole, time.part), None), lambda _, xs: Time(*xs))
 
 
 def _as_exact_time(x: Any) -> Any:
-    """A time, or a whole number, as a time; None for anything else."""
+    """Converts a time or an integer to a `Time`; returns None for anything else."""
     if isinstance(x, Time):
         return x
     if isinstance(x, (float, np.floating)) and float(x).is_integer():
@@ -203,7 +203,7 @@ def _combine(op: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
 
 
 def where_time(condition: jax.Array, a: Time, b: Time) -> Time:
-    """Chooses between two times."""
+    """`jnp.where` for two times."""
     whole = jnp.where(condition, a.whole, b.whole)
     if a.part is None and b.part is None:
         return Time(whole)
@@ -212,7 +212,7 @@ def where_time(condition: jax.Array, a: Time, b: Time) -> Time:
 
 
 def as_time(x: Any) -> Time:
-    """A number of steps, of any integer or float dtype, as a `Time`; beyond ±(2³¹−1) it stays there."""
+    """Converts a number of steps of any integer or float dtype to a `Time`, clipped to ±(2³¹−1)."""
     if isinstance(x, LargeCount):
         return as_time(x.high) + as_time(x.low)
     x = jnp.asarray(x)
@@ -228,21 +228,21 @@ def as_time(x: Any) -> Time:
 
 
 class LargeCount(NamedTuple):
-    """A whole number above 2²⁴ as two that float32 holds, for their sum to be exact, batched and differentiated."""
+    """An integer above 2²⁴ as the sum of two that float32 holds exactly, which can be batched and differentiated."""
 
     high: Any
     low: Any
 
     @staticmethod
-    def of(x: int) -> "LargeCount":
+    def from_int(x: int) -> "LargeCount":
         return LargeCount(float(x // 4096 * 4096), float(x % 4096))
 
 
 def fractions(elapsed: Time, length: Time) -> tuple[jax.Array, jax.Array]:
-    """The done and the left part of a phase, which add up to 1, each to full relative accuracy.
+    """Returns the elapsed and the remaining fraction of a phase, each to full relative accuracy; their sum is 1.
 
-    A phase of no steps is over as soon as it begins. The ends are exactly 0 and 1: a compiler may turn the division
-    of an array by a number into a product with its rounded inverse.
+    A phase of 0 steps is over when it begins. Both ends are set to exactly 0 and 1, since a compiler may replace the
+    division of an array by a number by a product with its rounded inverse.
     """
     elapsed = elapsed.clip(0, length)
     done, left, whole = elapsed.total, (length - elapsed).total, jnp.maximum(length.total, 1)
@@ -251,14 +251,17 @@ def fractions(elapsed: Time, length: Time) -> tuple[jax.Array, jax.Array]:
 
 
 def lerp(a: jax.Array, b: jax.Array, done: jax.Array, left: jax.Array) -> jax.Array:
-    """From `a` (all left) to `b` (all done), without cancellation at either end."""
+    """Interpolates linearly from `a` (done = 0) to `b` (done = 1), without cancellation at either end."""
     return a * left + b * done
 
 
 def interpolate(
     step: Time, boundaries: Sequence[Time], values: Sequence[jax.Array], weight: Callable[[jax.Array], jax.Array]
 ) -> jax.Array:
-    """From values[0] at step 0 to values[i+1] at boundaries[i], along `bend`; constant after the last."""
+    """Interpolates from values[0] at step 0 to values[i+1] at boundaries[i]; constant after the last.
+
+    `weight` maps the elapsed fraction of an interval to the weight of its end value.
+    """
     rate, start = values[0], Time(jnp.zeros((), jnp.int32))
     for end, a, b in zip(boundaries, values, values[1:], strict=False):
         done, left = fractions(step - start, end - start)
@@ -267,18 +270,18 @@ def interpolate(
     return rate
 
 
-def linear_weight(x: jax.Array) -> jax.Array:
-    return x
+def linear_weight(fraction: jax.Array) -> jax.Array:
+    return fraction
 
 
 def cosine_weight(fraction: jax.Array) -> jax.Array:
-    """½(1 − cos(π·fraction)): as sin² near 0, where it keeps its digits, and exactly ½ half way."""
+    """Returns ½(1 − cos(π·fraction)), computed as sin² near 0 to avoid cancellation; exactly ½ at ½."""
     near = jnp.sin(0.5 * jnp.pi * fraction) ** 2
     return jnp.where(fraction < 0.25, near, 0.5 + 0.5 * jnp.sin(jnp.pi * (fraction - 0.5)))
 
 
 def power_fractions(done: jax.Array, left: jax.Array, exponent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """1 − leftᵖ and leftᵖ, each to full relative accuracy; with no slope from the end on. 0⁰ is 1."""
+    """Returns 1 − leftᵖ and leftᵖ, each to full relative accuracy; the derivative is 0 from the end on, 0⁰ is 1."""
     base = jnp.where(left <= 0, 1, left)
     ended = (left <= 0) & (exponent > 0)
     log = jnp.where(done < 0.5, jnp.log1p(-jnp.where(done < 0.5, done, 0)), jnp.log(base))
@@ -286,31 +289,31 @@ def power_fractions(done: jax.Array, left: jax.Array, exponent: jax.Array) -> tu
 
 
 def bias_correction(decay: jax.Array, t: jax.Array) -> jax.Array:
-    """1 − decayᵗ, which keeps its digits where decay nears 1, and its derivative where decay is 0."""
+    """Returns 1 − decayᵗ without cancellation near decay = 1, with a finite derivative at decay = 0."""
     near_one = decay > 0.5
     return jnp.where(near_one, -jnp.expm1(t * jnp.log(jnp.where(near_one, decay, 1))), 1 - decay**t)
 
 
 def abs_sq(x: jax.Array) -> jax.Array:
-    """|x|², real for complex x."""
+    """Returns |x|², real for complex x."""
     return jnp.square(x) if not jnp.iscomplexobj(x) else jnp.square(x.real) + jnp.square(x.imag)
 
 
 def common_dtype(*arrays: Any) -> Any:
-    """The dtype that arrays or dtypes widen to; asked for openly, so also where JAX is told not to promote."""
+    """Returns the dtype to which arrays or dtypes promote, also where JAX's implicit promotion is turned off."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(*arrays)
 
 
 def cast_to(x: jax.Array, dtype: Any) -> jax.Array:
-    """`x` in the dtype of the parameter or state that it goes into; never without its imaginary part."""
+    """Casts `x` to the dtype of a parameter or state; raises TypeError rather than drop an imaginary part."""
     if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(f"`updates` must be real where the parameters are, got {x.dtype}.")
     return x.astype(dtype)
 
 
 def safe_increment(count: jax.Array) -> jax.Array:
-    """count + 1, which stays at 2³¹−1 once there.
+    """Returns count + 1, or 2³¹−1 where that overflows.
 
     >>> import jax.numpy as jnp, lrjax
     >>> lrjax.safe_increment(jnp.int32(2**31 - 1))

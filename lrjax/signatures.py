@@ -1,4 +1,4 @@
-"""What `help`, an editor and a type checker see of the class that a decorator makes of a function."""
+"""The signature of the class that a decorator makes of a function, as `help`, editors and type checkers show it."""
 
 import ast
 import builtins
@@ -16,35 +16,33 @@ ValueT_co = TypeVar("ValueT_co", covariant=True)
 
 
 class _CalledWith(type, Generic[Arguments, ValueT_co]):
-    """A class that is called with the parameters of a function."""
+    """A metaclass, to a type checker: calling the class takes the parameters of a function."""
 
     if TYPE_CHECKING:
 
         def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> ValueT_co: ...  # type: ignore[override]
 
 
-# To a type checker, the class of a decorated function: called with the function's parameters it makes a V. mypy needs
-# the second part, which takes any arguments, to narrow by `isinstance`: an object of a metaclass is no class to it.
+# The class of a decorated function, to a type checker: calling it with the function's parameters makes a ValueT. mypy
+# needs the second member to narrow by `isinstance`, since it doesn't take an instance of a metaclass for a class.
 ValueClass = Union[_CalledWith[Arguments, ValueT], type[ValueT]]  # noqa: UP007  (`|` can't be subscripted)
 
 
 class SourceSignature:
-    """The signature of a class as its function was written, `b1: Decay = 0.9`, and not with all that `Decay` is. It is
-    made when somebody asks for it: it reads the source."""
+    """The signature of a class as in the source of its function: `b1: Decay = 0.9`, without what `Decay` expands to.
+    Computed on access, since it reads the source file."""
 
     def __init__(self, function: Callable[..., Any], parameters: Sequence[inspect.Parameter], returns: str):
         self._function, self._parameters, self._returns = function, parameters, returns
 
     def __get__(self, instance: Any, owner: type) -> inspect.Signature:
-        written = _parts_in_source(self._function)
-        annotated = [
-            p.replace(annotation=written[p.name].annotation) if p.name in written else p for p in self._parameters
-        ]
+        parts = _parts_in_source(self._function)
+        annotated = [p.replace(annotation=parts[p.name].annotation) if p.name in parts else p for p in self._parameters]
         return inspect.Signature(annotated, return_annotation=_SourceText(self._returns))
 
 
 class _SourceText(str):
-    """A part of a signature, shown without quotes."""
+    """A part of a signature as it is written in the source; its repr has no quotes."""
 
     def __repr__(self) -> str:
         return str(self)
@@ -56,7 +54,7 @@ class _SourcePart(NamedTuple):
 
 
 def _parts_in_source(function: Callable[..., Any]) -> dict[str, _SourcePart]:
-    """By parameter, and "return" for what is returned; empty where the source isn't known."""
+    """Returns the annotation and default of each parameter, and of "return"; {} where there is no source."""
     try:
         source = textwrap.dedent(inspect.getsource(function))
         definition = ast.parse(source).body[0]
@@ -83,8 +81,8 @@ def _unquoted(annotation: ast.expr) -> str:
 
 
 def call_signatures(name: str, function: Any, width: int = 76) -> str:
-    """How `function`, a class of its formula, or a method can be called, with annotations and defaults as they are
-    written; a line for each parameter where one line is too long; each overload.
+    """Returns the signatures of a function, class or method, one for each overload, with annotations and defaults as in
+    the source, and one line per parameter where a line would be longer than `width`.
 
     >>> import lrjax
     >>> call_signatures("constant_schedule", lrjax.constant_schedule)
@@ -97,14 +95,16 @@ def call_signatures(name: str, function: Any, width: int = 76) -> str:
 
 def _call_signature(name: str, function: Any, width: int) -> str:
     signature = inspect.signature(function)
-    written = _parts_in_source(vars(function)["__wrapped__"] if isinstance(function, type) else function)
+    in_source = _parts_in_source(vars(function)["__wrapped__"] if isinstance(function, type) else function)
     parameters = [
-        p.replace(annotation=written[p.name].annotation, default=written[p.name].default) if p.name in written else p
+        p.replace(annotation=in_source[p.name].annotation, default=in_source[p.name].default)
+        if p.name in in_source
+        else p
         for p in signature.parameters.values()
         if p.name != "self"
     ]
-    if "return" in written and not isinstance(function, type):
-        signature = signature.replace(return_annotation=written["return"].annotation)
+    if "return" in in_source and not isinstance(function, type):
+        signature = signature.replace(return_annotation=in_source["return"].annotation)
     signature = signature.replace(parameters=parameters)
     if len(line := f"{name}{signature}") <= width:
         return line
@@ -113,7 +113,7 @@ def _call_signature(name: str, function: Any, width: int) -> str:
 
 
 def _with_markers(parameters: Sequence[inspect.Parameter]) -> list[str]:
-    """The parameters as text, with `/` and `*` between them where their kinds need it."""
+    """Returns the parameters as text, with the markers `/` and `*` where their kinds need them."""
     parts: list[str] = []
     kinds = [p.kind for p in parameters]
     for i, p in enumerate(parameters):
@@ -126,10 +126,10 @@ def _with_markers(parameters: Sequence[inspect.Parameter]) -> list[str]:
 
 
 def evaluate_annotation(annotation: Any, function: Callable[..., Any], imported_for_types: dict[str, Any]) -> Any:
-    """The annotation itself, where `from __future__ import annotations` made a string of it.
+    """Evaluates an annotation that `from __future__ import annotations` made a string; returns any other as it is.
 
-    Its names are looked up where the function was written: in its closure, in the functions around it that are still
-    running, in its module; and, for names that were imported for the type checker alone, in the last argument.
+    Looks its names up in the closure of the function, in the enclosing functions that are still running, in its module,
+    and in `imported_for_types`, for names imported under TYPE_CHECKING only.
     """
     if not isinstance(annotation, str):
         return annotation

@@ -1,4 +1,4 @@
-"""Hyperparameters that are structure rather than numbers: trees, masks, and arguments of any kind."""
+"""Static hyperparameters, part of the structure of a value: trees, masks, and arguments of any type."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from lrjax.domains import NotInDomain, is_function
 
 
 class HashableTree:
-    """A tree as a static hyperparameter: hashed and compared by its structure and leaves."""
+    """A pytree that is hashed and compared by its structure and leaves, as a static hyperparameter has to be."""
 
     def __init__(self, tree: Any):
         self.tree = tree
@@ -28,7 +28,7 @@ class HashableTree:
 
 
 class StaticArguments(dict):
-    """Arguments of any kind, by name, as part of a value's structure; compared by identity where `==` says nothing."""
+    """Static arguments of any type, by name; compared by identity where `==` gives no bool."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, StaticArguments) or list(self) != list(other):
@@ -42,19 +42,19 @@ class StaticArguments(dict):
 def _equal_or_false(x: Any, y: Any) -> bool:
     try:
         return type(x) is type(y) and bool(x == y)
-    except Exception:  # arrays, and whatever else compares in a way of its own
+    except Exception:  # arrays, and others whose `==` gives no bool
         return False
 
 
-def _is_flag(x: Any) -> bool:
+def _is_bool(x: Any) -> bool:
     is_array = isinstance(x, (np.ndarray, jax.Array)) and not isinstance(x, jax.core.Tracer)
     return isinstance(x, (bool, np.bool_)) or (is_array and x.shape == () and x.dtype == bool)
 
 
 def as_mask(x: Any) -> Any:
-    """A function as it is, a tree of flags frozen."""
+    """Makes a tree of bools hashable; returns a function as it is."""
     if x is None or isinstance(x, HashableTree) or is_function(x):
         return x
-    if not all(map(_is_flag, jax.tree.leaves(x))):
+    if not all(map(_is_bool, jax.tree.leaves(x))):
         raise NotInDomain
     return HashableTree(jax.tree.map(bool, x))

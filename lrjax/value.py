@@ -1,8 +1,8 @@
-"""Values: a pure function together with its hyperparameters, as a frozen pytree.
+"""Values: frozen pytrees, each a pure function together with its hyperparameters.
 
-`value_class` reads a function's signature and makes one frozen dataclass of it: numbers are the leaves, and flags,
-strings and functions are part of the structure. So a value has a repr that reads like the call that makes it, equality
-and a hash by value, a pickle and a config, and passes through `jit`, `vmap` and `grad` as an argument.
+`value_class` makes a frozen dataclass from a function's signature: numbers are the leaves of the pytree; bools, strings
+and functions are static, part of its structure. A value has a repr that reads like the call that makes it, compares and
+hashes by value, can be pickled and written as a config, and can be an argument of `jit`, `vmap` and `grad`.
 """
 
 import dataclasses
@@ -26,24 +26,24 @@ from lrjax.static import StaticArguments
 
 ValueT = TypeVar("ValueT", bound="Value")
 
-_MAX_EXACT_FLOAT32 = 2**24  # the whole numbers up to here are float32 numbers
+_MAX_EXACT_FLOAT32 = 2**24  # float32 holds every integer up to here exactly
 
 value_classes: dict[str, type["Value"]] = {}  # by config name
 
 
 class Layout(NamedTuple):
-    """The hyperparameters of a class by what becomes of them."""
+    """The hyperparameters of a class: their order, their defaults, and which are leaves of the pytree, which static."""
 
     names: tuple[str, ...]
     positional: tuple[str, ...]
     defaults: dict[str, Any]
     leaves: tuple[str, ...]
-    static: tuple[str, ...]  # part of the structure
-    keys: tuple[Any, ...]  # of the leaves
-    numbers: tuple[tuple[str, Domain], ...]  # those that enter a formula in the form that their domain says
+    static: tuple[str, ...]  # part of the pytree's structure
+    keys: tuple[Any, ...]  # the pytree keys of the leaves
+    numbers: tuple[tuple[str, Domain], ...]  # those that `as_arrays` converts, each by its domain
 
     @staticmethod
-    def of(parameters: Sequence[inspect.Parameter], domains: dict[str, Domain]) -> "Layout":
+    def from_parameters(parameters: Sequence[inspect.Parameter], domains: dict[str, Domain]) -> "Layout":
         names = tuple(p.name for p in parameters)
         static = tuple(n for n in names if n in domains and domains[n].static)
         leaves = tuple(n for n in names if n not in static)
@@ -59,28 +59,28 @@ class Layout(NamedTuple):
 
 
 class Value:
-    """Base of all values. The fields of a subclass are its hyperparameters."""
+    """Base class of all values. The fields of a subclass are its hyperparameters."""
 
     if TYPE_CHECKING:
 
-        def __getattr__(self, name: str) -> Any: ...  # its hyperparameters, which a type checker doesn't know
+        def __getattr__(self, name: str) -> Any: ...  # the hyperparameters, which a type checker can't know
 
     __slots__ = (
         "__dict__",
         "__weakref__",
         "_children",
         "_calls_user_function",
-    )  # `__dict__` holds the fields and nothing else
+    )  # `__dict__` holds the fields only
 
-    _layout: ClassVar[Layout] = Layout.of((), {})
+    _layout: ClassVar[Layout] = Layout.from_parameters((), {})
     _domains: ClassVar[dict[str, Domain]] = {}
     _requirements: ClassVar[tuple[Requirement, ...]] = ()
     _variadic: ClassVar[str | None] = None  # the field that holds *args
 
-    def __init_subclass__(cls) -> None:  # here, so that a class which comes out of a pickle is a pytree too
+    def __init_subclass__(cls) -> None:  # here, so that an unpickled class is a pytree too
         register_pytree_with_keys(cls, _flatten_with_keys, functools.partial(_unflatten, cls), _flatten)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # for all values: compiling one for each is slow to import
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # shared: generating one per class slows the import
         fields, layout = vars(self), self._layout
         given = dict(zip(layout.positional, args, strict=False))
         fields.update(layout.defaults)
@@ -113,8 +113,8 @@ class Value:
             checkable = rule.structural or all(map(_is_plain, numbers))
             if checkable and not rule.holds(*numbers):
                 others = ", ".join(f"{n}={fields[n]!r}" for n in names if n != rule.argument)
-                got = f"{rule.description} (here {others})" if others else rule.description
-                raise bad_argument(self, rule.argument, got, fields[rule.argument])
+                expected = f"{rule.description} (here {others})" if others else rule.description
+                raise bad_argument(self, rule.argument, expected, fields[rule.argument])
 
     def __repr__(self) -> str:
         arguments = []
@@ -129,9 +129,9 @@ class Value:
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return NotImplemented
-        mine, structure = jax.tree.flatten(self)
-        theirs, other_structure = jax.tree.flatten(other)
-        return structure == other_structure and all(map(_equal_leaves, mine, theirs))
+        leaves, structure = jax.tree.flatten(self)
+        other_leaves, other_structure = jax.tree.flatten(other)
+        return structure == other_structure and all(map(_equal_leaves, leaves, other_leaves))
 
     def __hash__(self) -> int:
         leaves, structure = jax.tree.flatten(self)
@@ -184,7 +184,7 @@ def value_class(
     change_domain: Callable[[Domain], Domain] = lambda domain: domain,
     **namespace: Any,
 ) -> type[ValueT]:
-    """Makes the class whose fields are the parameters of `function` that aren't `call_arguments`."""
+    """Makes a class whose fields are the parameters of `function` except `call_arguments`."""
     parameters = [
         p.replace(annotation=evaluate_annotation(p.annotation, function, annotation_names.__dict__))
         for p in inspect.signature(function).parameters.values()
@@ -220,7 +220,7 @@ def value_class(
         repr=False,
         namespace={
             **namespace,
-            "_layout": Layout.of(parameters, domains),
+            "_layout": Layout.from_parameters(parameters, domains),
             "_domains": domains,
             "_requirements": tuple(requirements),
             "_variadic": variadic,
@@ -231,15 +231,15 @@ def value_class(
     )
     cls.__module__ = function.__module__ or "__main__"  # None in exec; for pickle and doctest
     cls.__qualname__ = function.__qualname__
-    # where `inspect.getsource` finds the formula from Python 3.13 on; before it is `__wrapped__`
+    # `inspect.getsource` finds the formula by this from Python 3.13 on, by `__wrapped__` before
     cls.__firstlineno__ = getattr(getattr(function, "__code__", None), "co_firstlineno", 1)  # type: ignore[attr-defined]
-    function.__doc__ = None  # the class has it: once is enough for doctest
+    function.__doc__ = None  # moved to the class, so that doctest runs it once
     value_classes[config_name(cls)] = cls
     return cls
 
 
 def config_name(cls: type[Value]) -> str:
-    """Our own classes by their name alone, a user's by its module too."""
+    """Returns the name of a class in a config: of lrjax's own without the module, of a user's with it."""
     return cls.__name__ if cls.__module__.startswith("lrjax.") else f"{cls.__module__}.{cls.__qualname__}"
 
 
@@ -261,7 +261,7 @@ def _documented(function: Callable[..., Any], domains: dict[str, Domain]) -> str
 
 def _flatten(value: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     try:
-        return value._children  # a value never changes, and `jit` asks for its leaves at every call
+        return value._children  # cached: a value is immutable, and `jit` flattens it at every call
     except AttributeError:
         fields, layout = vars(value), value._layout
         children = [x if type(x := fields[n]) is float else _as_leaf(x) for n in layout.leaves]
@@ -275,7 +275,7 @@ def _flatten_with_keys(value: Any) -> Any:
     return tuple(zip(value._layout.keys, children, strict=True)), meta
 
 
-def _unflatten(cls: type[Value], meta: Any, children: Any) -> Any:  # no check: the leaves may be anything
+def _unflatten(cls: type[Value], meta: Any, children: Any) -> Any:  # unchecked: JAX puts any object in place of a leaf
     value = object.__new__(cls)
     fields, layout = vars(value), cls._layout
     for name, leaf in zip(layout.leaves, children, strict=True):
@@ -285,9 +285,9 @@ def _unflatten(cls: type[Value], meta: Any, children: Any) -> Any:  # no check: 
 
 
 def _as_leaf(x: Any) -> Any:
-    """Whole numbers flatten to floats, so that step counts batch and differentiate too."""
+    """Converts an integer to float, so that numbers of steps can be batched and differentiated too."""
     if type(x) is int:
-        return LargeCount.of(x) if _MAX_EXACT_FLOAT32 < abs(x) < 2**31 else float(x)
+        return LargeCount.from_int(x) if _MAX_EXACT_FLOAT32 < abs(x) < 2**31 else float(x)
     if type(x) is tuple:
         return tuple(map(_as_leaf, x))
     return x
@@ -302,8 +302,8 @@ def _from_leaf(x: Any, domain: Domain | None) -> Any:
 
 
 def may_compile(value: Value) -> bool:
-    """False where somebody's function is in the value: it may read what changes, or decide on a number, or hold a
-    tracer or megabytes, and the cache of compiled programs would keep it for ever."""
+    """Returns False where the value holds a user-defined function: it may read global state, branch on a number, or
+    hold a tracer or a large array, which the cache of compiled programs would never release."""
     return not _has_user_function(value)
 
 
@@ -330,17 +330,17 @@ def _has_user_function(x: Any) -> bool:
 
 
 def as_arrays(value: Value) -> dict[str, Any]:
-    """The hyperparameters in the form in which they enter a formula; what that is, the domains say."""
+    """Returns the hyperparameters as a formula takes them: numbers as arrays, each converted by its domain."""
     assert_unbatched(value)
-    entered = dict(vars(value))
+    fields = dict(vars(value))
     for name, domain in value._layout.numbers:
-        if not isinstance(entered[name], Value):
-            entered[name] = domain.as_array(entered[name])
-    return entered
+        if not isinstance(fields[name], Value):
+            fields[name] = domain.as_array(fields[name])
+    return fields
 
 
 def assert_unbatched(value: Value) -> None:
-    """Raises where a hyperparameter is several ones, for `jax.vmap` to map over."""
+    """Raises ValueError where a hyperparameter is a batch, for `jax.vmap` to map over."""
     fields = vars(value)
     for name, domain in value._layout.numbers:
         x = fields[name]

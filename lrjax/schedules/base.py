@@ -1,4 +1,4 @@
-"""What a schedule is: a value that maps a step to a rate; and what its operators and methods make of it."""
+"""Schedules: values that map a step to a learning rate, with their operators and methods."""
 
 import dataclasses
 import functools
@@ -34,10 +34,10 @@ Arguments = ParamSpec("Arguments")
 
 
 class Schedule(Value):
-    """A pure function from a step to a rate, as a value.
+    """A schedule: a pure function from a step to a learning rate, as a value.
 
     Call it with a step or an array of steps: `schedule(jnp.arange(n))` is the curve. The result is float32 (float64
-    under x64), of the shape of the step. A step before 0 counts as 0. Schedules add, subtract and multiply, with each
+    under x64), of the shape of the step. A negative step counts as 0. Schedules add, subtract and multiply, with each
     other and with numbers, and have the methods `clip`, `delay`, `stretch`, `repeat` and `warmup`.
     """
 
@@ -82,44 +82,44 @@ class Schedule(Value):
         return self * (1.0 / other)  # type: ignore[operator]
 
     def clip(self, low: ArrayLike | None = None, high: ArrayLike | None = None) -> "Schedule":
-        """The rate, but not below `low` and not above `high`."""
+        """Clips the rate to [low, high]; None is no bound."""
         return clip_schedule(self, low, high)
 
     def delay(self, steps: ArrayLike) -> "Schedule":
-        """The same, `steps` later; until then its first rate."""
+        """Shifts the schedule to start `steps` later; its first rate until then."""
         return delay_schedule(self, steps)
 
     def stretch(self, factor: ArrayLike) -> "Schedule":
-        """The same, `factor` times as long."""
+        """Stretches the schedule in time by `factor`."""
         return stretch_schedule(self, factor)
 
     def repeat(self, period: ArrayLike) -> "Schedule":
-        """The same from step 0, anew every `period` steps."""
+        """Restarts the schedule from its step 0 every `period` steps."""
         return repeat_schedule(self, period)
 
     def warmup(self, steps: ArrayLike, init_value: ArrayLike = 0.0) -> "Schedule":
-        """A line from `init_value` up to the first rate over `steps`, then the schedule from its step 0."""
+        """Prepends a linear warmup from `init_value` to the first rate over `steps`; the schedule starts after it."""
         return warmup_schedule(self, steps, init_value)
 
     def _repr_html_(self) -> str:
         return schedule_html(self)
 
     def plot(self, steps: int, ax: Any = None) -> Any:
-        """Draws the rates of the first `steps` steps with matplotlib (extra `plot`), and returns the axes."""
+        """Plots the rates of the first `steps` steps with matplotlib (extra `plot`), and returns the axes."""
         if ax is None:
             try:
                 import matplotlib.pyplot as plt
             except ImportError:
                 raise ImportError("Schedule.plot needs matplotlib: pip install 'lrjax[plot]'.") from None
             _, ax = plt.subplots()
-        at = np.unique(np.linspace(0, steps, 2001).astype(np.int64)) if steps > 2000 else np.arange(steps + 1)
-        ax.plot(at, np.asarray(self(at)))
+        shown = np.unique(np.linspace(0, steps, 2001).astype(np.int64)) if steps > 2000 else np.arange(steps + 1)
+        ax.plot(shown, np.asarray(self(shown)))
         ax.set(xlabel="step", ylabel="learning rate")
         return ax
 
 
 def _as_step(step: Any) -> Any:
-    """The step in a form that `jit` takes without a wrapped or truncated number."""
+    """Converts a step to a form in which `jit` neither wraps nor truncates it."""
     if type(step) is int:
         return min(max(step, 0), MAX_STEPS)
     if isinstance(step, jax.Array):
@@ -141,7 +141,7 @@ def schedule(
     *requirements: Requirement,
 ) -> Callable[[Callable[Concatenate[Any, Arguments], Any]], ValueClass[Arguments, Schedule]]: ...
 def schedule(*arguments: Any) -> Any:
-    """Makes a schedule of its formula, a function of the step and the hyperparameters.
+    """Decorator: makes a schedule of a formula, a function of the step and the hyperparameters.
 
     Numbers enter the formula as float32 scalars, steps (the first argument, and hyperparameters annotated `Steps` or
     `Count`) as exact `Time`s that subtract and divide like numbers. No Python `if` may depend on a number.
@@ -168,7 +168,7 @@ def _schedule_class(formula: Callable[..., Any], requirements: tuple[Requirement
 def _evaluate(value: Schedule, step: jax.Array) -> jax.Array:
     time = as_time(step).clip()
     rate = jnp.asarray(value._formula(time, **as_arrays(value))).astype(jnp.result_type(float))
-    if jnp.issubdtype(jnp.result_type(step), jnp.floating):  # no step, no rate: not the first one
+    if jnp.issubdtype(jnp.result_type(step), jnp.floating):  # NaN, rather than the rate at step 0
         rate = jnp.where(jnp.isnan(step), jnp.nan, rate)
     return jnp.broadcast_to(rate, jnp.shape(step))
 
@@ -184,7 +184,7 @@ def _compiled(cls: type[Schedule]) -> Callable[[Schedule, jax.Array], jax.Array]
 
 @schedule
 def constant_schedule(step: Any, value: Rate):
-    """The same rate at every step.
+    """Constant schedule: the same rate at every step.
 
     η(t) = value
 
@@ -197,29 +197,29 @@ def constant_schedule(step: Any, value: Rate):
 
 @schedule
 def from_callable(step: Any, function: Callable):
-    """Somebody else's schedule, a function from an int32 step to a number, as a value.
+    """A user-defined function from an int32 step to a number, as a schedule.
 
     η(t) = function(t)
 
-    Wherever lrjax takes a schedule it takes such a function; this is what it becomes. Its hash and equality are the
-    function's own. Called outside of `jit` the function runs as plain Python, at every call, with one step at a time.
+    Wherever lrjax takes a schedule it takes such a function, and wraps it in this. Hash and equality are the function's
+    own. Outside of `jit` the function runs as plain Python at every call, with one step at a time.
 
     >>> import lrjax
     >>> lrjax.from_callable(lambda step: 0.1 / (1 + step / 50))([0, 50, 150])
     Array([0.1  , 0.05 , 0.025], dtype=float32)
     """
     dtype = jnp.result_type(float)
-    at = jnp.asarray(step.whole if step.part is None else step.total)
-    if at.ndim == 0:
-        return jnp.asarray(function(at), dtype)
-    if isinstance(at, jax.core.Tracer):
-        return jnp.vectorize(lambda one: jnp.asarray(function(one), dtype))(at)
-    return jnp.asarray([function(one) for one in at.ravel()], dtype).reshape(at.shape)
+    steps = jnp.asarray(step.whole if step.part is None else step.total)
+    if steps.ndim == 0:
+        return jnp.asarray(function(steps), dtype)
+    if isinstance(steps, jax.core.Tracer):
+        return jnp.vectorize(lambda t: jnp.asarray(function(t), dtype))(steps)
+    return jnp.asarray([function(t) for t in steps.ravel()], dtype).reshape(steps.shape)
 
 
 @functools.cache
 def or_schedule(domain: Domain) -> Domain:
-    """A number of the domain, or a schedule of such numbers."""
+    """Extends a domain of numbers by schedules."""
 
     def validate(x: Any) -> Any:
         if isinstance(x, Schedule):
@@ -230,7 +230,7 @@ def or_schedule(domain: Domain) -> Domain:
 
 
 def _own_schedule(number: Any) -> Domain:
-    """Of an argument whose schedule the transformation evaluates itself."""
+    """Returns the domain of a number or schedule that the transformation evaluates itself."""
     return dataclasses.replace(or_schedule(known_domain(number)), schedulable=False)
 
 
@@ -240,7 +240,7 @@ DecayOrSchedule = Annotated[RealLike | Schedule | Callable[[Any], Any], _own_sch
 
 
 def as_schedule(x: Any) -> Schedule:
-    """The schedule itself, or a constant one, or a function as a schedule."""
+    """Converts a number or a function to a schedule; returns a schedule as it is."""
     if isinstance(x, Schedule):
         return x
     return from_callable(x) if is_function(x) else constant_schedule(x)
@@ -248,7 +248,7 @@ def as_schedule(x: Any) -> Schedule:
 
 @schedule
 def product_schedule(step: Any, left: ScheduleLike, right: ScheduleLike):
-    """`left * right`: two rates, or a rate and a number, multiplied at every step.
+    """Product of two schedules, or of a schedule and a number: `left * right`.
 
     η(t) = left(t)·right(t)
 
@@ -264,7 +264,7 @@ def product_schedule(step: Any, left: ScheduleLike, right: ScheduleLike):
 
 @schedule
 def sum_schedule(step: Any, left: ScheduleLike, right: ScheduleLike):
-    """`left + right`: two rates, or a rate and a number, added at every step.
+    """Sum of two schedules, or of a schedule and a number: `left + right`.
 
     η(t) = left(t) + right(t)
 
@@ -284,7 +284,7 @@ def _evaluate_at(x: Any, step: Time) -> Any:
 
 @schedule(require("high", ">= `low`", lambda high, low: high is None or low is None or high >= low))
 def clip_schedule(step: Any, schedule: ScheduleLike, low: Rate | None = None, high: Rate | None = None):
-    """`schedule.clip(low, high)`: the rate, but not below `low` and not above `high` (None: no such bound).
+    """A schedule clipped to [low, high]: `schedule.clip(low, high)`; None is no bound.
 
     η(t) = min(max(schedule(t), low), high)
 
@@ -300,7 +300,7 @@ def clip_schedule(step: Any, schedule: ScheduleLike, low: Rate | None = None, hi
 
 @schedule
 def delay_schedule(step: Any, schedule: ScheduleLike, steps: Delay):
-    """`schedule.delay(steps)`: the same, `steps` later; until then its first rate.
+    """A schedule shifted to start `steps` later: `schedule.delay(steps)`; its first rate until then.
 
     η(t) = schedule(max(t − steps, 0))
 
@@ -316,11 +316,11 @@ def delay_schedule(step: Any, schedule: ScheduleLike, steps: Delay):
 
 @schedule
 def stretch_schedule(step: Any, schedule: ScheduleLike, factor: Positive):
-    """`schedule.stretch(factor)`: the same, `factor` times as long.
+    """A schedule stretched in time by `factor`: `schedule.stretch(factor)`.
 
     η(t) = schedule(t / factor)
 
-    A factor is exact where it is a whole number, and as exact as float32 elsewhere.
+    Exact for an integer `factor`, to the precision of float32 for others.
 
     >>> import lrjax
     >>> decay = lrjax.rex_schedule(0.1, 50)
@@ -338,7 +338,7 @@ def stretch_schedule(step: Any, schedule: ScheduleLike, factor: Positive):
 
 @schedule
 def repeat_schedule(step: Any, schedule: ScheduleLike, period: Steps):
-    """`schedule.repeat(period)`: begins anew every `period` steps, for ever.
+    """A schedule that restarts every `period` steps, without end: `schedule.repeat(period)`.
 
     η(t) = schedule(t mod period)
 
@@ -354,7 +354,7 @@ def repeat_schedule(step: Any, schedule: ScheduleLike, period: Steps):
 
 @schedule
 def warmup_schedule(step: Any, schedule: ScheduleLike, steps: Delay, init_value: Rate = 0.0):
-    """`schedule.warmup(steps)`: a line from `init_value` to the schedule's first rate, then the schedule from there.
+    """A schedule after a linear warmup from `init_value` to its first rate: `schedule.warmup(steps)`.
 
     η(t) = init·(w−t)/w + schedule(0)·t/w for t < w = `steps`, schedule(t − w) after
 

@@ -1,4 +1,4 @@
-"""Schedules one after the other."""
+"""Sequences of schedules."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
@@ -32,7 +32,7 @@ Schedules = Annotated[
     )
 )
 def join_schedules(step: Any, schedules: Schedules, boundaries: Boundaries):
-    """One schedule after the other; each begins with its own step 0 at its boundary.
+    """A sequence of schedules; each starts from its own step 0 at its boundary.
 
     η(t) = schedules[i](t − boundaries[i−1]), i = #{boundary ≤ t}
 
@@ -42,6 +42,6 @@ def join_schedules(step: Any, schedules: Schedules, boundaries: Boundaries):
     Array([0.  , 0.05, 0.1 , 0.05, 0.  ], dtype=float32)
     """
     rate = schedules[0](step)
-    for boundary, following in zip(boundaries, schedules[1:], strict=True):
-        rate = jnp.where(step >= boundary, following((step - boundary).clip()), rate)
+    for boundary, next_schedule in zip(boundaries, schedules[1:], strict=True):
+        rate = jnp.where(step >= boundary, next_schedule((step - boundary).clip()), rate)
     return rate

@@ -1,4 +1,4 @@
-"""Schedules that come back: cycles and warm restarts."""
+"""Periodic schedules: cyclical learning rates and warm restarts."""
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
@@ -31,7 +31,7 @@ def cyclic_schedule(
     mode: Literal["triangular", "triangular2", "exp_range"] = "triangular",
     gamma: NonNegative = 1.0,
 ):
-    """A triangle wave, for ever: up from `min_value` to `max_value`, and down again.
+    """Cyclical learning rate: a triangle wave between `min_value` and `max_value`, without end.
 
     η(t) = min + (max − min)·s·scale; s rises from 0 to 1 over `step_size_up` and falls to 0 over `step_size_down`
     (None: the same); scale = 1 (triangular), 2^−(cycles done) (triangular2), gammaᵗ (exp_range)
@@ -70,13 +70,13 @@ def cosine_restarts_schedule(
     end_value: Rate = 0.0,
     warmup_steps: Count = 0,
 ):
-    """Half a cosine from `peak_value` towards `end_value`, then a restart, for ever.
+    """SGDR, cosine annealing with warm restarts: from `peak_value` to `end_value` in every cycle, without end.
 
     η = end + (peak·peak_decayⁱ − end)·½(1 + cos(π·(s−w)/(Tᵢ−w))), s = steps since restart i, Tᵢ = T₀·cycle_multⁱ,
-    T₀ = `first_cycle_steps`, w = `warmup_steps`, in which every cycle rises in a line from `end_value`
+    T₀ = `first_cycle_steps`, w = `warmup_steps`, a linear warmup from `end_value` in every cycle
 
-    Restarts are exact up to 2³¹−1 where `cycle_mult` is a whole number; elsewhere a restart beyond step 2²⁴ is as
-    exact as float32.
+    Restarts are exact up to 2³¹−1 for an integer `cycle_mult`; for others, beyond step 2²⁴, to the precision of
+    float32.
 
     >>> import lrjax
     >>> lrjax.cosine_restarts_schedule(0.1, first_cycle_steps=20, cycle_mult=4)([0, 10, 20, 60, 100])
@@ -88,17 +88,17 @@ def cosine_restarts_schedule(
     peak = peak_value * peak_decay ** cycle.astype(peak_value.dtype)
     peak = jnp.where(peak_value >= end_value, jnp.maximum(peak, end_value), jnp.minimum(peak, end_value))
     left = jnp.clip((length - since).total / (length - warmup_steps).total, 0, 1)
-    rise, rest = fractions(since, warmup_steps)
-    fallen = end_value + (peak - end_value) * cosine_weight(left)
-    return jnp.where(since >= warmup_steps, fallen, lerp(end_value, peak, rise, rest))
+    warmup_done, warmup_left = fractions(since, warmup_steps)
+    decayed = end_value + (peak - end_value) * cosine_weight(left)
+    return jnp.where(since >= warmup_steps, decayed, lerp(end_value, peak, warmup_done, warmup_left))
 
 
 def _cycle(step: Time, first: Time, mult: jax.Array) -> tuple[jax.Array, Time, Time]:
-    """Which cycle `step` is in, the steps since its start, first·(multⁱ − 1)/(mult − 1), and its length."""
+    """Returns the index i of the cycle at `step`, the steps since its start first·(multⁱ−1)/(mult−1), its length."""
     times, since = step.divmod(first)
     growth = jnp.where(mult == 1, 2, mult)
     start, length = _cycle_bounds(first, growth)
-    # The logarithm may round across a restart; the start itself decides.
+    # The logarithm may round across a restart, so compare with the start itself.
     i = jnp.floor(jnp.log1p(step / first * (growth - 1)) / jnp.log(growth)).astype(jnp.int32)
     i = jnp.where(step >= start(i), i, i - 1)
     i = jnp.where(step >= start(i + 1), i + 1, i)
@@ -107,30 +107,32 @@ def _cycle(step: Time, first: Time, mult: jax.Array) -> tuple[jax.Array, Time, T
 
 
 def _cycle_bounds(first: Time, growth: jax.Array) -> tuple[Callable[[jax.Array], Time], Callable[[jax.Array], Time]]:
-    """Start and length of cycle i: exact in int32 where the growth is a whole number >= 2. Then the last one that can
-    begin is cycle 31, at step 2³¹−1, and cycle 32, with which the step is compared, never begins."""
+    """Returns functions for start and length of cycle i: exact in int32 for an integer growth >= 2. Then cycle 31, at
+    step 2³¹−1, is the last that can start; cycle 32, with which the step is compared, never starts."""
     n = jnp.arange(33, dtype=jnp.int32)
     is_whole = (growth == jnp.floor(growth)) & (growth < 2.0**31)
     lengths = first.total * growth ** n.astype(growth.dtype)
     starts = jnp.concatenate([jnp.zeros(1, growth.dtype), jnp.cumsum(lengths)[:-1]])
-    whole_lengths = first.whole * growth.astype(jnp.int32) ** n  # wraps round past 2³¹, where the floats say so
+    whole_lengths = first.whole * growth.astype(jnp.int32) ** n  # overflows past 2³¹, which the floats detect
     whole_starts = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(whole_lengths)[:-1]])
     power = lambda i: growth ** i.astype(growth.dtype)
     never = Time(jnp.asarray(MAX_STEPS, jnp.int32), jnp.ones((), growth.dtype))
 
-    def exactly(i: jax.Array, floats: jax.Array, wholes: jax.Array) -> Time:
-        about, whole = jnp.take(floats, i, mode="clip"), jnp.take(wholes, i, mode="clip")
-        return where_time((about < 3e9) & (whole >= 0), Time(whole), never)
+    def exact_time(i: jax.Array, floats: jax.Array, wholes: jax.Array) -> Time:
+        approximate, whole = jnp.take(floats, i, mode="clip"), jnp.take(wholes, i, mode="clip")
+        return where_time((approximate < 3e9) & (whole >= 0), Time(whole), never)
 
     def length(i: jax.Array) -> Time:
-        about = first.total * power(i)
-        exact = where_time(is_whole, exactly(i, lengths, whole_lengths), as_time(about))
-        return where_time(about < 2.0**31, exact, Time(jnp.zeros_like(i), about))
+        approximate = first.total * power(i)
+        exact = where_time(is_whole, exact_time(i, lengths, whole_lengths), as_time(approximate))
+        return where_time(approximate < 2.0**31, exact, Time(jnp.zeros_like(i), approximate))
 
     def start(i: jax.Array) -> Time:
-        about = first.total * (power(i) - 1) / (growth - 1)
+        approximate = first.total * (power(i) - 1) / (growth - 1)
         return where_time(
-            is_whole, exactly(i, starts, whole_starts), where_time(about < 2.0**31, as_time(about), never)
+            is_whole,
+            exact_time(i, starts, whole_starts),
+            where_time(approximate < 2.0**31, as_time(approximate), never),
         )
 
     return start, length
@@ -139,10 +141,10 @@ def _cycle_bounds(first: Time, growth: jax.Array) -> tuple[Callable[[jax.Array],
 def _cosine_cycles(cycles: Any) -> tuple[Schedule, ...]:
     if isinstance(cycles, (str, Mapping, Schedule)) or not isinstance(cycles, Iterable):
         raise NotInDomain
-    made = tuple(warmup_cosine_decay_schedule(**c) if isinstance(c, Mapping) else c for c in cycles)
-    if not made or not all(isinstance(c, warmup_cosine_decay_schedule) for c in made):  # type: ignore[arg-type]
+    schedules = tuple(warmup_cosine_decay_schedule(**c) if isinstance(c, Mapping) else c for c in cycles)
+    if not schedules or not all(isinstance(c, warmup_cosine_decay_schedule) for c in schedules):  # type: ignore[arg-type]
         raise NotInDomain
-    return made
+    return schedules
 
 
 CosineCycles = Annotated[
@@ -153,11 +155,11 @@ CosineCycles = Annotated[
 
 @schedule
 def sgdr_schedule(step: Any, cosine_kwargs: CosineCycles):
-    """Warmups with cosine decays, one after the other; constant after the last.
+    """SGDR as a list of cycles: linear warmups with cosine decays; constant after the last.
 
     η = `warmup_cosine_decay_schedule(**cosine_kwargs[i])`, which takes `decay_steps` steps
 
-    For restarts that don't end: `cosine_restarts_schedule`.
+    For restarts without end: `cosine_restarts_schedule`.
 
     >>> import lrjax
     >>> cycle = dict(init_value=0.01, peak_value=0.1, warmup_steps=10, decay_steps=50)
@@ -168,7 +170,7 @@ def sgdr_schedule(step: Any, cosine_kwargs: CosineCycles):
     """
     first, *_ = cosine_kwargs
     rate = first(step)
-    for ended, cycle in pairwise(cosine_kwargs):
-        step = step - as_time(ended.decay_steps)
+    for previous, cycle in pairwise(cosine_kwargs):
+        step = step - as_time(previous.decay_steps)
         rate = jnp.where(step >= Time(0), cycle(step.clip()), rate)
     return rate

@@ -1,4 +1,4 @@
-"""Schedules that go from one rate to another and stay there: the decays."""
+"""Decays: schedules from one rate to another."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from lrjax.schedules.base import schedule
 def linear_schedule(
     step: Any, init_value: Rate, end_value: Rate, transition_steps: Duration, transition_begin: Delay = 0
 ):
-    """A straight line from `init_value` to `end_value`, constant before and after.
+    """Linear decay or warmup from `init_value` to `end_value`; constant before and after.
 
     η(t) = init·(T−t)/T + end·t/T, t counted from `transition_begin`, T = `transition_steps`
 
@@ -35,11 +35,11 @@ def polynomial_schedule(
     transition_begin: Delay = 0,
     cycle: bool = False,
 ):
-    """A power of the remaining part of `transition_steps`, constant before and after.
+    """Polynomial decay from `init_value` to `end_value`; constant before and after.
 
     η(t) = end + (init − end)·((T−t)/T)^power, t counted from `transition_begin`, T = `transition_steps`
 
-    With `cycle` it never ends: T is the next multiple of `transition_steps`, so the rate jumps up behind each of them.
+    With `cycle` it has no end: T is the next multiple of `transition_steps`, so the rate jumps up after each of them.
 
     >>> import lrjax
     >>> lrjax.polynomial_schedule(0.1, 0.0, power=2, transition_steps=100)([0, 50, 100])
@@ -52,16 +52,16 @@ def polynomial_schedule(
     elapsed = (step - transition_begin).clip()
     if cycle:
         since = elapsed % transition_steps
-        until = jnp.where(since.total > 0, (transition_steps - since).total, 0.0)
-        end = jnp.where(elapsed.total > 0, elapsed.total + until, transition_steps.total)
-        done, left = elapsed.total / end, jnp.where(elapsed.total > 0, until / end, 1.0)
+        remaining = jnp.where(since.total > 0, (transition_steps - since).total, 0.0)
+        end = jnp.where(elapsed.total > 0, elapsed.total + remaining, transition_steps.total)
+        done, left = elapsed.total / end, jnp.where(elapsed.total > 0, remaining / end, 1.0)
     else:
         done, left = fractions(elapsed, transition_steps)
     return lerp(init_value, end_value, *power_fractions(done, left, power))
 
 
 def is_reachable(end_value: float | None, start: float, decay_rate: float) -> bool:
-    """Whether a decay, or growth, of `start` comes to `end_value`."""
+    """Returns whether an exponential decay, or growth, from `start` reaches `end_value`."""
     rises = (decay_rate > 1) == (start >= 0)
     return end_value is None or (end_value >= start if rises else end_value <= start)
 
@@ -69,7 +69,7 @@ def is_reachable(end_value: float | None, start: float, decay_rate: float) -> bo
 @schedule(
     require(
         "end_value",
-        "a rate to which `init_value` comes with this `decay_rate`",
+        "a rate that the decay from `init_value` with this `decay_rate` reaches",
         lambda end_value, init_value, decay_rate: is_reachable(end_value, init_value, decay_rate),
     )
 )
@@ -82,11 +82,11 @@ def exponential_decay(
     staircase: bool = False,
     end_value: Rate | None = None,
 ):
-    """Multiplied by `decay_rate` every `transition_steps`, smoothly or, with `staircase`, at once.
+    """Exponential decay by `decay_rate` every `transition_steps`; in steps with `staircase`.
 
-    η(t) = init·decay_rate^(t/T), not beyond `end_value`, t counted from `transition_begin`, T = `transition_steps`
+    η(t) = init·decay_rate^(t/T), bounded by `end_value`, t counted from `transition_begin`, T = `transition_steps`
 
-    `decay_rate` above 1 makes it grow, at most to the largest float.
+    A `decay_rate` above 1 makes it grow, up to the largest float.
 
     >>> import lrjax
     >>> lrjax.exponential_decay(0.1, transition_steps=30, decay_rate=0.5)([0, 30, 60, 90])
@@ -98,11 +98,11 @@ def exponential_decay(
 
 
 def exponential(step: Time, init_value: Any, length: Time, decay_rate: Any, staircase: bool, end_value: Any) -> Any:
-    """init·decay_rate^(t/T), always finite, not beyond `end_value`."""
+    """Returns init·decay_rate^(t/T), always finite, bounded by `end_value`."""
     elapsed = step.clip()
     periods = elapsed.divmod(length)[0].astype(init_value.dtype) if staircase else elapsed / length
-    most = jnp.finfo(init_value.dtype).max
-    rate = jnp.clip(init_value * decay_rate**periods, -most, most)
+    largest = jnp.finfo(init_value.dtype).max
+    rate = jnp.clip(init_value * decay_rate**periods, -largest, largest)
     if end_value is None:
         return rate
     rises = (decay_rate > 1) == (init_value >= 0)
@@ -111,7 +111,7 @@ def exponential(step: Time, init_value: Any, length: Time, decay_rate: Any, stai
 
 @schedule
 def step_decay(step: Any, init_value: Rate, step_size: Steps, decay_rate: NonNegative):
-    """Multiplied by `decay_rate` at every multiple of `step_size`.
+    """Step decay: multiplied by `decay_rate` every `step_size` steps.
 
     η(t) = init·decay_rate^⌊t/step_size⌋
 
@@ -128,7 +128,7 @@ def step_decay(step: Any, init_value: Rate, step_size: Steps, decay_rate: NonNeg
 def cosine_decay_schedule(
     step: Any, init_value: Rate, decay_steps: Duration, alpha: Number = 0.0, exponent: NonNegative = 1.0
 ):
-    """Half a cosine from `init_value` to `alpha`·`init_value` at `decay_steps`, constant after.
+    """Cosine decay from `init_value` to `alpha`·`init_value` at `decay_steps`; constant after.
 
     η(t) = init·(α + (1−α)·(½(1 + cos(π·t/T)))^exponent), T = `decay_steps`
 
@@ -148,7 +148,7 @@ def cosine_decay_schedule(
 def inverse_time_decay(
     step: Any, init_value: Rate, transition_steps: Duration, decay_rate: NonNegative, staircase: bool = False
 ):
-    """Divided by 1 + `decay_rate` after `transition_steps`, by 1 + 2·`decay_rate` after twice as many, for ever.
+    """Inverse time decay: divided by 1 + `decay_rate`·t/`transition_steps`, without end.
 
     η(t) = init / (1 + decay_rate·t/T), T = `transition_steps`; with `staircase` ⌊t/T⌋ for t/T
 
@@ -166,7 +166,7 @@ def inverse_time_decay(
 def inverse_sqrt_schedule(
     step: Any, peak_value: Rate, warmup_steps: Delay = 0, timescale: Duration | None = None, init_value: Rate = 0.0
 ):
-    """Up in a line over `warmup_steps`, then down with the inverse square root of the steps, for ever.
+    """Inverse square root decay after a linear warmup over `warmup_steps`, without end.
 
     η(t) = peak·√(s / (t − w + s)) for t ≥ w = `warmup_steps`, s = `timescale`
 
@@ -190,7 +190,7 @@ def inverse_sqrt_schedule(
 
 @schedule
 def noam_schedule(step: Any, model_size: Positive, warmup_steps: Duration = 4000, factor: Rate = 1.0):
-    """The Transformer's own rate: up in a line over `warmup_steps`, then down with the inverse square root.
+    """Noam schedule of the Transformer: linear warmup over `warmup_steps`, then inverse square root decay, without end.
 
     η(t) = factor·d^−½·min(n^−½, n·w^−3/2), n = t + 1, d = `model_size`, w = `warmup_steps`
 
@@ -215,11 +215,11 @@ def power_schedule(
     a: Positive = 4.6,
     b: Negative = -0.51,
 ):
-    """A power law in the tokens seen, the same for every run length and batch size, never above `max_value`.
+    """Power scheduler: a power law in the tokens seen, for any run length and batch size, at most `max_value`.
 
-    η(t) = min(max, batch_size·a·nᵇ), n = `tokens_per_step`·t; before w = `warmup_steps` a line, η(w)·t/w
+    η(t) = min(max, batch_size·a·nᵇ), n = `tokens_per_step`·t; before w = `warmup_steps` a linear warmup, η(w)·t/w
 
-    `batch_size` counts sequences, as `a` was fitted. The end of a run wants a decay of its own:
+    `batch_size` counts sequences, for which `a` was fitted. Add a final decay to the run:
     `join_schedules([power, decay], [boundary])`.
 
     >>> import lrjax
@@ -230,14 +230,14 @@ def power_schedule(
     Source: Shen et al. 2024, Power Scheduler, arXiv:2408.13359.
     """
     done, _ = fractions(step, warmup_steps)
-    at_least = jnp.maximum(step.total, warmup_steps.total)
-    tokens = tokens_per_step * jnp.maximum(at_least, jnp.finfo(a.dtype).tiny ** 0.5)
+    after_warmup = jnp.maximum(step.total, warmup_steps.total)
+    tokens = tokens_per_step * jnp.maximum(after_warmup, jnp.finfo(a.dtype).tiny ** 0.5)
     return done * jnp.minimum(max_value, batch_size * a * tokens**b)
 
 
 @schedule
 def rex_schedule(step: Any, init_value: Rate, transition_steps: Duration, end_value: Rate = 0.0):
-    """Slow at first and fast at the end: from `init_value` to `end_value` at `transition_steps`, constant after.
+    """REX, reflected exponential decay: slow at first, to `end_value` at `transition_steps`; constant after.
 
     η(t) = end + (init − end)·(1−p)/(1 − p/2), p = t/T, T = `transition_steps`
 
@@ -260,7 +260,7 @@ def tanh_decay(
     lower: Number = -7.0,
     upper: Number = 3.0,
 ):
-    """High for long, then down along a hyperbolic tangent; `end_value` from `decay_steps` on.
+    """Hyperbolic-tangent decay from `init_value`; `end_value` from `decay_steps` on.
 
     η(t) = end + (init − end)·½(1 − tanh(lower·(1−p) + upper·p)), p = t/T, T = `decay_steps`
 
@@ -278,12 +278,12 @@ def tanh_decay(
 
 @schedule
 def tabulated_schedule(step: Any, values: Curve):
-    """The rates of an array, one for each step; the last one after its end.
+    """Table lookup: the rates of an array, one per step; the last one after its end.
 
     η(t) = values[min(t, n−1)]
 
-    Every schedule is data: `tabulated_schedule(schedule(jnp.arange(n)))` has the same first n rates, so runs with
-    different schedules can go through one compiled program.
+    `tabulated_schedule(schedule(jnp.arange(n)))` has the first n rates of any schedule as data, so runs with different
+    schedules can share one compiled program.
 
     >>> import lrjax
     >>> lrjax.tabulated_schedule([0.1, 0.08, 0.09, 0.05, 0.06, 0.02])([0, 1, 2, 5, 6])

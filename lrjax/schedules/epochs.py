@@ -1,4 +1,4 @@
-"""Steps for people who think in epochs."""
+"""Conversion from epochs to steps."""
 
 import math
 
@@ -9,7 +9,7 @@ from lrjax.value import bad_argument
 def steps_for(
     *, epochs: float, examples: int, batch_size: int, accumulation: int = 1, drop_remainder: bool = False
 ) -> int:
-    """How many updates `epochs` passes over the data make: the length to give to a schedule.
+    """Returns the number of updates in `epochs` passes over the data, the length of a schedule.
 
     steps = ⌊epochs·batches / accumulation⌋, batches = ⌈examples / batch_size⌉, or ⌊ ⌋ with `drop_remainder`
 
@@ -21,7 +21,7 @@ def steps_for(
       drop_remainder: whether the last, smaller batch of an epoch is left out.
 
     Raises:
-      ValueError: an argument is out of its range, or not one update comes together.
+      ValueError: an argument is out of its range, or the epochs are too few for one update.
 
     >>> import lrjax
     >>> lrjax.steps_for(epochs=90, examples=1_281_167, batch_size=256)

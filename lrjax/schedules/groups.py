@@ -1,4 +1,4 @@
-"""Rates for groups of parameters: a tree of rates, or a rule on the parameters' paths."""
+"""Learning rates for groups of parameters: a tree of rates, or rules on the parameters' paths."""
 
 import re
 from collections import OrderedDict
@@ -20,7 +20,7 @@ _RATE = known_domain(RateOrSchedule)
 
 
 def is_rate(x: Any) -> bool:
-    """Whether it is one rate, a number or a schedule, rather than a tree of them."""
+    """Returns whether `x` is one rate, a number or a schedule, rather than a tree of rates."""
     return isinstance(x, (Schedule, int, float, np.generic, np.ndarray, jax.Array)) or (
         is_function(x) and not isinstance(x, by_path)
     )
@@ -46,7 +46,7 @@ def _rule_function(x: Any) -> Any:
 
 
 class _Rule:
-    """A function from a path to a rate, as part of a value's structure."""
+    """A function from a path to a rate, registered as a static pytree node."""
 
     def __init__(self, function: Callable[[str], Any]):
         self.function = function
@@ -97,10 +97,10 @@ def _path_rule(formula: Callable[Concatenate[str, Arguments], Any]) -> ValueClas
 
 @_path_rule
 def by_path(path: str, rates: Rules):
-    """The rate of a parameter by its path, such as 'encoder/layers/0/kernel'.
+    """Learning rate by the path of each parameter, such as 'encoder/layers/0/kernel'.
 
-    `rates` are regular expressions with their rates, numbers or schedules: the first that is found in the path holds.
-    Or it is a function from the path to the rate. Goes wherever a learning rate goes.
+    `rates` is a dict from regular expressions to numbers or schedules, of which the first that is found in the path
+    applies; or a function from the path to the rate. Can be given in place of any learning rate.
 
     Raises:
       ValueError: no expression is found in a path; the message names it.
@@ -138,12 +138,12 @@ ScalarOrSchedule = Annotated[
 
 
 def rates_like(params: Any, rates: Any) -> Any:
-    """A tree like `params` of the rate of each, which is a number or a schedule."""
+    """Returns a tree like `params` with the rate of each parameter, a number or a schedule."""
     if isinstance(rates, by_path):
-        named = lambda path, _: rates(jax.tree_util.keystr(path, simple=True, separator="/"))
-        return jax.tree_util.tree_map_with_path(named, params)
+        rate_of = lambda path, _: rates(jax.tree_util.keystr(path, simple=True, separator="/"))
+        return jax.tree_util.tree_map_with_path(rate_of, params)
     try:
-        return jax.tree.map(lambda rate, below: jax.tree.map(lambda _: rate, below), rates, params, is_leaf=is_rate)
+        return jax.tree.map(lambda rate, subtree: jax.tree.map(lambda _: rate, subtree), rates, params, is_leaf=is_rate)
     except ValueError as error:
         raise ValueError(
             f"scale_by_learning_rate: `learning_rate` must be a tree like the parameters, or a prefix of it. {error}"
@@ -156,13 +156,13 @@ _FIRST_LAYER = re.compile("embed|stem|patch|token|wte|wpe|pos", re.IGNORECASE)
 def layerwise_learning_rates(
     params: ArrayTree, base: Any, decay: Any, layer_of: Callable[[str], int | None] | None = None
 ) -> Any:
-    """Rates that fall from the last layer to the first, as a tree like `params` to give to any optimizer.
+    """Layer-wise learning rate decay: rates that fall from the last layer to the first, as a tree like `params`.
 
     ηₗ = base·decayᴸ⁻ˡ for layer l of 0 … L
 
-    `base` is a rate or a schedule. A parameter's layer is 1 + the first whole number in its path ('layers/3/kernel',
-    'block_3/w'); without one it is layer 0 where the path speaks of embeddings, a stem, patches, tokens or positions,
-    and layer L, the head, elsewhere. `layer_of(path)` says otherwise; its None stands for L.
+    `base` is a rate or a schedule. A parameter's layer is 1 + the first integer in its path ('layers/3/kernel',
+    'block_3/w'); without one it is layer 0 if the path names embeddings, a stem, patches, tokens or positions, else
+    layer L, the head. `layer_of(path)` overrides this; its None means L.
 
     Raises:
       ValueError: `decay` is not in (0, 1], or `base` is no rate.
@@ -183,8 +183,8 @@ def layerwise_learning_rates(
         raise ValueError(f"layerwise_learning_rates: `base` must be {_RATE.description}, got {base!r}.") from None
     paths, structure = jax.tree_util.tree_flatten_with_path(params)
     layers = [(layer_of or _layer)(jax.tree_util.keystr(path, simple=True, separator="/")) for path, _ in paths]
-    known = [layer for layer in layers if layer is not None]
-    last = max(known, default=0) + (1 if None in layers else 0)
+    numbered = [layer for layer in layers if layer is not None]
+    last = max(numbered, default=0) + (1 if None in layers else 0)
     return structure.unflatten([rate * float(decay) ** (last - (last if k is None else k)) for k in layers])
 
 

@@ -1,4 +1,4 @@
-"""Schedules that are told step by step where to be."""
+"""Piecewise schedules: boundaries with scales or rates."""
 
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from lrjax.schedules.base import schedule
 
 @schedule
 def piecewise_constant_schedule(step: Any, init_value: Rate, boundaries_and_scales: BoundariesAndScales = None):
-    """`init_value`, multiplied by a scale at every boundary; the scales multiply up.
+    """Piecewise constant: `init_value`, multiplied by a scale at every boundary, cumulatively.
 
     η(t) = init·∏{scale : boundary ≤ t}
 
@@ -36,7 +36,7 @@ def piecewise_constant_schedule(step: Any, init_value: Rate, boundaries_and_scal
     )
 )
 def piecewise_values_schedule(step: Any, values: Rates, boundaries: Boundaries):
-    """The rates themselves: `values[0]` before the first boundary, `values[i]` from `boundaries[i−1]` on.
+    """Piecewise constant, by rates: `values[0]` before the first boundary, `values[i]` from `boundaries[i−1]` on.
 
     η(t) = values[#{boundary ≤ t}]
 
@@ -59,9 +59,9 @@ def piecewise_interpolate_schedule(
     init_value: Rate,
     boundaries_and_scales: BoundariesAndScales = None,
 ):
-    """From `init_value` to its next multiple at every boundary, in lines or half cosines; constant after the last.
+    """Piecewise linear or cosine interpolation, multiplied by a scale at every boundary; constant after the last.
 
-    η(boundary) = init·∏{scales so far}, between boundaries a line, or ½(1 + cos) between the two rates
+    η(boundary) = init·∏{scales so far}, between boundaries linear, or ½(1 + cos) between the two rates
 
     >>> import lrjax
     >>> lrjax.piecewise_interpolate_schedule("cosine", 0.025, {30: 4.0, 100: 0.0})([0, 15, 30, 65, 100])

@@ -1,4 +1,4 @@
-"""The examples of schedules at another peak, and over another number of steps."""
+"""Rescales the example schedules to another peak rate and another number of steps."""
 
 from types import ModuleType
 from typing import Any
@@ -12,14 +12,14 @@ PEAK, STEPS = 0.1, 100  # of the examples in the docstrings
 
 
 def rescalable_examples(family: ModuleType) -> dict[str, Schedule]:
-    """The examples of a module's schedules, by name, that `rescaled` can stretch and multiply.
+    """Returns the example schedules of a module, by name, that `rescaled` can stretch and multiply.
 
-    They count steps, and the largest of their rates is `PEAK`: so no tables, no momentum, and none of those whose rate
-    is a law of its own, such as `noam_schedule`.
+    They have hyperparameters that count steps, and a largest rate of `PEAK`. That excludes tables, momentum, and
+    schedules whose rate follows from other numbers, such as `noam_schedule`.
     """
     found: dict[str, Schedule] = {}
     for name, cls in public_values(vars(family)).items():
-        if cls.__module__ == family.__name__ and issubclass(cls, Schedule):  # others it imports
+        if cls.__module__ == family.__name__ and issubclass(cls, Schedule):  # not an imported one
             schedule = example(cls)
             if isinstance(schedule, Schedule) and _is_rescalable(schedule):
                 found[name] = schedule
@@ -27,10 +27,10 @@ def rescalable_examples(family: ModuleType) -> dict[str, Schedule]:
 
 
 def rescaled(schedule: Schedule, rate: float, time: float) -> Schedule:
-    """The schedule with a curve `rate` times as high and `time` times as long.
+    """Returns the schedule with a curve `rate` times as high and `time` times as long.
 
-    Multiplies hyperparameters that are rates, and those that count steps, which stay whole numbers. Where it would be
-    too short for its phases it gets as many steps as they need.
+    Multiplies the hyperparameters that are rates, and those that count steps, which stay integers. A schedule too
+    short for its phases gets as many steps as they need.
 
     >>> import lrjax
     >>> rescaled(lrjax.linear_onecycle_schedule(100, peak_value=0.1), rate=5.0, time=0.4)
@@ -40,7 +40,7 @@ final_div_factor=10000.0)
     while True:
         try:
             return type(schedule)(**{name: _rescaled(schedule, name, rate, time) for name in vars(schedule)})
-        except ValueError:  # the phases have to fit in
+        except ValueError:  # too short for its phases
             if time >= 1:
                 raise
             time += 1 / STEPS
@@ -62,7 +62,7 @@ def _is_rescalable(schedule: Schedule) -> bool:
 
 
 def _numbers(schedule: Schedule, kind: str) -> list[float]:
-    """All rates, or all numbers of steps, also of the schedules inside."""
+    """Returns all rates, or all numbers of steps, including those of nested schedules."""
     found: list[float] = []
     for name, x in vars(schedule).items():
         for part in jax.tree.leaves(x, is_leaf=lambda part: isinstance(part, Schedule)):

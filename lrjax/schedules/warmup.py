@@ -1,4 +1,4 @@
-"""Schedules that rise before they fall: warmups, trapezoids and one-cycles."""
+"""Schedules with a warmup: warmup and decay, warmup–stable–decay, and one-cycle."""
 
 from typing import Any, Literal
 
@@ -18,14 +18,14 @@ _WARMUP_WITHIN_DECAY = require(
 
 
 def _with_warmup(step: Time, init_value: Any, peak_value: Any, warmup_steps: Time, after: jax.Array) -> jax.Array:
-    """A line from `init_value` to `peak_value` over `warmup_steps`, then the rate `after`."""
+    """Returns a linear warmup from `init_value` to `peak_value` over `warmup_steps`, then the rate `after`."""
     done, left = fractions(step, warmup_steps)
     return jnp.where(step >= warmup_steps, after, lerp(init_value, peak_value, done, left))
 
 
 @schedule
 def warmup_constant_schedule(step: Any, init_value: Rate, peak_value: Rate, warmup_steps: Delay):
-    """A line from `init_value` to `peak_value` over `warmup_steps`, constant after.
+    """Linear warmup from `init_value` to `peak_value` over `warmup_steps`; constant after.
 
     η(t) = init·(w−t)/w + peak·t/w for t < w = `warmup_steps`, peak after
 
@@ -48,7 +48,7 @@ def warmup_cosine_decay_schedule(
     end_value: Rate = 0.0,
     exponent: NonNegative = 1.0,
 ):
-    """A line up to `peak_value` over `warmup_steps`, half a cosine to `end_value` at `decay_steps`, constant after.
+    """Linear warmup to `peak_value`, then cosine decay to `end_value` at `decay_steps`; constant after.
 
     η(t) = end + (peak − end)·(½(1 + cos(π·(t−w)/(T−w))))^exponent for t ≥ w = `warmup_steps`, T = `decay_steps`
 
@@ -69,7 +69,7 @@ def warmup_cosine_decay_schedule(
 def warmup_linear_decay_schedule(
     step: Any, init_value: Rate, peak_value: Rate, warmup_steps: Delay, decay_steps: Duration, end_value: Rate = 0.0
 ):
-    """A line up to `peak_value` over `warmup_steps`, a line down to `end_value` at `decay_steps`, constant after.
+    """Linear warmup to `peak_value`, then linear decay to `end_value` at `decay_steps`; constant after.
 
     η(t) = end + (peak − end)·(T−t)/(T−w) for t ≥ w = `warmup_steps`, T = `decay_steps`
 
@@ -88,7 +88,7 @@ def warmup_linear_decay_schedule(
 @schedule(
     require(
         "end_value",
-        "a rate to which `peak_value` comes with this `decay_rate`",
+        "a rate that the decay from `peak_value` with this `decay_rate` reaches",
         lambda end_value, peak_value, decay_rate: is_reachable(end_value, peak_value, decay_rate),
     )
 )
@@ -103,12 +103,12 @@ def warmup_exponential_decay_schedule(
     staircase: bool = False,
     end_value: Rate | None = None,
 ):
-    """A line up to `peak_value` over `warmup_steps`, then multiplied by `decay_rate` every `transition_steps`.
+    """Linear warmup to `peak_value`, then exponential decay by `decay_rate` every `transition_steps`.
 
     η(t) = peak·decay_rate^((t−w−b)/T) for t ≥ w + b, w = `warmup_steps`, b = `transition_begin`
 
-    The decay begins `transition_begin` steps after the warmup, goes not beyond `end_value`, and, with `staircase`,
-    goes in jumps.
+    The decay begins `transition_begin` steps after the warmup, is bounded by `end_value`, and goes in steps with
+    `staircase`.
 
     >>> import lrjax
     >>> schedule = lrjax.warmup_exponential_decay_schedule(0.0, 0.1, 20, transition_steps=30, decay_rate=0.5)
@@ -131,12 +131,12 @@ def warmup_stable_decay_schedule(
     end_value: Rate = 0.0,
     cooldown: Literal["linear", "cosine", "1-sqrt", "1-square"] = "1-sqrt",
 ):
-    """A trapezoid: a line up, `stable_steps` at `peak_value`, a cooldown to `end_value`, constant after.
+    """Warmup–stable–decay (WSD, trapezoid): linear warmup, `peak_value`, cooldown to `end_value`; constant after.
 
-    η(t) = end + (peak − end)·f(p), p = the done part of the last `decay_steps`;
+    η(t) = end + (peak − end)·f(p), p = the elapsed fraction of the last `decay_steps`;
     f(p) = 1−p (linear), ½(1 + cos πp) (cosine), 1−√p (1-sqrt), 1−p² (1-square)
 
-    No phase includes another: the run has `warmup_steps + stable_steps + decay_steps` steps.
+    The phases don't overlap: the run has `warmup_steps + stable_steps + decay_steps` steps.
 
     >>> import lrjax
     >>> schedule = lrjax.warmup_stable_decay_schedule(0.0, 0.1, 15, stable_steps=49, decay_steps=36)
@@ -153,15 +153,15 @@ def warmup_stable_decay_schedule(
         "1-sqrt": lambda: left / (1 + jnp.sqrt(jnp.where(done > 0, done, 0))),
         "1-square": lambda: left * (1 + done),
     }[cooldown]()
-    # a cooldown of no steps is over when it begins
+    # a cooldown of 0 steps is over when it begins
     weight = jnp.where(step - warmup_steps >= stable_steps, weight, 1)
     return _with_warmup(step, init_value, peak_value, warmup_steps, end_value + (peak_value - end_value) * weight)
 
 
 def _phase_end(part: jax.Array, steps: Time, least: jax.Array | int, most: jax.Array | int) -> Time:
-    """⌊part·steps⌋, but at least one step from either neighbour. 3e-7 makes up for float32's rounding of `part`."""
-    cut = jnp.floor(part * steps.total * (1 + 3e-7)).astype(jnp.int32)
-    return Time(jnp.clip(cut, least, most))
+    """Returns ⌊part·steps⌋, clipped to [least, most]. The 3e-7 compensates the rounding of `part` to float32."""
+    end = jnp.floor(part * steps.total * (1 + 3e-7)).astype(jnp.int32)
+    return Time(jnp.clip(end, least, most))
 
 
 @schedule(
@@ -177,12 +177,12 @@ def linear_onecycle_schedule(
     div_factor: Positive = 25.0,
     final_div_factor: Positive = 1e4,
 ):
-    """Three lines: up to `peak_value`, down to where it began, and down to nearly nothing; constant after.
+    """One-cycle policy, linear: up to `peak_value`, down to the initial rate, then down to nearly 0; constant after.
 
     η = init at 0, peak at ⌊`pct_start`·T⌋, init at ⌊`pct_final`·T⌋, init/`final_div_factor` at T = `transition_steps`;
     init = peak/`div_factor`
 
-    Every phase has one step at least, so the peak is always reached.
+    Every phase has at least one step, so the peak is always reached.
 
     >>> import lrjax
     >>> lrjax.linear_onecycle_schedule(100, peak_value=0.1)([0, 15, 30, 85])
@@ -207,11 +207,11 @@ def cosine_onecycle_schedule(
     div_factor: Positive = 25.0,
     final_div_factor: Positive = 1e4,
 ):
-    """Two half cosines: up to `peak_value` and down to nearly nothing; constant after.
+    """One-cycle policy, cosine: up to `peak_value`, then down to nearly 0; constant after.
 
     η = init at 0, peak at ⌊`pct_start`·T⌋, init/`final_div_factor` at T = `transition_steps`; init = peak/`div_factor`
 
-    Every phase has one step at least, so the peak is always reached.
+    Every phase has at least one step, so the peak is always reached.
 
     >>> import lrjax
     >>> lrjax.cosine_onecycle_schedule(100, peak_value=0.1)([0, 15, 30])
@@ -226,7 +226,7 @@ def cosine_onecycle_schedule(
 
 @schedule(
     require("transition_steps", ">= 3, one for each phase", lambda transition_steps: transition_steps >= 3),
-    require("pct_start", "<= 0.5: there are two such phases", lambda pct_start: pct_start <= 0.5),
+    require("pct_start", "<= 0.5, since two phases have this length", lambda pct_start: pct_start <= 0.5),
 )
 def three_phase_onecycle_schedule(
     step: Any,
@@ -237,7 +237,7 @@ def three_phase_onecycle_schedule(
     final_div_factor: Positive = 1e4,
     anneal: Literal["cosine", "linear"] = "cosine",
 ):
-    """Up to `peak_value`, as fast down to where it began, and down to nearly nothing; constant after.
+    """One-cycle policy, three phases: up to `peak_value`, symmetrically down, then down to nearly 0; constant after.
 
     η = init at 0, peak at s = ⌊`pct_start`·T⌋, init at 2s, init/`final_div_factor` at T = `transition_steps`;
     init = peak/`div_factor`
@@ -266,12 +266,11 @@ def onecycle_momentum_schedule(
     anneal: Literal["cosine", "linear"] = "cosine",
     three_phase: bool = False,
 ):
-    """The momentum of a one-cycle: down to `min_value` while the rate goes up to its peak, and up again; constant
-    after.
+    """Momentum for the one-cycle policy: down to `min_value` while the rate rises, then up again; constant after.
 
     momentum = max at 0, min at s = ⌊`pct_start`·T⌋, max at T = `transition_steps`, or at 2s with `three_phase`
 
-    Goes with `cosine_onecycle_schedule`, or `three_phase_onecycle_schedule`, of the same steps and `pct_start`.
+    Use it with `cosine_onecycle_schedule` or `three_phase_onecycle_schedule` of the same steps and `pct_start`.
 
     >>> import lrjax
     >>> rate, momentum = lrjax.cosine_onecycle_schedule(100, 0.1), lrjax.onecycle_momentum_schedule(100)

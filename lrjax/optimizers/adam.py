@@ -1,4 +1,4 @@
-"""Adam and what differs from it in a word."""
+"""Adam and its close variants."""
 
 from lrjax.domains import Decay, DType, Momentum, NonNegative, Number
 from lrjax.schedules.base import ScheduleLike
@@ -23,7 +23,7 @@ def adam(
     *,
     nesterov: bool = False,
 ):
-    """A moving average of the gradient over the root of one of its square, both corrected for their start at zero.
+    """Adam: moving averages of the gradient and of its square, both bias-corrected.
 
     p ← p − η·μ̂/(√(ν̂ + eps_root) + eps), moments as in `scale_by_adam`
 
@@ -48,7 +48,7 @@ def nadam(
     eps_root: NonNegative = 0.0,
     mu_dtype: DType | None = None,
 ):
-    """Adam with Nesterov's momentum: `adam(..., nesterov=True)`.
+    """NAdam: Adam with Nesterov momentum, `adam(..., nesterov=True)`.
 
     p ← p − η·(b1·μ/(1−b1ᵗ⁺¹) + (1−b1)·g/(1−b1ᵗ))/(√(ν̂ + eps_root) + eps)
 
@@ -75,7 +75,7 @@ def adamw(
     *,
     nesterov: bool = False,
 ):
-    """Adam with weight decay that doesn't pass through the moments; where there is a mask, only where it is True.
+    """AdamW: Adam with decoupled weight decay, on the parameters where the mask is True if there is one.
 
     p ← p − η·(μ̂/(√(ν̂ + eps_root) + eps) + weight_decay·p), moments as in `scale_by_adam`
 
@@ -106,7 +106,7 @@ def nadamw(
     weight_decay: ScheduleLike = 1e-4,
     mask: Mask = None,
 ):
-    """AdamW with Nesterov's momentum: `adamw(..., nesterov=True)`.
+    """NAdamW: AdamW with Nesterov momentum, `adamw(..., nesterov=True)`.
 
     p ← p − η·(u + weight_decay·p), u as in `nadam`
 
@@ -138,7 +138,7 @@ def amsgrad(
     bias_correction_mu: bool = True,
     bias_correction_nu: bool = True,
 ):
-    """Adam with the largest second moment so far, so that no coordinate's step size grows.
+    """AMSGrad: Adam with the maximum of all second moments so far, so that step sizes never grow.
 
     p ← p − η·μ̂/(√(max ν̂ + eps_root) + eps), moments as in `scale_by_amsgrad`
 
@@ -157,7 +157,7 @@ def amsgrad(
 
 @optimizer
 def adamax(learning_rate: ScalarOrSchedule, b1: Momentum = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8):
-    """Adam with a decaying largest gradient in place of the second moment.
+    """AdaMax: Adam with an exponentially weighted infinity norm in place of the second moment.
 
     ν ← max(b2·ν, |g| + eps); p ← p − η·μ̂/ν
 
@@ -180,7 +180,7 @@ def adamaxw(
     weight_decay: ScheduleLike = 1e-4,
     mask: Mask = None,
 ):
-    """Adamax with weight decay that doesn't pass through the moments; where there is a mask, only where it is True.
+    """AdaMax with decoupled weight decay, on the parameters where the mask is True if there is one.
 
     p ← p − η·(μ̂/ν + weight_decay·p), moments as in `adamax`
 
@@ -211,12 +211,12 @@ def optimistic_adam(
     alpha: Number = 1.0,
     nesterov: bool = True,
 ):
-    """Adam on a guess of the next direction: with its last change added. For games, such as GANs.
+    """Optimistic Adam, for games such as GANs: Adam whose last change of direction is added as a prediction of the next.
 
     p ← p − η·((alpha + optimism)·uₜ − optimism·uₜ₋₁), u as in `adam`
 
-    `optimism` counts in rates: 1, the default, is what Optax's `optimistic_adam` does without it and its
-    `optimistic_adam_v2` calls beta. So it works with a schedule.
+    `optimism` is in units of the learning rate, so it works with a schedule: 1, the default, is the default of Optax's
+    `optimistic_adam`, and the beta of its `optimistic_adam_v2`.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx = lrjax.optimistic_adam(0.1, b1=0.0)

@@ -1,4 +1,4 @@
-"""Adaptive methods: a step size of its own for every coordinate."""
+"""Adaptive methods: a step size for every coordinate."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ _HUTCHINSON = hutchinson_estimator_diag_hessian()
 
 @optimizer
 def adagrad(learning_rate: ScalarOrSchedule, initial_accumulator_value: NonNegative = 0.1, eps: NonNegative = 1e-7):
-    """Steps divided by the root of all squared gradients so far: coordinates that rarely move take larger steps.
+    """AdaGrad: gradients divided by the root of the sum of all squared gradients so far.
 
     s ← s + |g|²; p ← p − η·g/√(s + eps)
 
@@ -54,11 +54,11 @@ def rmsprop(
     nesterov: bool = False,
     bias_correction: bool = False,
 ):
-    """Steps divided by the root of a moving average of the squared gradients, or, `centered`, of their variance.
+    """RMSProp: gradients divided by the root of a moving average of their squares, or of their variance if `centered`.
 
     ν ← decay·ν + (1−decay)·|g|²; u = g/√(ν + eps); p ← p − η·u; with `momentum` m ← u + momentum·m, p ← p − η·m
 
-    As in Optax the rate comes before the momentum: m sums η·u.
+    As in Optax the rate is applied before the momentum: m sums η·u.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx = lrjax.rmsprop(0.1, decay=0.75, eps=0.0)
@@ -83,11 +83,11 @@ def adadelta(
     weight_decay: ScheduleLike = 0.0,
     weight_decay_mask: Mask = None,
 ):
-    """Steps in the unit of the parameters: the running size of past updates over that of the gradients.
+    """AdaDelta: gradients scaled by the RMS of past updates over the RMS of past gradients.
 
     p ← p − η·u, u as in `scale_by_adadelta` of g + weight_decay·p
 
-    Without a rate it is the paper's method, η = 1 (Optax's goes up then).
+    Without a rate η = 1, as in the paper (in Optax the loss rises then).
 
     Needs: `params`.
 
@@ -115,7 +115,7 @@ def adabelief(
     *,
     nesterov: bool = False,
 ):
-    """Adam that takes large steps where the gradient is as its average predicts.
+    """AdaBelief: Adam with the variance of the gradient around its average in place of the second moment.
 
     p ← p − η·μ̂/(√ν̂ + eps), moments as in `scale_by_belief`
 
@@ -131,7 +131,7 @@ def adabelief(
 
 @optimizer
 def yogi(learning_rate: ScalarOrSchedule, b1: Momentum = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-3):
-    """Adam with a second moment that changes slowly.
+    """Yogi: Adam with an additive update of the second moment, which then grows slowly.
 
     p ← p − η·μ̂/(√ν̂ + eps), moments as in `scale_by_yogi`
 
@@ -156,7 +156,7 @@ def radam(
     *,
     nesterov: bool = False,
 ):
-    """Adam with a warmup of its own: plain momentum until the second moment rests on enough gradients.
+    """RAdam, rectified Adam: momentum alone while the variance of the second moment is large, as an automatic warmup.
 
     p ← p − η·u, u as in `scale_by_radam`
 
@@ -183,7 +183,7 @@ def adan(
     weight_decay: ScheduleLike = 0.0,
     mask: Mask = None,
 ):
-    """Adam with Nesterov's look-ahead, by averages of the gradient and of its change.
+    """Adan: Adam with Nesterov momentum, from averages of the gradient and of its change.
 
     p ← p − η·(u + weight_decay·p), u as in `scale_by_adan`
 
@@ -215,7 +215,7 @@ def adopt(
     use_clipping: bool = True,
     clip_value_fn: Callable | None = None,
 ):
-    """Adam whose second moment leaves the present gradient out: converges for every b2.
+    """ADOPT: Adam whose second moment excludes the current gradient, so that it converges for every b2.
 
     p ← p − η·u, u as in `scale_by_adopt`
 
@@ -243,7 +243,7 @@ def ademamix(
     weight_decay: ScheduleLike = 0.0,
     mask: Mask = None,
 ):
-    """AdamW with a second, much slower average of the gradient.
+    """AdEMAMix: AdamW with a second, much slower average of the gradient.
 
     p ← p − η·(u + weight_decay·p), u as in `scale_by_ademamix`
 
@@ -277,7 +277,7 @@ def sophia(
     hessian_diagonal_fn: Transformation = _HUTCHINSON,
     mu_dtype: DType | None = None,
 ):
-    """Momentum over an estimate of the Hessian's diagonal, each coordinate within ±`clip_threshold`.
+    """Sophia: momentum over an estimate of the Hessian's diagonal, clipped to ±`clip_threshold`.
 
     p ← p − η·(u + weight_decay·p), u as in `scale_by_sophia`
 
@@ -304,7 +304,7 @@ def madgrad(
     weight_decay: ScheduleLike = 0.0,
     eps: NonNegative = 1e-6,
 ):
-    """Dual averaging with cube roots: all gradients count from where the parameters began.
+    """MADGRAD: momentumized, adaptive dual averaging, with the cube root of the sum of squared gradients.
 
     z = x₀ − s/(∛ν + eps); p ← momentum·p + (1 − momentum)·z, sums as in `scale_by_madgrad` of g + weight_decay·p
 

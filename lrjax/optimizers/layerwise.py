@@ -1,4 +1,4 @@
-"""Methods that treat an array as a whole: by its norm, or as a matrix."""
+"""Layer-wise methods, which treat each array as a unit: by its norm, or as a matrix."""
 
 from typing import Literal
 
@@ -35,7 +35,7 @@ def lars(
     momentum: Number = 0.9,
     nesterov: bool = False,
 ):
-    """Momentum with steps in proportion to the norm of each array: for large batches.
+    """LARS, for large batches: momentum with layer-wise steps in proportion to the norm of each array.
 
     u = trust_coefficient·‖p‖/(‖g‖ + eps)·g of g + weight_decay·p; m ← −η·u + momentum·m; p ← p + m
 
@@ -66,7 +66,7 @@ def lamb(
     weight_decay: ScheduleLike = 0.0,
     mask: Mask = None,
 ):
-    """AdamW with steps in proportion to the norm of each array: for large batches.
+    """LAMB, for large batches: AdamW with layer-wise steps in proportion to the norm of each array.
 
     p ← p − η·‖p‖/‖u‖·u, u = μ̂/(√(ν̂ + eps_root) + eps) + weight_decay·p
 
@@ -89,7 +89,7 @@ def lamb(
 
 @optimizer
 def fromage(learning_rate: RateOrSchedule, min_norm: NonNegative = 1e-6):
-    """Steps of a fixed part of each array's norm, which then stays as it is.
+    """Fromage: steps of a fixed fraction of each array's norm, rescaled so that the norm doesn't grow.
 
     p ← (p − η·‖p‖/‖g‖·g)/√(1 + η²); norms count as at least `min_norm`
 
@@ -115,7 +115,7 @@ def novograd(
     eps_root: NonNegative = 0.0,
     weight_decay: Number = 0.0,
 ):
-    """Momentum of each array's gradient over the running norm of that array's gradients.
+    """NovoGrad: momentum of layer-wise normalized gradients, with one second moment per array.
 
     p ← p − η·μ, μ as in `scale_by_novograd`
 
@@ -154,13 +154,13 @@ def muon(
     muon_weight_dimension_numbers: DimensionNumbers = None,
     consistent_rms: Positive | None = None,
 ):
-    """Momentum made orthogonal for matrices, AdamW for the rest.
+    """Muon: orthogonalized momentum for matrices, AdamW for the rest.
 
     p ← p − η·(√max(1, columns/rows)·u + weight_decay·p) for a matrix, u as in `scale_by_muon`
 
-    A matrix is a parameter of two axes; `muon_weight_dimension_numbers`, a tree of `MuonDimensionNumbers` and None (or
-    a prefix of one, or a function from the parameters to one), says otherwise. `adam_learning_rate` is `learning_rate`
-    unless given.
+    A parameter with two axes is a matrix; to choose others give `muon_weight_dimension_numbers`, a tree of
+    `MuonDimensionNumbers` and None (or a prefix of one, or a function from the parameters to one). The default of
+    `adam_learning_rate` is `learning_rate`.
 
     State: `PartitionState`, by 'muon' and 'adam'. Needs: `params`.
 
@@ -172,10 +172,10 @@ def muon(
     Source: Jordan et al. 2024, Muon, kellerjordan.github.io/posts/muon; `consistent_rms`: Liu et al. 2025, Muon is
     Scalable for LLM Training, arXiv:2502.16982, eq. 4.
     """
-    numbers, rest_rate = muon_weight_dimension_numbers, adam_learning_rate
-    ortho = {"nesterov": nesterov, "adaptive": adaptive, "preconditioning": preconditioning}
+    numbers, adam_rate = muon_weight_dimension_numbers, adam_learning_rate
+    options = {"nesterov": nesterov, "adaptive": adaptive, "preconditioning": preconditioning}
     matrices = chain(
-        scale_by_muon(ns_coeffs, ns_steps, beta, eps, mu_dtype, **ortho, weight_dimension_numbers=numbers),
+        scale_by_muon(ns_coeffs, ns_steps, beta, eps, mu_dtype, **options, weight_dimension_numbers=numbers),
         scale_by_shape(numbers, consistent_rms),
         add_decayed_weights(weight_decay, weight_decay_mask),
         scale_by_learning_rate(learning_rate),
@@ -183,6 +183,6 @@ def muon(
     rest = chain(
         scale_by_adam(adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, nesterov=nesterov),
         add_decayed_weights(adam_weight_decay),
-        scale_by_learning_rate(learning_rate if rest_rate is None else rest_rate),
+        scale_by_learning_rate(learning_rate if adam_rate is None else adam_rate),
     )
     return partition({"muon": matrices, "adam": rest}, label_matrices(numbers))

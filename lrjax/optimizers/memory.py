@@ -1,4 +1,4 @@
-"""Methods that keep less than one number for each parameter."""
+"""Methods with sublinear memory: less than one number of state per parameter."""
 
 from lrjax.domains import Decay, Delay, DType, Momentum, NonNegative, Size
 from lrjax.schedules.base import ScheduleLike
@@ -29,11 +29,11 @@ def adafactor(
     factored: bool = True,
     weight_decay_mask: Mask = None,
 ):
-    """Second moments as rows times columns, steps in proportion to the parameters: for models that fill the memory.
+    """Adafactor: second moments factored into rows and columns, to save memory; steps in proportion to the parameters.
 
-    u = g/√(R·C/mean(R)) within `clipping_threshold` root mean squares; p ← p − η·max(rms(p), 1e-3)·u
+    u = g/√(R·C/mean(R)), its RMS clipped to `clipping_threshold`; p ← p − η·max(rms(p), 1e-3)·u
 
-    Without a rate η = 1. A step before `decay_offset` counts as it (in Optax the moments become nan).
+    Without a rate η = 1. A step before `decay_offset` counts as `decay_offset` (in Optax the moments become nan).
 
     Needs: `params`.
 
@@ -57,7 +57,7 @@ def adafactor(
 
 @optimizer
 def sm3(learning_rate: ScalarOrSchedule, momentum: Decay = 0.9):
-    """AdaGrad with one vector for each axis of an array.
+    """SM3: AdaGrad with one accumulator vector for each axis of an array, to save memory.
 
     p ← p − η·μ, μ as in `scale_by_sm3`
 

@@ -1,4 +1,4 @@
-"""Gradient descent."""
+"""Gradient descent and its variants."""
 
 from typing import Literal
 
@@ -19,7 +19,7 @@ def sgd(
     nesterov: bool = False,
     accumulator_dtype: DType | None = None,
 ):
-    """Gradient descent, with `momentum` along a decaying sum of the gradients.
+    """Stochastic gradient descent, with optional momentum or Nesterov momentum.
 
     m ← g + momentum·m; p ← p − η·m, or p − η·(g + momentum·m) with `nesterov`; p − η·g without momentum
 
@@ -38,7 +38,7 @@ def sgd(
 
 @optimizer
 def noisy_sgd(learning_rate: ScalarOrSchedule, eta: NonNegative = 0.01, gamma: Number = 0.55, key: Key = 0):
-    """Gradient descent with noise that fades.
+    """Gradient descent with Gaussian noise whose variance decays.
 
     p ← p − η·(g + 𝒩(0, eta/tᵞ)), γ = gamma
 
@@ -54,7 +54,7 @@ def noisy_sgd(learning_rate: ScalarOrSchedule, eta: NonNegative = 0.01, gamma: N
 
 @optimizer
 def optimistic_gradient_descent(learning_rate: ScalarOrSchedule, alpha: Number = 1.0, beta: Number = 1.0):
-    """Gradient descent on a guess of the next gradient: with its last change added. For games.
+    """Optimistic gradient descent, for games: the gradient's last change is added as a prediction of the next.
 
     p ← p − η·((alpha + beta)·g − beta·gₜ₋₁)
 
@@ -77,11 +77,11 @@ def polyak_sgd(
     eps: NonNegative = 0.0,
     variant: Literal["sps", "sps+"] = "sps",
 ):
-    """Gradient descent with Polyak's step: as long as it takes the loss to `f_min` if the loss were linear.
+    """Gradient descent with the stochastic Polyak step size, (value − f_min)/‖g‖².
 
     p ← p − scaling·min((value − f_min)/(‖g‖² + eps), max_learning_rate)·g
 
-    `scaling` multiplies the step. (Optax takes it into ‖g‖ too, so there it divides.)
+    `scaling` multiplies the step (in Optax it also enters ‖g‖, so there it divides).
 
     Needs: `value`, the loss, as an argument of `update`.
 

@@ -1,4 +1,4 @@
-"""Methods that go by the sign of the gradient."""
+"""Methods that use the sign of the gradient."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ from lrjax.transforms.sign import scale_by_lion, scale_by_rprop, scale_by_sign
 
 @optimizer
 def sign_sgd(learning_rate: ScalarOrSchedule):
-    """A step of one size for every coordinate, by the sign of its gradient.
+    """signSGD: gradient descent by the sign of the gradient, with equal steps in all coordinates.
 
     p ← p − η·sign(g)
 
@@ -41,7 +41,7 @@ def lion(
     mode: Literal["hard", "smooth", "refined"] = "hard",
     smooth_beta: Positive = 1.0,
 ):
-    """A step by the sign of a mean of the gradient and its average, with weight decay: rates a tenth of Adam's.
+    """Lion: the sign of interpolated momentum, with decoupled weight decay; use a tenth of Adam's learning rate.
 
     p ← p − η·(u + weight_decay·p), u as in `scale_by_lion`
 
@@ -69,7 +69,7 @@ def rprop(
     min_step_size: NonNegative = 1e-6,
     max_step_size: Positive = 50.0,
 ):
-    """A step size of its own for every coordinate, grown while its gradient keeps its sign: for full batches.
+    """Rprop, for full batches: a step size per coordinate that grows while the gradient keeps its sign.
 
     p ← p − δ·sign(g), δ as in `scale_by_rprop`, at first `learning_rate`
 

@@ -211,7 +211,7 @@ def optimistic_adam(
     alpha: Number = 1.0,
     nesterov: bool = True,
 ):
-    """Optimistic Adam, for games such as GANs: Adam whose last change of direction is added as a prediction of the next.
+    """Optimistic Adam, for games such as GANs: the last change of direction is added as a prediction of the next.
 
     p ← p − η·((alpha + optimism)·uₜ − optimism·uₜ₋₁), u as in `adam`
 

@@ -1,4 +1,4 @@
-"""Several gradients for one update."""
+"""Gradient accumulation: one update from several gradients."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
@@ -20,7 +20,7 @@ class MultiStepsState(NamedTuple):
     gradient_step: Array  # int32 (): updates so far
     inner_opt_state: ArrayTree
     acc_grads: ArrayTree  # like params: mean, or sum, of the gradients since the last update
-    skip_state: ArrayTree = ()  # what `should_skip_update_fn` told
+    skip_state: ArrayTree = ()  # the second result of `should_skip_update_fn`
     acc_extra_args: dict[str, Array] = {}  # float32 (): means of the `averaged_args` since the last update
 
 
@@ -28,25 +28,25 @@ class ApplyEvery(NamedTuple):
     """The state of `apply_every`."""
 
     count: Array  # int32 (): updates so far, modulo k
-    grad_acc: ArrayTree  # like params: sum of the updates since the last that went out
+    grad_acc: ArrayTree  # like params: sum of the updates since the last one applied
 
 
 def skip_not_finite(updates: Any, gradient_step: Any, params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """For `MultiSteps`: skips a gradient that holds a nan or an infinity.
+    """For `MultiSteps`: skips gradients with a nan or an infinity.
 
     >>> import jax.numpy as jnp, lrjax
     >>> bool(lrjax.skip_not_finite({"w": jnp.array([1.0, jnp.inf])}, 0, None)[0])
     True
     """
     counts = [jnp.sum(~jnp.isfinite(g), dtype=jnp.int32) for g in jax.tree.leaves(updates)]
-    bad = sum(counts, jnp.zeros([], jnp.int32))
-    return bad > 0, {"should_skip": bad > 0, "num_not_finite": bad}
+    not_finite = sum(counts, jnp.zeros([], jnp.int32))
+    return not_finite > 0, {"should_skip": not_finite > 0, "num_not_finite": not_finite}
 
 
 def skip_large_updates(
     updates: Any, gradient_step: Any, params: Any, max_squared_norm: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """For `MultiSteps`, with `functools.partial(..., max_squared_norm=...)`: skips a gradient of larger norm, or nan.
+    """For `MultiSteps`, with `functools.partial(..., max_squared_norm=...)`: skips gradients of larger norm, or nan.
 
     >>> import jax.numpy as jnp, lrjax
     >>> bool(lrjax.skip_large_updates(jnp.array([3.0, 4.0]), 0, None, max_squared_norm=24.0)[0])
@@ -96,8 +96,10 @@ def _accumulator(p: Any, dtype: Any) -> jax.Array:
 
 
 def _init_multi_steps(params: Any, tx: Any) -> MultiStepsState:
-    zero, none = jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, params)
-    if tx.should_skip_update_fn is not None:  # then whether an update is due depends on the gradients
+    zero, no_updates = jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, params)
+    if (
+        tx.should_skip_update_fn is not None
+    ):  # then the counters depend on the gradients, and vary along their mesh axes
         zero = vary_as_all(zero, params)
     skip = tx.should_skip_update_fn or _never
     return MultiStepsState(
@@ -105,13 +107,13 @@ def _init_multi_steps(params: Any, tx: Any) -> MultiStepsState:
         gradient_step=jnp.zeros_like(zero),
         inner_opt_state=tx.opt.init(params),
         acc_grads=jax.tree.map(lambda p: _accumulator(p, tx.accumulator_dtype), params),
-        skip_state=skip(none, zero, params)[1],
+        skip_state=skip(no_updates, zero, params)[1],
         acc_extra_args={n: vary_as_all(jnp.zeros([], jnp.result_type(float)), params) for n in tx.averaged_args},
     )
 
 
 def _has_updated(self: Any, state: MultiStepsState) -> jax.Array:
-    """Whether the last call of `update` made one."""
+    """Returns whether the last call of `update` applied an update."""
     return (state.mini_step == 0) & (state.gradient_step > 0)
 
 
@@ -134,15 +136,15 @@ def MultiSteps(
     averaged_args: Names = ("value",),
     **extra_args: Any,
 ):
-    """Gathers k gradients, then does with their mean, or sum, what `opt` does; the updates between are zero.
+    """Gradient accumulation: applies `opt` to the mean, or sum, of k gradients; the updates between are zero.
 
     `every_k_schedule` is k, or a function from the updates so far to it. `should_skip_update_fn(updates, gradient_step,
-    params)` returns whether to leave a gradient out, as if it had never come, and something to keep in the state:
-    `skip_not_finite`, `skip_large_updates`. The extra arguments named in `averaged_args`, such as the loss, reach `opt`
-    as their means over the k calls; others as in the last one.
+    params)` returns whether to ignore a gradient, and a pytree to keep in the state: `skip_not_finite`,
+    `skip_large_updates`. The extra arguments named in `averaged_args`, such as the loss, are passed to `opt` as their
+    means over the k calls; others as in the last call.
 
-    State: `MultiStepsState`; `tx.has_updated(state)` says whether the last call made an update. `opt` is only computed
-    when an update is due.
+    State: `MultiStepsState`; `tx.has_updated(state)` says whether the last call applied an update. `opt` is computed
+    only then.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx, params = lrjax.MultiSteps(lrjax.sgd(1.0), every_k_schedule=2), jnp.zeros(1)
@@ -158,21 +160,21 @@ def MultiSteps(
     if jnp.shape(skip) != () or jnp.result_type(skip) != jnp.bool_:
         raise ValueError(f"MultiSteps: `should_skip_update_fn` must return one bool first, got {skip!r}.")
     assert_trees_match("MultiSteps", updates=updates, **{"state.acc_grads": state.acc_grads})
-    weight = 1 / (state.mini_step.astype(jnp.result_type(float)) + 1)  # of one more number in a running mean
+    weight = 1 / (state.mini_step.astype(jnp.result_type(float)) + 1)  # of the new gradient in the running mean
 
-    def gather(g: Any, acc: Any) -> Any:
+    def accumulate(g: Any, acc: Any) -> Any:
         return acc + cast_like(weight, acc) * (g - acc) if use_grad_mean else acc + g
 
-    acc_grads = map_updates(gather, fill_none(updates, state.acc_grads), state.acc_grads, dtypes=state.acc_grads)
+    acc_grads = map_updates(accumulate, fill_none(updates, state.acc_grads), state.acc_grads, dtypes=state.acc_grads)
     means = {
         name: mean + weight * (jnp.asarray(extra_args[name], mean.dtype) - mean)
         for name, mean in state.acc_extra_args.items()
         if name in extra_args
     }
-    gathered = jax.tree.map(lambda acc, g: acc.astype(inexact_dtype(g.dtype)), acc_grads, fill_none(updates, acc_grads))
-    do = lambda: update_inner(opt, gathered, state.inner_opt_state, params, {**extra_args, **means})
+    grads = jax.tree.map(lambda acc, g: acc.astype(inexact_dtype(g.dtype)), acc_grads, fill_none(updates, acc_grads))
+    update = lambda: update_inner(opt, grads, state.inner_opt_state, params, {**extra_args, **means})
     due = ~skip & (state.mini_step >= k - 1)
-    new_updates, inner_state = update_if(due, do, None, state.inner_opt_state)
+    new_updates, inner_state = update_if(due, update, None, state.inner_opt_state)
     keep = lambda new, old: jnp.where(skip, old, jnp.where(due, jnp.zeros_like(new), new))
     return new_updates, MultiStepsState(
         mini_step=jnp.where(skip, state.mini_step, jnp.where(due, 0, state.mini_step + 1)),
@@ -188,9 +190,9 @@ def MultiSteps(
     lambda params, tx: ApplyEvery(jnp.zeros([], jnp.int32), jax.tree.map(zeros_like, params)), packable=always
 )
 def apply_every(updates: Any, state: Any, params: Any, k: Steps = 1):
-    """The sum of k updates at every k-th, zero between.
+    """Passes on the sum of every k updates, and zeros between.
 
-    What stands before it in a chain still sees every gradient; to accumulate gradients, use `MultiSteps`.
+    Transformations before it in a chain still get every gradient; to accumulate gradients, use `MultiSteps`.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx, g = lrjax.apply_every(2), jnp.ones(1)

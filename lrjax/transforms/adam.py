@@ -1,4 +1,4 @@
-"""Adam's direction, and those derived from it."""
+"""The scaling of Adam, and of methods derived from it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -59,7 +59,7 @@ def scale_by_adam(
     *,
     nesterov: bool = False,
 ):
-    """Adam's direction: a moving average of the gradient over the root of one of its square, both without bias.
+    """Adam without the rate: bias-corrected moving averages of the gradient and of its square.
 
     μ ← b1·μ + (1−b1)·g; ν ← b2·ν + (1−b2)·|g|²; u = μ̂/(√(ν̂ + eps_root) + eps), μ̂ = μ/(1−b1ᵗ), ν̂ = ν/(1−b2ᵗ);
     with `nesterov` μ̂ = b1·μ/(1−b1ᵗ⁺¹) + (1−b1)·g/(1−b1ᵗ)
@@ -97,7 +97,7 @@ def scale_by_amsgrad(
     bias_correction_mu: bool = True,
     bias_correction_nu: bool = True,
 ):
-    """Adam's direction with the largest second moment so far, so that no coordinate's step size grows.
+    """AMSGrad without the rate: Adam with the maximum of all second moments so far, so that step sizes never grow.
 
     μ, ν as Adam's; ν_max ← max(ν_max, ν̂); u = μ̂/(√(ν_max + eps_root) + eps)
 
@@ -130,8 +130,7 @@ def scale_by_belief(
     *,
     nesterov: bool = False,
 ):
-    """Adam's direction with the distance of the gradient from its average for its size: large steps where the gradient
-    is as expected.
+    """AdaBelief without the rate: Adam with the variance of the gradient around its average as second moment.
 
     μ as Adam's; ν ← b2·ν + (1−b2)·|g − μ|² + eps_root; u = μ̂/(√ν̂ + eps), `nesterov` as in `scale_by_adam`
 
@@ -167,7 +166,7 @@ def scale_by_yogi(
     eps_root: NonNegative = 0.0,
     initial_accumulator_value: NonNegative = 1e-6,
 ):
-    """Adam's direction with a second moment that changes by at most (1−b2)·|g|² at a time.
+    """Yogi without the rate: Adam with a second moment that changes by at most (1−b2)·|g|² per update.
 
     μ as Adam's; ν ← ν − (1−b2)·sign(ν − |g|²)·|g|²; u = μ̂/(√(ν̂ + eps_root) + eps)
 
@@ -194,7 +193,7 @@ def scale_by_yogi(
 
 @elementwise(ScaleByAdamState, nu=Slot(real=True))
 def scale_by_adamax(t: Any, b1: Momentum = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8):
-    """Adam's direction with a decaying largest gradient for its size.
+    """AdaMax without the rate: Adam with an exponentially weighted infinity norm as second moment.
 
     μ as Adam's; ν ← max(b2·ν, |g| + eps); u = μ̂/ν
 
@@ -226,7 +225,7 @@ def scale_by_radam(
     *,
     nesterov: bool = False,
 ):
-    """Adam's direction, held back while its second moment rests on few gradients: a warmup of its own.
+    """RAdam without the rate: Adam, rectified while the variance of its second moment is large.
 
     ρ∞ = 2/(1−b2) − 1; ρ = ρ∞ − 2t·b2ᵗ/(1−b2ᵗ); u = r·μ̂/(√(ν̂ + eps_root) + eps) where ρ ≥ threshold, μ̂ before,
     r² = (ρ−4)(ρ−2)ρ∞/((ρ∞−4)(ρ∞−2)ρ); `nesterov` as in `scale_by_adam`
@@ -242,7 +241,7 @@ def scale_by_radam(
     scale_mu, scale_nu = 1 / correction(b1, t), 1 / correction(b2, t)
     if nesterov:
         scale_mu, scale_g = b1 / correction(b1, t + 1), rest1 * scale_mu
-    # With x = −½·log b2 and L(y) = coth y − 1/y, ρ is t + L(x) − t·L(x·t): the same without its cancellation.
+    # With x = −½·log b2 and L(y) = coth y − 1/y, ρ is t + L(x) − t·L(x·t), which avoids its cancellation.
     x = -0.5 * jnp.log(jnp.maximum(b2, jnp.finfo(b2.dtype).tiny))
     rho, rho_inf = t + _langevin(x) - t * _langevin(x * t), (1 + b2) / rest2
     adapts = (rho >= threshold) & (rho > 4)
@@ -259,7 +258,7 @@ def scale_by_radam(
 
 
 def _langevin(y: Any) -> Any:
-    """coth y − 1/y, by its series where the two cancel."""
+    """Returns coth y − 1/y, by its series for small y, where the two terms cancel."""
     near = y < 0.5
     far, s = jnp.where(near, 1, y), jnp.where(near, y, 0) ** 2
     series = y * (1 / 3 + s * (-1 / 45 + s * (2 / 945 + s * (-1 / 4725 + s * 2 / 93555))))
@@ -275,7 +274,7 @@ def scale_by_adan(
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
 ):
-    """A moving average of the gradient and one of its change, over the size of the gradient one step ahead.
+    """Adan without the rate: moving averages of the gradient and of its change, over the look-ahead gradient's RMS.
 
     d = g − gₜ₋₁, 0 at the first update; m ← b1·m + (1−b1)·g; v ← b2·v + (1−b2)·d;
     n ← b3·n + (1−b3)·|g + (1−b2)·d|²; u = (m̂ + (1−b2)·v̂)/(√(n̂ + eps_root) + eps)
@@ -311,11 +310,11 @@ def scale_by_ademamix(
     eps_root: NonNegative = 0.0,
     mu_dtype: DType | None = None,
 ):
-    """Adam's direction with a second, much slower average of the gradient.
+    """AdEMAMix without the rate: Adam with a second, much slower average of the gradient.
 
     m₁ ← b1·m₁ + (1−b1)·g; m₂ ← b3·m₂ + (1−b3)·g; ν as Adam's; u = (m̂₁ + alpha·m₂)/(√(ν̂ + eps_root) + eps)
 
-    The paper raises `alpha` and `b3` from 0 and `b1` over the run: give schedules.
+    The paper increases `alpha` from 0 and `b3` from `b1` over the run; give schedules for that.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx = lrjax.scale_by_ademamix(b3=0.5, alpha=2.0)
@@ -348,7 +347,7 @@ def scale_by_adopt(
     use_clipping: bool = True,
     clip_value_fn: Callable | None = None,
 ):
-    """A moving average of gradients, each divided by the second moment of those before it: converges for every b2.
+    """ADOPT without the rate: a moving average of gradients, each divided by the root of the previous second moment.
 
     u₁ = 0, ν ← |g|²; then c = g/max(√ν, eps), within ±`clip_value_fn(t−1)` (default: (t−1)^¼);
     μ ← b1·μ + (1−b1)·c; ν ← b2·ν + (1−b2)·|g|²; u = μ, or b1·μ + (1−b1)·c with `nesterov`

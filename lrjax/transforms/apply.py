@@ -1,4 +1,4 @@
-"""The last step of an update: parameters and updates added."""
+"""Adds the updates to the parameters."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from lrjax.transforms.base import assert_trees_match, holds_arrays_only
 
 @jax.jit  # traced once for all arrays of one shape and dtype
 def _add(u: Any, p: Any) -> Any:
-    if jnp.result_type(u) == jax.dtypes.float0:  # what `jax.grad` gives for whole numbers
+    if jnp.result_type(u) == jax.dtypes.float0:  # the dtype of `jax.grad`'s gradient of an integer
         return p
     dtype = common_dtype(p, u)
     if jnp.issubdtype(dtype, jnp.inexact) and not jnp.issubdtype(jnp.result_type(p), jnp.inexact):
@@ -23,15 +23,15 @@ def _add(u: Any, p: Any) -> Any:
 
 @jax.jit
 def _apply(params: Any, updates: Any) -> Any:
-    one = lambda u, p: p if u is None or p is None else _add(u, p)
-    return jax.tree.map(one, updates, params, is_leaf=lambda x: x is None)
+    add_leaf = lambda u, p: p if u is None or p is None else _add(u, p)
+    return jax.tree.map(add_leaf, updates, params, is_leaf=lambda x: x is None)
 
 
 def apply_updates(params: ArrayTree, updates: ArrayTree) -> Any:
-    """`params + updates`, leaf by leaf, in the dtype of the parameters; one compiled call.
+    """Returns `params + updates`, leaf by leaf, in the dtype of the parameters; one compiled call.
 
-    A leaf of `updates` that is None, or has the dtype `float0`, leaves its parameter as it is. Parameters that are
-    whole numbers or bools take such updates as are, too.
+    A leaf of `updates` that is None, or has the dtype `float0`, leaves its parameter unchanged. Integer and bool
+    parameters take integer and bool updates.
 
     Raises:
       ValueError: the trees or their shapes differ (Optax broadcasts).

@@ -1,4 +1,4 @@
-"""What a gradient transformation is: a value with an `init` and an `update`; and how to make, chain and apply them."""
+"""Gradient transformations: values with an `init` and an `update`, and the decorators that make them."""
 
 import functools
 import inspect
@@ -18,27 +18,26 @@ from lrjax.value import Value, as_arrays, assert_unbatched, may_compile, value_c
 
 Arguments = ParamSpec("Arguments")
 
-# An inner jit that isn't inlined is traced once for all its callers; XLA inlines the call, so the compiled program is
-# the same either way. The choice stands here alone.
+# A nested jit that isn't inlined is traced once for all its callers. XLA inlines the call, so the compiled program is
+# the same either way.
 _INLINE = False
 
 
 class GradientTransformation(Value):
-    """A pair of pure functions, as a value: `init(params) -> state` and
+    """A gradient transformation: a pair of pure functions, as a value, `init(params) -> state` and
     `update(updates, state, params) -> (updates, state)`.
 
-    `init, update = tx` works, as do `tx[0]`, `len(tx)` and `tx._replace(update=...)`, and every place that takes
-    Optax's pair takes it. Called with two functions, as Optax's own class, it makes a value of them:
-    `GradientTransformation(init_fn, update_fn)`.
+    It can be used in place of Optax's pair: `init, update = tx`, `tx[0]`, `len(tx)` and `tx._replace(update=...)` work.
+    `GradientTransformation(init_fn, update_fn)` makes a value of two functions, as Optax's class does.
 
-    Every number of a transformation may be a schedule, ours or any function of the step. Then its state is a
-    `ScheduledState`, which keeps the number that the last update used.
+    Every number of a transformation may be a schedule, or any function of the step. Then its state is a
+    `ScheduledState`, which holds the number that the last update used.
     """
 
     _init: ClassVar[Callable[..., Any]]
     _update: ClassVar[Callable[..., Any]]
     _takes_extra: ClassVar[bool] = False
-    # whether it treats every number alike, however numbers are arranged in arrays
+    # whether the result is the same when the numbers are stacked into other arrays
     _packable: ClassVar["staticmethod[[Any], bool]"] = staticmethod(lambda tx: False)
     _fields: ClassVar[tuple[str, str]] = ("init", "update")  # of Optax's pair
 
@@ -51,14 +50,14 @@ class GradientTransformation(Value):
         return object.__new__(pair if cls is GradientTransformation else cls)  # type: ignore[arg-type]
 
     def init(self, params: ArrayTree) -> ArrayTree:
-        """The state before the first update. Not compiled: so it keeps the sharding of the parameters."""
+        """Returns the initial state. It isn't compiled, so that the state keeps the sharding of the parameters."""
         return self._init(params, self)
 
     def update(
         self, updates: ArrayTree, state: ArrayTree, params: ArrayTree | None = None, **extra_args: Any
     ) -> tuple[Any, Any]:
-        """The transformed updates and the next state; one compiled call, or, where a function of somebody else's is in
-        the transformation, one for each part of it that has none."""
+        """Returns the transformed updates and the next state. This is one compiled call; a transformation that holds a
+        user-defined function makes one for each part without such a function."""
         if not self._takes_extra:
             extra_args = {}
         run = _compiled(type(self)) if may_compile(self) and holds_arrays_only((params, extra_args)) else self._update
@@ -78,8 +77,8 @@ class GradientTransformation(Value):
 
 
 def without_float0(updates: Any) -> Any:
-    """The updates with None, the mark of a parameter without a gradient, in place of every `float0`, which is what
-    `jax.grad(..., allow_int=True)` gives an integer."""
+    """Replaces every `float0` leaf, as `jax.grad(..., allow_int=True)` returns for an integer, by None, which marks a
+    parameter without a gradient."""
     if not [u for u in jax.tree.leaves(updates) if getattr(u, "dtype", None) == jax.dtypes.float0]:
         return updates
     return jax.tree.map(lambda u: None if jnp.result_type(u) == jax.dtypes.float0 else u, updates)
@@ -89,8 +88,8 @@ _JIT_TYPES = (jax.Array, np.ndarray, np.generic, int, float, complex)
 
 
 def holds_arrays_only(tree: Any) -> bool:
-    """Whether `jit` takes it: not where a leaf is a function, as in an unfiltered Equinox model, or any other thing
-    that somebody's `update` asks for."""
+    """Returns whether `jit` takes the tree as an argument: not where a leaf is a function, as in an unfiltered Equinox
+    model, or another object for a user-defined `update`."""
     return not [x for x in jax.tree.leaves(tree) if not isinstance(x, _JIT_TYPES)]
 
 
@@ -104,16 +103,16 @@ def _compiled(cls: type[GradientTransformation]) -> Callable[..., Any]:
 
 
 def update_inner(tx: GradientTransformation, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
-    """The update of a part of a transformation: inside a compiled one its formula, elsewhere a call of its own."""
+    """Updates an inner transformation: by its formula inside of a trace, by a compiled call outside."""
     if is_tracing():
         return tx._update(tx, updates, state, params, extra_args if tx._takes_extra else {})
     return tx.update(updates, state, params, **extra_args)
 
 
 def assert_trees_match(name: str, **trees: Any) -> None:
-    """Raises an error that shows where the first tree, the updates, and another one differ.
+    """Raises ValueError, saying where, if structure or shapes of two trees, the updates and another, differ.
 
-    A `None` in either (a parameter without a gradient, a leaf that is no parameter) agrees with whatever the other has.
+    A `None` in either (a parameter without a gradient, a leaf that isn't a parameter) matches any leaf.
     """
     (first, updates), (other_name, other) = trees.items()
     leaves, structure = jax.tree.flatten(updates)
@@ -131,23 +130,23 @@ def assert_trees_match(name: str, **trees: Any) -> None:
         if all(jnp.shape(a) == jnp.shape(b) for _, a, b in pairs):
             return
         names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _, _ in pairs]
-        mine, theirs = ({n: pair[i] for n, pair in zip(names, pairs, strict=True)} for i in (1, 2))
+        named, other_named = ({n: pair[i] for n, pair in zip(names, pairs, strict=True)} for i in (1, 2))
     except ValueError:
-        mine, theirs = updates, other
-    import chex  # which takes longer to import than all of this package
+        named, other_named = updates, other
+    import chex  # here, as it takes longer to import than all of lrjax
 
     try:
-        chex.assert_trees_all_equal_shapes(mine, theirs)
+        chex.assert_trees_all_equal_shapes(named, other_named)
     except AssertionError as error:
         raise ValueError(f"{name}: `{first}` must have the structure and shapes of `{other_name}`. {error}") from None
 
 
 class ScheduledState(NamedTuple):
-    """The state of a transformation whose numbers follow schedules."""
+    """The state of a transformation with scheduled hyperparameters."""
 
-    step: Array  # int32 (): updates so far, the step that the schedules see next
-    hyperparams: dict[str, Array]  # float32 (): the scheduled numbers of the last update; at first, of the next
-    inner_state: ArrayTree  # of the transformation with these numbers
+    step: Array  # int32 (): updates so far, the step of the schedules at the next update
+    hyperparams: dict[str, Array]  # float32 (): the scheduled numbers of the last update; initially, of the first
+    inner_state: ArrayTree  # the state of the transformation itself
 
 
 def transformation_class(
@@ -158,23 +157,23 @@ def transformation_class(
     takes_extra: bool,
     **namespace: Any,
 ) -> type[GradientTransformation]:
-    """The value class of `function`'s hyperparameters; `update(tx, updates, state, params, extra_args)`.
+    """Makes the value class of `function`'s hyperparameters, with `update(tx, updates, state, params, extra_args)`.
 
-    Its numbers may be schedules; `init` and `update` see them as numbers.
+    Hyperparameters may be schedules; `init` and `update` get their current numbers.
     """
 
     def init_scheduled(params: Any, tx: Any) -> Any:
         if not (schedules := _scheduled(tx)):
             return init(params, tx)
-        now = {name: schedule(0) for name, schedule in schedules.items()}
-        return ScheduledState(jnp.zeros([], jnp.int32), now, init(params, _with_values(tx, now)))
+        values = {name: schedule(0) for name, schedule in schedules.items()}
+        return ScheduledState(jnp.zeros([], jnp.int32), values, init(params, _with_values(tx, values)))
 
     def update_scheduled(tx: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
         if not (schedules := _scheduled(tx)):
             return update(tx, updates, state, params, extra_args)
-        now = {name: schedule(state.step) for name, schedule in schedules.items()}
-        updates, inner_state = update(_with_values(tx, now), updates, state.inner_state, params, extra_args)
-        return updates, ScheduledState(safe_increment(state.step), now, inner_state)
+        values = {name: schedule(state.step) for name, schedule in schedules.items()}
+        updates, inner_state = update(_with_values(tx, values), updates, state.inner_state, params, extra_args)
+        return updates, ScheduledState(safe_increment(state.step), values, inner_state)
 
     return _make_class(function, init_scheduled, update_scheduled, call_arguments, takes_extra, **namespace)
 
@@ -195,25 +194,25 @@ def _make_class(
 
 
 def _scheduled(tx: Any) -> dict[str, Schedule]:
-    """The numbers that are schedules; not those arguments that the transformation itself takes as schedules."""
+    """Returns the scheduled hyperparameters, except schedules that the transformation evaluates itself."""
     domains = tx._domains
     return {n: x for n, x in vars(tx).items() if isinstance(x, Schedule) and n in domains and domains[n].schedulable}
 
 
-def _with_values(tx: Any, now: dict[str, Any]) -> Any:
+def _with_values(tx: Any, values: dict[str, Any]) -> Any:
     copy = object.__new__(type(tx))
-    counts = {name: jnp.round(x) for name, x in now.items() if tx._domains[name].counts_steps}
-    vars(copy).update({**vars(tx), **now, **counts})
+    counts = {name: jnp.round(x) for name, x in values.items() if tx._domains[name].counts_steps}
+    vars(copy).update({**vars(tx), **values, **counts})
     return copy
 
 
 def transformation(
     init: Callable[[Any, Any], Any], packable: Callable[[Any], bool] = lambda tx: False, **namespace: Any
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Arguments], Any]], ValueClass[Arguments, GradientTransformation]]:
-    """Makes a transformation of `fn(updates, state, params, *hyperparameters) -> (updates, state)`.
+    """Decorator: makes a transformation of `fn(updates, state, params, *hyperparameters) -> (updates, state)`.
 
-    `init(params, tx)` makes its first state. A function with `**extra_args` gets those of `update`. `per_number(tx)`
-    says whether it treats every number alike, so that `packed` may rearrange them; `namespace` are further methods.
+    `init(params, tx)` returns the initial state. A function with `**extra_args` gets those of `update`. `packable(tx)`
+    says whether `packed` may stack its arrays without changing the result; `namespace` holds further methods.
     """
 
     def decorate(fn: Callable[..., Any]) -> Any:
@@ -236,25 +235,27 @@ def _takes_keywords(fn: Callable[..., Any]) -> bool:
 
 
 def optimizer(fn: Callable[Arguments, GradientTransformation]) -> ValueClass[Arguments, GradientTransformation]:
-    """Makes a value of its own arguments of a function that returns a chain; `tx.transforms` are the chain's parts."""
+    """Decorator: makes an optimizer of a function that returns a chain; `tx.transforms` are the chain's members."""
 
     make: Callable[..., GradientTransformation] = fn
 
-    def parts(tx: Any) -> Any:
+    def make_chain(tx: Any) -> Any:
         return make(**vars(tx))
 
     def update(tx: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
-        assert_unbatched(tx)  # here, where the names are the optimizer's own
-        return update_inner(parts(tx), updates, state, params, extra_args)
+        assert_unbatched(tx)  # here, so that the message has the optimizer's argument names
+        return update_inner(make_chain(tx), updates, state, params, extra_args)
 
     return _make_class(
         fn,
-        lambda params, tx: parts(tx).init(params),
+        lambda params, tx: make_chain(tx).init(params),
         update,
         (),
         takes_extra=True,
-        transforms=property(lambda tx: part.transforms if (part := parts(tx))._variadic else (part,)),  # of a chain
-        _packable=staticmethod(lambda tx: parts(tx)._packable(parts(tx))),
+        transforms=property(
+            lambda tx: inner.transforms if (inner := make_chain(tx))._variadic else (inner,)
+        ),  # of a chain
+        _packable=staticmethod(lambda tx: make_chain(tx)._packable(make_chain(tx))),
     )  # type: ignore[return-value]
 
 
@@ -263,7 +264,7 @@ def always(tx: Any) -> bool:
 
 
 class EmptyState(NamedTuple):
-    """The state of a transformation that has none."""
+    """The state of a transformation without a state."""
 
 
 def no_state(params: Any, tx: Any) -> EmptyState:
@@ -272,7 +273,7 @@ def no_state(params: Any, tx: Any) -> EmptyState:
 
 @transformation(no_state, packable=always)
 def identity(updates: Any, state: Any, params: Any):
-    """Leaves the updates as they are.
+    """Identity: returns the updates unchanged.
 
     >>> import jax.numpy as jnp, lrjax
     >>> lrjax.identity().update(jnp.array([1.0]), lrjax.EmptyState())
@@ -282,14 +283,16 @@ def identity(updates: Any, state: Any, params: Any):
 
 
 def _init_pair(self: Any, init: Any = None, update: Any = None, *, init_fn: Any = None, update_fn: Any = None) -> None:
-    vars(self).update(init_fn=init or init_fn, update_fn=update or update_fn)  # Optax's names, and those of the fields
+    vars(self).update(
+        init_fn=init or init_fn, update_fn=update or update_fn
+    )  # Optax's argument names, or those of the fields
     self.__post_init__()
 
 
 @transformation(lambda params, tx: tx.init_fn(params), __init__=_init_pair)
 def pair(updates: Any, state: Any, params: Any, init_fn: Callable, update_fn: Callable, **extra_args: Any):
-    """Two functions, `init(params)` and `update(updates, state, params)`, as a value: what
-    `GradientTransformation(init, update)` makes."""
+    """A transformation of two functions, `init(params)` and `update(updates, state, params)`; made by
+    `GradientTransformation(init, update)`."""
     return update_fn(updates, state, params, **(extra_args if _takes_keywords(update_fn) else {}))
 
 
@@ -297,7 +300,7 @@ GradientTransformationExtraArgs = GradientTransformation  # every `update` takes
 
 
 def with_extra_args_support(tx: Any) -> GradientTransformation:
-    """A pair of functions as a value, whose `update` takes extra arguments and passes on those that it knows.
+    """Returns a transformation whose `update` accepts any extra arguments; it passes on those that `tx` takes.
 
     >>> import lrjax
     >>> lrjax.with_extra_args_support(lrjax.scale(2.0))
@@ -307,7 +310,7 @@ def with_extra_args_support(tx: Any) -> GradientTransformation:
 
 
 def as_transformation(tx: Any) -> GradientTransformation:
-    """The transformation itself, or Optax's pair, or anything else with `init` and `update`, as a value."""
+    """Converts Optax's pair, or an object with `init` and `update`, to a transformation; returns one as it is."""
     if isinstance(tx, GradientTransformation):
         return tx
     if hasattr(tx, "init") and hasattr(tx, "update"):
@@ -322,7 +325,7 @@ def as_transformation(tx: Any) -> GradientTransformation:
 
 
 class _Pair(Protocol):
-    """What has an `init` and an `update`, to a type checker."""
+    """An object with `init` and `update`, to a type checker."""
 
     @property
     def init(self) -> Callable[..., Any]: ...

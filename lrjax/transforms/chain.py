@@ -1,4 +1,4 @@
-"""One transformation after the other."""
+"""Chains of transformations."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
@@ -28,9 +28,9 @@ def all_packable(transforms: Any) -> bool:
     lambda params, tx: tuple(t.init(params) for t in tx.transforms), packable=lambda tx: all_packable(tx.transforms)
 )
 def chain(updates: Any, state: Any, params: Any, *transforms: Transformations, **extra_args: Any):
-    """One transformation after the other; each gets the updates of the one before it.
+    """Applies transformations in sequence, each to the updates of the previous one.
 
-    Its members are ours or Optax's; `chain()` leaves the updates as they are. The state is the tuple of theirs.
+    Its members may be lrjax's or Optax's; `chain()` is the identity. The state is the tuple of the members' states.
 
     >>> import lrjax
     >>> lrjax.chain(lrjax.clip(1.0), lrjax.scale(-0.1))
@@ -50,7 +50,7 @@ def chain(updates: Any, state: Any, params: Any, *transforms: Transformations, *
 
 
 class Named(NamedTuple):
-    """A part of a `named_chain`: its name belongs to the structure, its numbers are leaves."""
+    """A transformation with a name, which is static; the transformation's numbers are leaves."""
 
     name: str
     transform: GradientTransformation
@@ -87,7 +87,7 @@ NamedTransformations = Annotated[
     packable=lambda tx: all_packable(t for _, t in tx.transforms),
 )
 def named_chain(updates: Any, state: Any, params: Any, *transforms: NamedTransformations, **extra_args: Any):
-    """A chain whose state is a dict, by the names of its parts.
+    """A chain whose state is a dict, by the names of its members.
 
     >>> import lrjax
     >>> tx = lrjax.named_chain(("clip", lrjax.clip(1.0)), ("scale", lrjax.scale(-0.1)))

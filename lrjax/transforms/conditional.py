@@ -1,4 +1,4 @@
-"""Transformations that act only when they should."""
+"""Transformations that are applied under a condition."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,25 +24,27 @@ class ConditionallyMaskState(NamedTuple):
 
 
 class ApplyIfFiniteState(NamedTuple):
-    notfinite_count: Array  # int32 (): updates that weren't finite, since the last that was
+    notfinite_count: Array  # int32 (): consecutive updates that weren't finite, up to the last
     last_finite: Array  # bool (): whether the last update was finite
-    total_notfinite: Array  # int32 (): updates that weren't finite, in all
+    total_notfinite: Array  # int32 (): all updates that weren't finite
     inner_state: ArrayTree
 
 
-def update_if(condition: Any, do: Callable[[], tuple[Any, Any]], otherwise: Any, state: Any) -> tuple[Any, Any]:
-    """(updates, state) of `do()` where the condition holds, else `otherwise`, in the same dtypes, and the old state.
+def update_if(condition: Any, update: Callable[[], tuple[Any, Any]], otherwise: Any, state: Any) -> tuple[Any, Any]:
+    """Returns (updates, state) of `update()` if the condition holds, else `otherwise`, in the same dtypes, and `state`.
 
-    Only the chosen one is computed, but under `vmap`. Without updates to pass on, `otherwise=None`, they are zero.
-    Both are sharded as what `do` returns, as the branches of a `cond` must be.
+    Only one of them is computed, except under `vmap`. `otherwise=None` means zero updates. Both get the sharding of the
+    result of `update()`, as the branches of a `cond` must have the same.
     """
-    done = jax.eval_shape(do)
+    result = jax.eval_shape(update)
     if otherwise is None:
-        passed = jax.tree.map(jnp.zeros_like, done[0])
+        skipped = jax.tree.map(jnp.zeros_like, result[0])
     else:
-        passed = jax.tree.map(lambda x, s: jnp.asarray(x).astype(s.dtype), fill_none(otherwise, done[0]), done[0])
-    kept = (passed, state)
-    return jax.lax.cond(condition, lambda: vary_like(do(), kept), lambda: jax.tree.map(shard_like, kept, done))
+        skipped = jax.tree.map(lambda x, s: jnp.asarray(x).astype(s.dtype), fill_none(otherwise, result[0]), result[0])
+    unchanged = (skipped, state)
+    return jax.lax.cond(
+        condition, lambda: vary_like(update(), unchanged), lambda: jax.tree.map(shard_like, unchanged, result)
+    )
 
 
 def _call_predicate(should: Callable[..., Any], name: str, step: Any, extra_args: Any, forward: bool) -> Any:
@@ -62,9 +64,9 @@ def conditionally_transform(
     forward_extra_args: bool = False,
     **extra_args: Any,
 ):
-    """Does what `inner` does at the steps where `should_transform_fn(step)` is True; passes the updates on at others.
+    """Applies `inner` at steps where `should_transform_fn(step)` is True; returns the updates unchanged at others.
 
-    With `forward_extra_args` the function gets those of `update` too.
+    With `forward_extra_args` the function gets the extra arguments of `update` too.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx, g = lrjax.conditionally_transform(lrjax.scale(2.0), lambda step: step >= 1), jnp.ones(1)
@@ -73,8 +75,8 @@ def conditionally_transform(
     (Array([1.], dtype=float32), Array([2.], dtype=float32))
     """
     due = _call_predicate(should_transform_fn, "conditionally_transform", state.step, extra_args, forward_extra_args)
-    do = lambda: update_inner(inner, updates, state.inner_state, params, extra_args)
-    updates, inner_state = update_if(due, do, updates, state.inner_state)
+    update = lambda: update_inner(inner, updates, state.inner_state, params, extra_args)
+    updates, inner_state = update_if(due, update, updates, state.inner_state)
     return updates, ConditionallyTransformState(inner_state, safe_increment(state.step))
 
 
@@ -88,9 +90,9 @@ def conditionally_mask(
     forward_extra_args: bool = False,
     **extra_args: Any,
 ):
-    """Does what `inner` does at the steps where `should_transform_fn(step)` is True; at others the updates are zero.
+    """Applies `inner` at steps where `should_transform_fn(step)` is True; returns zero updates at others.
 
-    With `forward_extra_args` the function gets those of `update` too.
+    With `forward_extra_args` the function gets the extra arguments of `update` too.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx, g = lrjax.conditionally_mask(lrjax.scale(2.0), lambda step: step >= 1), jnp.ones(1)
@@ -99,8 +101,8 @@ def conditionally_mask(
     (Array([0.], dtype=float32), Array([2.], dtype=float32))
     """
     due = _call_predicate(should_transform_fn, "conditionally_mask", state.step, extra_args, forward_extra_args)
-    do = lambda: update_inner(inner, updates, state.inner_state, params, extra_args)
-    updates, inner_state = update_if(due, do, None, state.inner_state)
+    update = lambda: update_inner(inner, updates, state.inner_state, params, extra_args)
+    updates, inner_state = update_if(due, update, None, state.inner_state)
     return updates, ConditionallyMaskState(safe_increment(state.step), inner_state)
 
 
@@ -122,10 +124,10 @@ def apply_if_finite(
     max_consecutive_errors: Count | None = None,
     **extra_args: Any,
 ):
-    """Skips updates that hold a nan or an infinity: zero updates, and the state of `inner` stays.
+    """Skips updates with a nan or an infinity: returns zero updates and keeps the state of `inner`.
 
-    As in Optax it gives up after more than `max_consecutive_errors` of them in a row and lets them through, which ends
-    the run; None, the default, never gives up.
+    As in Optax, after more than `max_consecutive_errors` in a row it applies them, so that the run visibly fails; with
+    None, the default, never.
 
     State: `ApplyIfFiniteState(notfinite_count, last_finite, total_notfinite, inner_state)`.
 
@@ -138,7 +140,7 @@ def apply_if_finite(
     finite = vary_like(all_finite(updates), state.last_finite)
     in_a_row = jnp.where(finite, 0, safe_increment(state.notfinite_count))
     gives_up = False if max_consecutive_errors is None else in_a_row > max_consecutive_errors.whole
-    do = lambda: update_inner(inner, updates, state.inner_state, params, extra_args)
-    updates, inner_state = update_if(finite | gives_up, do, None, state.inner_state)
+    update = lambda: update_inner(inner, updates, state.inner_state, params, extra_args)
+    updates, inner_state = update_if(finite | gives_up, update, None, state.inner_state)
     total = jnp.where(finite, state.total_notfinite, safe_increment(state.total_notfinite))
     return updates, ApplyIfFiniteState(in_a_row, finite, total, inner_state)

@@ -1,4 +1,4 @@
-"""Transformations without a state worth the name: any function, limits, means and bad numbers taken out."""
+"""Transformations with little or no state: functions of the updates, constraints, centering, removal of nans."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ class ZeroNansState(NamedTuple):
 
 @transformation(no_state)
 def stateless(updates: Any, state: Any, params: Any, f: Callable):
-    """A function of the updates and the parameters as a transformation.
+    """Makes a transformation of a function of the updates and the parameters.
 
     u = f(updates, params)
 
@@ -33,9 +33,9 @@ def stateless(updates: Any, state: Any, params: Any, f: Callable):
 
 @transformation(no_state)
 def stateless_with_tree_map(updates: Any, state: Any, params: Any, f: Callable):
-    """A function of an array and its parameter as a transformation of trees.
+    """Makes a transformation of a function of one update and its parameter, mapped over the tree.
 
-    u = f(g, p) for every array, with p None where there are no parameters
+    u = f(g, p) for every array, with p = None if no parameters are given
 
     >>> import jax.numpy as jnp, lrjax
     >>> lrjax.stateless_with_tree_map(lambda g, p: g + g).update({"w": jnp.ones(1)}, lrjax.EmptyState())[0]
@@ -48,7 +48,7 @@ def stateless_with_tree_map(updates: Any, state: Any, params: Any, f: Callable):
 
 @transformation(no_state, packable=always)
 def keep_params_nonnegative(updates: Any, state: Any, params: Any):
-    """An update that would make a parameter negative makes it 0: the last of a chain.
+    """Projects the updated parameters to be nonnegative; place it last in a chain.
 
     u = g, −p where p + g < 0
 
@@ -67,24 +67,24 @@ def keep_params_nonnegative(updates: Any, state: Any, params: Any):
 
 @transformation(lambda params, tx: ZeroNansState(jax.tree.map(lambda p: jnp.zeros_like(p, bool, ()), params)))
 def zero_nans(updates: Any, state: Any, params: Any):
-    """Zeros in place of nans.
+    """Replaces nans in the updates by zeros.
 
-    State: `ZeroNansState(found_nan)`, which parameters had one in the last update.
+    State: `ZeroNansState(found_nan)`, which parameters had a nan in the last update.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx, g = lrjax.zero_nans(), jnp.array([jnp.nan, 1.0])
     >>> tx.update(g, tx.init(g))[0]
     Array([0., 1.], dtype=float32)
     """
-    look = lambda g, old: None if old is None else old & False if g is None else jnp.any(jnp.isnan(g))
-    found = jax.tree.map(look, updates, state.found_nan, is_leaf=is_none)
+    has_nan = lambda g, old: None if old is None else old & False if g is None else jnp.any(jnp.isnan(g))
+    found = jax.tree.map(has_nan, updates, state.found_nan, is_leaf=is_none)
     zeroed = jax.tree.map(traced_once(lambda g: jnp.where(jnp.isnan(g), jnp.zeros_like(g), g)), updates)
     return zeroed, ZeroNansState(found)
 
 
 @transformation(no_state)
 def centralize(updates: Any, state: Any, params: Any):
-    """Takes the mean out of every slice along the first axis; a vector or a scalar stays.
+    """Gradient centralization: subtracts the mean of every slice along the first axis; not from vectors and scalars.
 
     u = g − mean(g) over all axes but the first
 
@@ -106,7 +106,7 @@ def centralize(updates: Any, state: Any, params: Any):
 def normalize_by_update_norm(
     updates: Any, state: Any, params: Any, scale_factor: Number = 1.0, eps: NonNegative = 1e-6
 ):
-    """All updates over their norm as one vector.
+    """Normalizes the updates by their global norm.
 
     u = scale_factor·g/(‖g‖ + eps), 0 where the norm and eps are 0
 

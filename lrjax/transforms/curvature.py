@@ -1,4 +1,4 @@
-"""Directions that use an estimate of the Hessian's diagonal."""
+"""Second-order methods with an estimate of the Hessian's diagonal."""
 
 from typing import Any, NamedTuple
 
@@ -14,19 +14,19 @@ from lrjax.transforms.sharding import vary_like
 
 
 class HutchinsonState(NamedTuple):
-    key: Array  # uint32 (2,): of the next signs
+    key: Array  # uint32 (2,): random key of the next signs
 
 
 class SophiaState(NamedTuple):
     count: Array  # int32 (): updates so far
     mu: ArrayTree  # like params: moving average of g
     nu: ArrayTree  # like params: moving average of the Hessian's diagonal
-    hessian_fn_state: ArrayTree  # of the estimator
+    hessian_fn_state: ArrayTree  # state of the estimator
 
 
 @transformation(lambda params, tx: HutchinsonState(random_key(tx.random_seed)))
 def hutchinson_estimator_diag_hessian(updates: Any, state: Any, params: Any, random_seed: Key = 0, **extra_args: Any):
-    """An estimate of the diagonal of the Hessian: r ⊙ H·r with random signs r.
+    """Hutchinson's estimator of the Hessian's diagonal: r ⊙ H·r with random signs r.
 
     Needs: `params`, and `obj_fn`, the loss as a function of the parameters, as an argument of `update`.
 
@@ -45,11 +45,11 @@ def hutchinson_estimator_diag_hessian(updates: Any, state: Any, params: Any, ran
     trained = {i: p for i, p in enumerate(leaves) if jnp.issubdtype(jnp.result_type(p), jnp.inexact)}
     signs = {i: jax.random.rademacher(keys[i], jnp.shape(p), jnp.result_type(p)) for i, p in trained.items()}
     signs = vary_like(signs, trained)
-    whole = lambda some, default: treedef.unflatten([some.get(i, default(p)) for i, p in enumerate(leaves)])
-    loss = lambda some: extra_args["obj_fn"](whole(some, lambda p: p))
+    full_tree = lambda some, default: treedef.unflatten([some.get(i, default(p)) for i, p in enumerate(leaves)])
+    loss = lambda some: extra_args["obj_fn"](full_tree(some, lambda p: p))
     product = jax.jvp(jax.grad(loss), (trained,), (signs,))[1]
     diagonal = jax.tree.map(jnp.multiply, product, signs)
-    return whole(diagonal, lambda p: None), HutchinsonState(key)
+    return full_tree(diagonal, lambda p: None), HutchinsonState(key)
 
 
 def _init_sophia(params: Any, tx: Any) -> SophiaState:
@@ -76,12 +76,12 @@ def scale_by_sophia(
     mu_dtype: DType | None = None,
     **extra_args: Any,
 ):
-    """A moving average of the gradient over one of the Hessian's diagonal, within ±`clip_threshold`.
+    """Sophia without the rate: a moving average of the gradient over one of the Hessian's diagonal, clipped.
 
-    μ ← b1·μ + (1−b1)·g; u = μ̂/max(gamma·h, eps), clipped; every `update_interval` updates, from the first on,
-    h ← b2·h + (1−b2)·ĥ with an estimate ĥ
+    μ ← b1·μ + (1−b1)·g; u = μ̂/max(gamma·h, eps), clipped to ±`clip_threshold`;
+    every `update_interval` updates, from the first on, h ← b2·h + (1−b2)·ĥ with an estimate ĥ
 
-    As in Optax the direction uses the h of the update before.
+    As in Optax the update uses h of the previous update.
 
     Needs: `params`, and `obj_fn` as an argument of `update`.
 

@@ -1,4 +1,4 @@
-"""Decay of the weights themselves."""
+"""Weight decay."""
 
 from typing import Any, NamedTuple
 
@@ -18,13 +18,13 @@ class WeightDecaySchedule(NamedTuple):
     count: Array  # int32 (): updates so far
 
 
-def _count(params: Any, tx: Any) -> Any:
+def _init_decay(params: Any, tx: Any) -> Any:
     return WeightDecaySchedule(jnp.zeros([], jnp.int32)) if isinstance(tx.weight_decay, Schedule) else EmptyState()
 
 
-@transformation(_count, packable=lambda tx: tx.mask is None)
+@transformation(_init_decay, packable=lambda tx: tx.mask is None)
 def add_decayed_weights(updates: Any, state: Any, params: Any, weight_decay: ScheduleLike = 0.0, mask: Mask = None):
-    """Adds the parameters, times `weight_decay`, to the updates; where there is a mask, only where it is True.
+    """Decoupled weight decay: adds `weight_decay`·p to the updates, where the mask is True if there is one.
 
     u = g + weight_decay·p
 

@@ -1,4 +1,4 @@
-"""Lifts a formula on arrays to trees of parameters: the machinery of every transformation that has moments."""
+"""Maps a formula on arrays over trees of parameters: the decorator of transformations that have moments."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -19,10 +19,10 @@ Arguments = ParamSpec("Arguments")
 
 
 class Slot(NamedTuple):
-    """How a slot of the state begins: a tree like the parameters, filled with a number.
+    """How a field of the state, a tree like the parameters, is initialized: by default with zeros.
 
-    `dtype` and `start` name the hyperparameters that say so; a `real` slot of a complex parameter is real; one that
-    `copies` begins as the parameters; a `scalar` one is one number for each array.
+    `dtype` and `start` name the hyperparameters with the dtype and the initial value; a `real` slot is real for complex
+    parameters too; one that `copies` starts as a copy of the parameters; a `scalar` one has one number per array.
     """
 
     dtype: str | None = None
@@ -37,17 +37,17 @@ def is_none(x: Any) -> bool:
 
 
 def traced_once(leaf: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function on arrays, traced once for all of one shape and dtype; XLA inlines the calls.
+    """Wraps a function on arrays so that it is traced once per shape and dtype; XLA inlines the calls.
 
-    Outside of a trace it is left as it is: there every update would make, and compile, another function.
+    Returns it unchanged outside of a trace, where every update would make, and compile, another function.
     """
     return jax.jit(leaf) if is_tracing() else leaf
 
 
 def group_small_arrays(leaves: Sequence[Any]) -> list[list[int]]:
-    """The positions of the arrays, small ones of one shape, dtype and sharding together, at most 32 of them.
+    """Returns groups of indices: of up to 32 small arrays of the same shape, dtype and sharding; of one array else.
 
-    A small array costs more to launch and to compile than to read, so one operation for several of them is faster.
+    A small array costs more to launch and to compile than to read, so one operation for a group of them is faster.
     """
     groups: dict[Any, list[int]] = {}
     for i, x in enumerate(leaves):
@@ -58,15 +58,15 @@ def group_small_arrays(leaves: Sequence[Any]) -> list[list[int]]:
 
 @functools.cache
 def compute_dtype(dtype: Any) -> Any:
-    """The dtype in which a formula on arrays of `dtype` is evaluated: float32 for integers and narrow floats, else
-    `dtype` itself."""
+    """Returns the dtype in which a formula on arrays of `dtype` is evaluated: float32 for integers and narrower floats,
+    else `dtype` itself."""
     wide = jnp.issubdtype(dtype, jnp.complexfloating) or dtype == jnp.float64
     return dtype if wide else jnp.dtype(jnp.float32)
 
 
 @functools.cache
 def inexact_dtype(dtype: Any) -> Any:
-    """The dtype of the update, or of the moments, of an array of `dtype`: the same, but float32 for integers."""
+    """Returns the dtype of the update and the moments of an array of `dtype`: the same, but float32 for integers."""
     return dtype if jnp.issubdtype(dtype, jnp.inexact) else compute_dtype(dtype)
 
 
@@ -76,13 +76,13 @@ def real_dtype(dtype: Any) -> Any:
 
 
 def zeros_like(p: Any, dtype: Any = None) -> jax.Array:
-    """Where a moment of a parameter begins."""
+    """Returns the initial moment of a parameter."""
     return jnp.zeros_like(p, dtype or inexact_dtype(jnp.result_type(p)))
 
 
 def map_updates(formula: Callable[..., Any], updates: Any, *trees: Any, dtypes: Any = None) -> Any:
-    """`formula` on every leaf of the updates and its like in `trees`, in float32 at least; the result has the dtype of
-    the update (float32 for an integer), or of the leaf of `dtypes`. A leaf that is None, there or here, is None."""
+    """Maps `formula` over the leaves of the updates and of `trees`, in at least float32. The result has the dtype of
+    the update (float32 for an integer), or of the leaf of `dtypes`. Where any of the leaves is None, it is None."""
 
     @traced_once
     def leaf(u: Any, *rest: Any) -> Any:
@@ -93,30 +93,30 @@ def map_updates(formula: Callable[..., Any], updates: Any, *trees: Any, dtypes: 
         return cast_to(out, target)
 
     others = trees if dtypes is None else (*trees, dtypes)
-    skip = lambda row: [x for x in row if x is None]
-    return jax.tree.map(lambda *row: None if skip(row) else leaf(*row), updates, *others, is_leaf=is_none)
+    has_none = lambda leaves: any(x is None for x in leaves)
+    return jax.tree.map(lambda *leaves: None if has_none(leaves) else leaf(*leaves), updates, *others, is_leaf=is_none)
 
 
 @functools.cache
 def _real_if_real(dtype: Any, other: Any) -> Any:
-    """`dtype`, but real for an array whose dtype, the other one, is real."""
+    """Returns `dtype`, or its real counterpart if `other` is a real dtype."""
     return dtype if jnp.issubdtype(other, jnp.complexfloating) else real_dtype(dtype)
 
 
 def fill_none(updates: Any, like: Any) -> Any:
-    """The updates with zeros in place of None, and None where the other tree has None."""
+    """Replaces None in the updates by zeros, except where `like` has None; there the result is None."""
     fill = lambda g, p: None if p is None else jnp.zeros_like(p) if g is None else g
     return jax.tree.map(fill, updates, like, is_leaf=is_none)
 
 
 def cast_like(scalar: jax.Array, like: jax.Array) -> jax.Array:
-    """A scalar in the real dtype of an array."""
+    """Casts a scalar to the real dtype of an array."""
     return scalar.astype(real_dtype(like.dtype))
 
 
 class _HasCount(Protocol):
     @property
-    def count(self) -> Array: ...  # not a tuple's method of this name
+    def count(self) -> Array: ...  # a field, not the method of tuple
 
 
 class _HasT(Protocol):
@@ -124,7 +124,7 @@ class _HasT(Protocol):
     def t(self) -> Array: ...
 
 
-@overload  # where the state counts, the first argument of a formula is `t`, which is no hyperparameter
+@overload  # if the state has a counter, the first argument of the formula is `t`, which isn't a hyperparameter
 def elementwise(
     State: type[_HasCount] | type[_HasT], needs_params: bool = False, packable: bool = True, **slots: Slot
 ) -> Callable[[Callable[Concatenate[Any, Arguments], Any]], ValueClass[Arguments, GradientTransformation]]: ...
@@ -133,20 +133,20 @@ def elementwise(
     State: type[Any], needs_params: bool = False, packable: bool = True, **slots: Slot
 ) -> Callable[[Callable[Arguments, Any]], ValueClass[Arguments, GradientTransformation]]: ...
 def elementwise(State: Any, needs_params: bool = False, packable: bool = True, **slots: Slot) -> Any:
-    """Makes a transformation of a formula in two stages:
+    """Decorator: makes a transformation of a formula in two stages:
 
         @elementwise(ScaleByAdamState, nu=Slot(real=True))
         def scale_by_adam(t, b1: Decay = 0.9, ...):
-            ...                          # scalars of the step: once for the whole tree
-            def leaf(g, mu, nu):         # one expression for each array
+            ...                          # scalars of the step, computed once per update
+            def leaf(g, mu, nu):         # the formula of one array
                 ...
                 return update, mu, nu
             return leaf
 
-    The slots are the fields of the `State` but the counters (`count`, `count_m2`, `t`); with `needs_params` the leaf is
-    a function of (g, p, slots). `t` counts the updates from 1; a hyperparameter that is a schedule comes as its number
-    at step t−1. The scalars come in the dtype of the formula, which is float32 for narrower arrays; results go back to
-    the dtypes of the update and the state. A leaf that reduces its array isn't `per_number`.
+    The slots are the fields of the `State` except the counters (`count`, `count_m2`, `t`); with `needs_params` the leaf
+    is a function of (g, p, slots). `t` counts the updates from 1; a schedule is passed as its value at step t−1.
+    The formula is evaluated in float32 for narrower arrays; results are cast to the dtypes of the update and the state.
+    A transformation whose leaf reduces its array isn't `packable`.
     """
     counters = [f for f in State._fields if f in ("count", "count_m2", "t")]
     names = [f for f in State._fields if f not in counters]
@@ -175,7 +175,7 @@ def elementwise(State: Any, needs_params: bool = False, packable: bool = True, *
             hyperparams = {k: v(count) if isinstance(v, Schedule) else v for k, v in as_arrays(tx).items()}
             leaf_formulas: dict[Any, Any] = {}
 
-            def formula_in(dtype: Any) -> Any:  # one set of scalars for each dtype, which is mostly one
+            def formula_in(dtype: Any) -> Any:  # cached by dtype, of which there is mostly one
                 if dtype not in leaf_formulas:
                     scalars = {k: v.astype(dtype) if isinstance(v, jax.Array) else v for k, v in hyperparams.items()}
                     t = (new_counts[counters[0]].astype(dtype),) if counters else ()
@@ -187,9 +187,9 @@ def elementwise(State: Any, needs_params: bool = False, packable: bool = True, *
                 _slot_leaves(formula.__name__, treedef, updates, state, *named)
                 for named in zip(names, specs, strict=True)
             ]
-            given = [treedef.flatten_up_to(params)] if needs_params else []
-            out, *new = _map_leaves(formula_in, leaves, given, slots, specs)
-            unflattened = {n: treedef.unflatten(column) for n, column in zip(names, new, strict=True)}
+            params_leaves = [treedef.flatten_up_to(params)] if needs_params else []
+            out, *new = _map_leaves(formula_in, leaves, params_leaves, slots, specs)
+            unflattened = {n: treedef.unflatten(slot) for n, slot in zip(names, new, strict=True)}
             return treedef.unflatten(out), State(**unflattened, **new_counts)
 
         return transformation_class(
@@ -210,29 +210,32 @@ def _init_leaf(p: Any, start: Any, dtype: Any, real: bool, shape: Any) -> jax.Ar
 
 
 def _slot_leaves(name: str, treedef: Any, updates: Any, state: Any, field: str, spec: Slot) -> list[Any]:
-    """The leaves of a slot at the leaves of the updates."""
+    """Returns the leaves of a slot of the state, in the order of the leaves of the updates."""
     slot = getattr(state, field)
     if not spec.scalar:
         assert_trees_match(name, updates=updates, **{f"state.{field}": slot})
     return treedef.flatten_up_to(slot)
 
 
-def _map_leaves(formula_in: Callable[[Any], Any], leaves: Any, given: Any, slots: Any, specs: list[Slot]) -> Any:
-    rows = []
-    for g, *rest in zip(leaves, *given, *slots, strict=True):
-        params, state = rest[: len(given)], rest[len(given) :]
-        if g is None or [x for x in rest if x is None]:  # no gradient, or no parameter: nothing moves
-            row = (None, *state)
+def _map_leaves(
+    formula_in: Callable[[Any], Any], leaves: Any, params_leaves: Any, slots: Any, specs: list[Slot]
+) -> Any:
+    """Returns the leaves of the new updates, then those of each new slot."""
+    outputs = []
+    for g, *rest in zip(leaves, *params_leaves, *slots, strict=True):
+        params, state = rest[: len(params_leaves)], rest[len(params_leaves) :]
+        if g is None or [x for x in rest if x is None]:  # no gradient, or no parameter
+            output = (None, *state)
         else:
-            own = jnp.result_type(g)
-            dtype = compute_dtype(own)
+            update_dtype = jnp.result_type(g)
+            dtype = compute_dtype(update_dtype)
             formula = formula_in(real_dtype(dtype))
             u, *new = formula(
                 *[x.astype(_real_if_real(dtype, x.dtype)) for x in map(jnp.asarray, (g, *params, *state))]
             )
             dtypes = [s.dtype for s in state]
             like = [d for d, spec in zip(dtypes, specs, strict=True) if spec.dtype is None and not spec.real]
-            narrow = u.astype(common_dtype(inexact_dtype(own), *like))
-            row = (narrow, *map(cast_to, new, dtypes))
-        rows.append(row)
-    return zip(*rows, strict=True) if rows else [()] * (len(slots) + 1)
+            u = u.astype(common_dtype(inexact_dtype(update_dtype), *like))
+            output = (u, *map(cast_to, new, dtypes))
+        outputs.append(output)
+    return zip(*outputs, strict=True) if outputs else [()] * (len(slots) + 1)

@@ -1,4 +1,4 @@
-"""Steps that look beyond the gradient: at its last value, or at the loss itself."""
+"""Extrapolation from previous gradients, the Polyak step size, and dual averaging."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -24,7 +24,7 @@ class MadgradState(NamedTuple):
     count: Array  # int32 (): updates so far
     grad_sum_sq: ArrayTree  # like params, real: Σ λ·|g|²
     s: ArrayTree  # like params: Σ λ·g
-    x0: ArrayTree  # like params: where they began
+    x0: ArrayTree  # the initial parameters
 
 
 def _init_optimistic(params: Any, tx: Any) -> ScaleByOptimisticGradientState:
@@ -33,7 +33,7 @@ def _init_optimistic(params: Any, tx: Any) -> ScaleByOptimisticGradientState:
 
 @transformation(_init_optimistic, packable=always)
 def scale_by_optimistic_gradient(updates: Any, state: Any, params: Any, alpha: Number = 1.0, beta: Number = 1.0):
-    """The gradient with its last change added: a guess of the next one.
+    """Optimistic gradient: adds the gradient's last change, as a prediction of the next gradient.
 
     u = (alpha + beta)·g − beta·gₜ₋₁, alpha·g at the first update
 
@@ -49,8 +49,8 @@ def scale_by_optimistic_gradient(updates: Any, state: Any, params: Any, alpha: N
     keep = lambda g, p: p if g is None or p is None else cast_to(g, p.dtype)
     kept = jax.tree.map(keep, updates, state.previous_gradient, is_leaf=is_none)
 
-    def extrapolate(g: Any, before: Any) -> Any:
-        change = jnp.where(state.is_initial_step, 0, g - before)
+    def extrapolate(g: Any, previous: Any) -> Any:
+        change = jnp.where(state.is_initial_step, 0, g - previous)
         return cast_like(alpha, g) * g + cast_like(beta, g) * change
 
     u = map_updates(extrapolate, updates, state.previous_gradient)
@@ -73,7 +73,7 @@ def scale_by_polyak(
     variant: Literal["sps", "sps+"] = "sps",
     **extra_args: Any,
 ):
-    """Polyak's step: as long as it takes the loss to `f_min` if the loss were linear.
+    """Stochastic Polyak step size: the step to `f_min` on the linearized loss.
 
     γ = min((value − f_min)/(‖g‖² + eps), max_learning_rate), with max(value − f_min, 0) in `sps+`; u = γ·g, 0 where g
     is 0
@@ -90,26 +90,27 @@ def scale_by_polyak(
     """
     if "value" not in extra_args:
         raise ValueError(
-            "scale_by_polyak: `value`, the loss, must be given to `update`. Optax's chain and wrappers hand it on to "
-            "nothing but their own class: give them `lrjax.to_optax(tx)`."
+            "scale_by_polyak: `value`, the loss, must be given to `update`. Optax's chain and wrappers pass it only "
+            "to instances of their own class: give them `lrjax.to_optax(tx)`."
         )
     square = global_norm(updates) ** 2
     gap = jnp.asarray(extra_args["value"]).astype(square.dtype) - f_min
     gap = jnp.maximum(gap, 0) if variant == "sps+" else gap
-    flat = square <= 0
-    step = state.scale * jnp.where(flat, 0, jnp.minimum(gap / jnp.where(flat, 1, square + eps), max_learning_rate))
+    is_zero = square <= 0
+    step = state.scale * jnp.where(
+        is_zero, 0, jnp.minimum(gap / jnp.where(is_zero, 1, square + eps), max_learning_rate)
+    )
     u = map_updates(lambda g: cast_like(step, g) * g, updates)
     return u, LearningRateState(safe_increment(state.step), state.scale, vary_like(step, state.learning_rate))
 
 
 @elementwise(MadgradState, needs_params=True, grad_sum_sq=Slot(real=True), x0=Slot(copies=True))
 def scale_by_madgrad(t: Any, learning_rate: RateOrSchedule, momentum: Number = 0.9, eps: NonNegative = 1e-6):
-    """Dual averaging: from where the parameters began, against the sum of all gradients over the cube root of that of
-    their squares.
+    """MADGRAD, with the rate: dual averaging with the cube root of the weighted sum of squared gradients.
 
     λ = (η + eps)·√t; s ← s + λ·g; ν ← ν + λ·|g|²; z = x₀ − s/(∛ν + eps); u = (1 − momentum)·(z − p)
 
-    Needs: `params`. The rate is inside: no `scale_by_learning_rate` after it.
+    Needs: `params`. The rate is included: don't add `scale_by_learning_rate`.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx, params = lrjax.scale_by_madgrad(1.0, momentum=0.0, eps=0.0), jnp.array([1.0])
@@ -123,7 +124,7 @@ def scale_by_madgrad(t: Any, learning_rate: RateOrSchedule, momentum: Number = 0
     def leaf(g: Any, p: Any, squares: Any, s: Any, x0: Any) -> Any:
         squares = squares + weight * abs_sq(g)
         s = s + weight * g
-        # where nothing has come, s is 0; the cube root of 0 has no slope, and with eps = 0 there would be 0/0
+        # before any nonzero gradient s is 0; ∛0 has no derivative, and eps = 0 would give 0/0
         z = x0 - s / (jnp.cbrt(jnp.where(squares > 0, squares, 1)) + eps)
         return rest * (z - p), squares, s, x0
 

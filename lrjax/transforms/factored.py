@@ -1,4 +1,4 @@
-"""Second moments that take less memory than the parameters."""
+"""Second moments with sublinear memory."""
 
 import functools
 from typing import Any, NamedTuple
@@ -25,17 +25,17 @@ class ScaleBySM3State(NamedTuple):
     nu: ArrayTree  # like params: moving average of the update
 
 
-def _unzip_trees(rows: list[tuple[Any, ...]], treedef: Any, width: int) -> list[Any]:
-    columns = zip(*rows, strict=True) if rows else [()] * width
-    return [treedef.unflatten(column) for column in columns]
+def _unzip_trees(outputs: list[tuple[Any, ...]], treedef: Any, n: int) -> list[Any]:
+    leaves_by_tree = zip(*outputs, strict=True) if outputs else [()] * n
+    return [treedef.unflatten(leaves) for leaves in leaves_by_tree]
 
 
-def _factored_axes(shape: tuple[int, ...], factored: bool, least: int) -> tuple[int, int] | None:
-    """The second longest and the longest axis, where both are long enough."""
+def _factored_axes(shape: tuple[int, ...], factored: bool, min_size: int) -> tuple[int, int] | None:
+    """Returns the second longest and the longest axis, or None where one is shorter than `min_size`."""
     if not factored or len(shape) < 2:
         return None
     *_, second, longest = np.argsort(shape, kind="stable")
-    return None if shape[second] < least else (int(second), int(longest))
+    return None if shape[second] < min_size else (int(second), int(longest))
 
 
 def _array(p: Any) -> Any:
@@ -43,7 +43,7 @@ def _array(p: Any) -> Any:
 
 
 def _reduced(reduce: Any, p: Any, axes: tuple[int, ...]) -> Any:
-    """An array without some axes: computed, to keep the sharding of the others; of an abstract one the shape alone."""
+    """Reduces an array over axes, and keeps the sharding of the others; of an abstract array only the shape."""
     if not isinstance(p, jax.ShapeDtypeStruct):
         return reduce(p, axis=axes)
     return jax.ShapeDtypeStruct(tuple(n for i, n in enumerate(p.shape) if i not in axes), p.dtype)
@@ -53,12 +53,12 @@ def _init_factored(params: Any, tx: Any) -> FactoredState:
     def start(p: Any) -> tuple[Any, Any, Any]:
         p = _array(p)
         dtype = real_dtype(p.dtype)
-        nothing = lambda: jnp.zeros(1, dtype)  # an array of its own each time, so that the state may be donated
+        unused = lambda: jnp.zeros(1, dtype)  # a new array each time, so that the state can be donated
         axes = _factored_axes(p.shape, tx.factored, tx.min_dim_size_to_factor)
         if axes is None:
-            return nothing(), nothing(), zeros_like(p, dtype)
+            return unused(), unused(), zeros_like(p, dtype)
         without = lambda axis: jnp.zeros_like(_reduced(jnp.sum, p, (axis,)), dtype)
-        return without(axes[1]), without(axes[0]), nothing()
+        return without(axes[1]), without(axes[0]), unused()
 
     leaves, treedef = jax.tree.flatten(params)
     return FactoredState(jnp.zeros([], jnp.int32), *_unzip_trees([start(p) for p in leaves], treedef, 3))
@@ -75,10 +75,10 @@ def scale_by_factored_rms(
     min_dim_size_to_factor: Size = 128,
     epsilon: NonNegative = 1e-30,
 ):
-    """Divides by the root of a second moment that is kept as the product of its row and its column means.
+    """Adafactor's scaling: divides by the root of a second moment factored into row and column means.
 
     β = 1 − tᵖ with p = −decay_rate, t = 1 at `step_offset`; R ← β·R + (1−β)·mean over columns of |g|² + epsilon,
-    C likewise over rows; u = g/√(R·C/mean(R)). An array without two axes of `min_dim_size_to_factor` keeps its own.
+    C likewise over rows; u = g/√(R·C/mean(R)). An array without two axes of `min_dim_size_to_factor` isn't factored.
 
     State: `FactoredState(count, v_row, v_col, v)`, of the dtype of the parameters.
 
@@ -94,14 +94,14 @@ def scale_by_factored_rms(
     if params is not None:
         assert_trees_match("scale_by_factored_rms", updates=updates, params=params)
     elapsed = (Time(state.count) - step_offset).clip(0, None).total
-    keep = 1 - (elapsed + 1) ** -decay_rate
+    decay = 1 - (elapsed + 1) ** -decay_rate
 
-    def one(g: Any, v_row: Any, v_col: Any, v: Any) -> Any:
+    def update_leaf(g: Any, v_row: Any, v_col: Any, v: Any) -> Any:
         if g is None or v is None:
             return None, v_row, v_col, v
         wide = jnp.asarray(g).astype(compute_dtype(jnp.result_type(g)))
         real = real_dtype(wide.dtype)
-        old, new = keep.astype(real), (1 - keep).astype(real)
+        old, new = decay.astype(real), (1 - decay).astype(real)
         square = abs_sq(wide) + epsilon.astype(real)
         axes = _factored_axes(wide.shape, factored, min_dim_size_to_factor)
         dtype = inexact_dtype(jnp.result_type(g))
@@ -117,10 +117,10 @@ def scale_by_factored_rms(
         return u.astype(dtype), cast_to(row, v_row.dtype), cast_to(col, v_col.dtype), v
 
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
-    columns = (treedef.flatten_up_to(slot) for slot in state[1:])
-    rows = [one(*row) for row in zip(leaves, *columns, strict=True)]
-    u, *slots = _unzip_trees(rows, treedef, 4)
-    return u, FactoredState(safe_increment(state.count), *slots)
+    slots = (treedef.flatten_up_to(slot) for slot in state[1:])
+    outputs = [update_leaf(*inputs) for inputs in zip(leaves, *slots, strict=True)]
+    u, *new_slots = _unzip_trees(outputs, treedef, 4)
+    return u, FactoredState(safe_increment(state.count), *new_slots)
 
 
 def _init_sm3(params: Any, tx: Any) -> ScaleBySM3State:
@@ -140,7 +140,7 @@ def _init_sm3(params: Any, tx: Any) -> ScaleBySM3State:
 
 @transformation(_init_sm3)
 def scale_by_sm3(updates: Any, state: Any, params: Any, b1: Decay = 0.9, b2: Fraction = 1.0, eps: NonNegative = 1e-8):
-    """AdaGrad whose sums are kept as one vector for each axis; each coordinate's is at most the least of its vectors.
+    """SM3 without the rate: AdaGrad with one accumulator vector for each axis of an array.
 
     s = b2·min over axes of their vectors + (1−b2)·g² (g² itself if b2 = 1); u = g/√(s + eps), 0 where s is 0;
     each axis' vector ← max of s over the other axes; μ ← b1·μ + (1−b1)·u
@@ -155,23 +155,23 @@ def scale_by_sm3(updates: Any, state: Any, params: Any, b1: Decay = 0.9, b2: Fra
     assert_trees_match("scale_by_sm3", updates=updates, **{"state.nu": state.nu})
     gain = jnp.where(b2 < 1, 1 - b2, 1)
 
-    def one(g: Any, cover: Any, mu: Any) -> Any:
+    def update_leaf(g: Any, cover: Any, mu: Any) -> Any:
         if g is None or mu is None:
             return None, cover, mu
         wide = jnp.asarray(g).astype(compute_dtype(jnp.result_type(g)))
         number = lambda x: x.astype(wide.dtype)
-        vectors, listed = jax.tree.flatten(cover)  # a list, of which nnx makes a dict by position
+        vectors, listed = jax.tree.flatten(cover)  # a list, which flax's nnx turns into a dict by position
         along = lambda v, axis: number(v).reshape([-1 if i == axis else 1 for i in range(wide.ndim)])
         least = functools.reduce(jnp.minimum, [along(v, axis) for axis, v in enumerate(vectors)])
         s = number(gain) * wide**2 + number(b2) * least
         u = wide * jnp.where(s > 0, jax.lax.rsqrt(jnp.where(s > 0, s, 1) + number(eps)), 0)
         mu_new = number(b1) * number(mu) + number(1 - b1) * u
         others = lambda axis: tuple(i for i in range(wide.ndim) if i != axis)
-        tops = [jnp.max(s, axis=others(axis)).astype(v.dtype) for axis, v in enumerate(vectors)]
-        return mu_new.astype(inexact_dtype(jnp.result_type(g))), listed.unflatten(tops), mu_new.astype(mu.dtype)
+        maxima = [jnp.max(s, axis=others(axis)).astype(v.dtype) for axis, v in enumerate(vectors)]
+        return mu_new.astype(inexact_dtype(jnp.result_type(g))), listed.unflatten(maxima), mu_new.astype(mu.dtype)
 
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
-    columns = (treedef.flatten_up_to(slot) for slot in state)
-    rows = [one(*row) for row in zip(leaves, *columns, strict=True)]
-    u, mu, nu = _unzip_trees(rows, treedef, 3)
+    slots = (treedef.flatten_up_to(slot) for slot in state)
+    outputs = [update_leaf(*inputs) for inputs in zip(leaves, *slots, strict=True)]
+    u, mu, nu = _unzip_trees(outputs, treedef, 3)
     return u, ScaleBySM3State(mu, nu)

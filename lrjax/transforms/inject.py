@@ -1,4 +1,4 @@
-"""Hyperparameters in the state, where a training loop can change them and a checkpoint keeps them."""
+"""Hyperparameters in the optimizer's state, where a training loop can change them and a checkpoint saves them."""
 
 import functools
 import inspect
@@ -20,8 +20,8 @@ from lrjax.value import Value
 
 class InjectStatefulHyperparamsState(NamedTuple):
     count: Array  # int32 (): updates so far
-    hyperparams: dict[str, Array]  # (): the numbers of the last update; those without a schedule, of the next
-    hyperparams_states: dict[str, ArrayTree]  # of the schedules
+    hyperparams: dict[str, Array]  # (): the numbers of the last update; those without a schedule, of the next too
+    hyperparams_states: dict[str, ArrayTree]  # states of the schedules
     inner_state: ArrayTree
 
 
@@ -29,14 +29,14 @@ InjectHyperparamsState = InjectStatefulHyperparamsState
 
 
 class WrappedScheduleState(NamedTuple):
-    count: Array  # int32 (): the step that the schedule sees next
+    count: Array  # int32 (): the step of the schedule at the next update
 
 
 class StatefulSchedule:
-    """A schedule with a state of its own, which may depend on what `update` is given: a base to derive from.
+    """Base class of schedules with a state, which may depend on the extra arguments of `update`.
 
-    `init()` makes the state, `update(state, **extra_args)` the next one, and a call with `(state, **extra_args)` gives
-    the number. `inject_hyperparams` takes anything with these three.
+    `init()` returns the state, `update(state, **extra_args)` the next one, and a call with `(state, **extra_args)` the
+    number. `inject_hyperparams` takes any object with these three methods.
     """
 
     def init(self) -> Any:
@@ -80,19 +80,19 @@ def _is_stateful(x: Any) -> bool:
 
 
 def _domain(name: str, factory: Any) -> Domain | None:
-    """Of an argument, where the factory is ours."""
+    """Returns the domain of an argument, if the factory is an lrjax class."""
     return factory._domains.get(name) if isinstance(factory, type) and issubclass(factory, Value) else None
 
 
 def _is_static(x: Any, parameter: inspect.Parameter, factory: Any) -> bool:
-    """Whether an argument can't be traced: ours say so, elsewhere a whole number that isn't one in place of a float."""
+    """Returns whether an argument is static: by its domain in lrjax, else an integer where an int is expected."""
     if domain := _domain(parameter.name, factory):
         return domain.static
     return isinstance(x, (int, np.integer)) and (parameter.annotation in (int, "int") or type(parameter.default) is int)
 
 
 class _Arguments(NamedTuple):
-    """The arguments of a factory, by what becomes of them."""
+    """The arguments of a factory, by how they are injected."""
 
     numbers: dict[str, Any]
     schedules: dict[str, Schedule]
@@ -102,28 +102,28 @@ class _Arguments(NamedTuple):
 
 
 def _classify(factory: Any, bound: inspect.BoundArguments, static: Sequence[str]) -> _Arguments:
-    sorts = _Arguments({}, {}, {}, {}, {})
+    arguments = _Arguments({}, {}, {}, {}, {})
     for name, x in bound.arguments.items():
         domain, leaves = _domain(name, factory), jax.tree.leaves(x)
         if name in static or isinstance(x, (bool, str)) or _is_static(x, bound.signature.parameters[name], factory):
-            sorts.static[name] = x
-        elif _is_number(x):  # a count of ours as an int32, which float32 would round
-            sorts.numbers[name] = np.int32(x) if domain and domain.counts_steps and type(x) is int else x
+            arguments.static[name] = x
+        elif _is_number(x):  # a number of steps of lrjax as int32, since float32 would round it
+            arguments.numbers[name] = np.int32(x) if domain and domain.counts_steps and type(x) is int else x
         elif isinstance(x, Schedule):
-            sorts.schedules[name] = x
+            arguments.schedules[name] = x
         elif _is_stateful(x):
-            sorts.stateful[name] = x
+            arguments.stateful[name] = x
         elif is_function(x) and not isinstance(x, (type, Value)):
-            sorts.schedules[name] = from_callable(x)
+            arguments.schedules[name] = from_callable(x)
         elif isinstance(x, Value) or (leaves and domain and all(map(_is_number, leaves))):
-            sorts.trees[name] = x
+            arguments.trees[name] = x
         else:
-            sorts.static[name] = x
-    return sorts
+            arguments.static[name] = x
+    return arguments
 
 
 def _number_dtype(tx: Any, name: str, params: Any) -> Any:
-    """float32, or that of wider parameters, or the one that was asked for; an array keeps its own."""
+    """Returns `hyperparam_dtype`, or the widest of float32 and the parameters' dtypes; an array keeps its own."""
     x = tx.numbers[name]
     if isinstance(x, (np.ndarray, np.generic, jax.Array)) and not getattr(x, "weak_type", False):
         return x.dtype
@@ -171,7 +171,7 @@ def _array(x: Any, dtype: Any) -> jax.Array:
 
 
 def _swap_rate_state(state: Any, hyperparams: Any, inward: bool) -> Any:
-    """The state with the rate under a name that the hyperparameters don't have: one `learning_rate` is to be found."""
+    """Renames the `learning_rate` of the inner state if the hyperparameters have one, so that the name is unique."""
     if "learning_rate" not in hyperparams:
         return state
     old, new = (InjectedRateState, LearningRateState) if inward else (LearningRateState, InjectedRateState)
@@ -196,42 +196,42 @@ def injected(
     hyperparam_dtype: DType | None = None,
     **extra_args: Any,
 ):
-    """What `inject_hyperparams(factory)(...)` makes: its arguments, by what becomes of them.
+    """The transformation that `inject_hyperparams(factory)(...)` makes; its arguments, by how they are injected.
 
     >>> import lrjax
     >>> lrjax.inject_hyperparams(lrjax.scale)(2.0) == lrjax.injected(lrjax.scale, {"step_size": 2.0}, {}, {}, {}, {})
     True
     """
     tx = injected(factory, numbers, schedules, trees, stateful, static, hyperparam_dtype)
-    given, like = state.hyperparams, updates if params is None else params
+    current, like = state.hyperparams, updates if params is None else params
     expected = sorted([*numbers, *schedules, *stateful])
-    if sorted(given) != expected:
-        raise ValueError(f"inject_hyperparams: `hyperparams` must have the names {expected}, got {sorted(given)}.")
-    now = {name: _array(given[name], _number_dtype(tx, name, like)) for name in numbers}
-    now |= _scheduled_values(tx, state.hyperparams_states, like, extra_args)
-    inner, inner_state = _make_inner(tx, now), _swap_rate_state(state.inner_state, now, inward=True)
+    if sorted(current) != expected:
+        raise ValueError(f"inject_hyperparams: `hyperparams` must have the names {expected}, got {sorted(current)}.")
+    values = {name: _array(current[name], _number_dtype(tx, name, like)) for name in numbers}
+    values |= _scheduled_values(tx, state.hyperparams_states, like, extra_args)
+    inner, inner_state = _make_inner(tx, values), _swap_rate_state(state.inner_state, values, inward=True)
     updates, inner_state = update_inner(inner, updates, inner_state, params, extra_args)
     states = {n: s.update(state.hyperparams_states[n], **extra_args) for n, s in _stateful(tx).items()}
     return updates, InjectStatefulHyperparamsState(
-        safe_increment(state.count), now, states, _swap_rate_state(inner_state, now, inward=False)
+        safe_increment(state.count), values, states, _swap_rate_state(inner_state, values, inward=False)
     )
 
 
 def inject_hyperparams(
     inner_factory: Any, static_args: Sequence[str] | str = (), hyperparam_dtype: Any = None
 ) -> Callable[..., GradientTransformation]:
-    """Makes a factory whose transformations have their numbers in the state, by the names of its arguments.
+    """Wraps a factory so that its transformations keep their numbers in the state, by the names of its arguments.
 
-    To change one for the next update, replace it in `state.hyperparams`; no retrace, and a name that isn't there is an
-    error. A number may be a schedule, a function of the step, or a `StatefulSchedule`; then `state.hyperparams` tells
-    what the last update used. Numbers are float32, or wider where the parameters are, or of `hyperparam_dtype`; an
-    array keeps its dtype.
+    To change one for the next update, replace it in `state.hyperparams`; nothing is retraced, and an unknown name is an
+    error. A number may be a schedule, a function of the step, or a `StatefulSchedule`; then `state.hyperparams` has its
+    value at the last update. Numbers are float32, or wider if the parameters are, or of `hyperparam_dtype`; an array
+    keeps its dtype.
 
-    `inner_factory` is ours, Optax's or anybody's. `static_args` are the names of arguments to be left as they are:
-    functions that aren't schedules, and numbers that decide on shapes.
+    `inner_factory` is lrjax's, Optax's or user-defined. `static_args` are the names of arguments to pass unchanged:
+    functions that aren't schedules, and numbers that determine shapes.
 
-    A number of ours follows a schedule without injection (`sgd(rate, momentum=schedule)`), and the rate alone changes
-    without one too: `with_hyperparams(tx, ...)`, or `scale` in the `LearningRateState`.
+    In lrjax a number can follow a schedule without injection (`sgd(rate, momentum=schedule)`), and the rate can be
+    changed without it: `with_hyperparams(tx, ...)`, or `scale` in the `LearningRateState`.
 
     State: `InjectStatefulHyperparamsState(count, hyperparams, hyperparams_states, inner_state)`.
 
@@ -257,14 +257,14 @@ def inject_hyperparams(
     def make(*args: Any, **kwargs: Any) -> GradientTransformation:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        sorts = _classify(inner_factory, bound, static)
+        arguments = _classify(inner_factory, bound, static)
         return injected(
             inner_factory,
-            sorts.numbers,
-            sorts.schedules,
-            sorts.trees,
-            sorts.stateful,
-            sorts.static,
+            arguments.numbers,
+            arguments.schedules,
+            arguments.trees,
+            arguments.stateful,
+            arguments.static,
             hyperparam_dtype,
         )
 

@@ -1,4 +1,4 @@
-"""Other arrangements of the same numbers: arrays joined, so that there are fewer of them."""
+"""Transformations on concatenated or stacked arrays, so that there are fewer of them."""
 
 from typing import Annotated, Any, NamedTuple
 
@@ -21,7 +21,7 @@ from lrjax.transforms.sharding import replicated, shard_like
 
 
 def _ravel(tree: Any) -> Any:
-    """One vector, and the function back to the tree and its shardings."""
+    """Returns the tree as one vector, and the function that restores the tree and its shardings."""
     flat, unravel = ravel_pytree(
         jax.tree.map(lambda x: replicated(jnp.asarray(x, inexact_dtype(jnp.result_type(x)))), tree)
     )
@@ -30,11 +30,11 @@ def _ravel(tree: Any) -> Any:
 
 @transformation(lambda params, tx: tx.inner.init(_ravel(params)[0]), packable=always)
 def flatten(updates: Any, state: Any, params: Any, inner: Transformation, **extra_args: Any):
-    """Shows `inner` all the parameters as one vector.
+    """Applies `inner` to all parameters concatenated into one vector.
 
-    What `inner` does to an array it does to the whole tree: one norm, one trust ratio. State: that of `inner`, of one
-    vector. To save time with many small arrays, see `packed`. A missing gradient counts as zeros in it. The arrays of
-    an explicit mesh are gathered.
+    So per-array operations act on the whole tree: one norm, one trust ratio. State: that of `inner`, for one vector. To
+    save time with many small arrays, see `packed`. A missing gradient counts as zeros. The arrays of an explicit mesh
+    are gathered.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx = lrjax.flatten(lrjax.trace(0.9))
@@ -43,20 +43,19 @@ def flatten(updates: Any, state: Any, params: Any, inner: Transformation, **extr
     """
     if params is not None:
         assert_trees_match("flatten", updates=updates, params=params)
-    given = updates if params is None else fill_none(updates, params)
-    flat, unravel = _ravel(given)
+    flat, unravel = _ravel(updates if params is None else fill_none(updates, params))
     flat, state = update_inner(inner, flat, state, None if params is None else _ravel(params)[0], extra_args)
     return jax.tree.map(lambda g, u: None if g is None else u, updates, unravel(flat), is_leaf=is_none), state
 
 
 class Packed(NamedTuple):
-    """The arrays of a tree, small ones of one shape, dtype and sharding stacked."""
+    """The arrays of a tree, with small ones of the same shape, dtype and sharding stacked."""
 
-    arrays: tuple[Array, ...]  # of a tree without leaves, the tree itself: a placeholder stays one
+    arrays: tuple[Array, ...]  # for a tree without leaves, such as a placeholder, the tree itself
 
 
 class PackedState(NamedTuple):
-    inner_state: ArrayTree  # of `inner`, on `Packed` trees; `unpack_state` makes it one like params
+    inner_state: ArrayTree  # state of `inner`, of `Packed` trees; `unpack_state` makes them like params
 
 
 def _packable(tx: Any) -> Any:
@@ -68,7 +67,7 @@ def _packable(tx: Any) -> Any:
 
 Packable = Annotated[
     Any,
-    Domain("a transformation that treats all numbers alike (no mask, no rates or norms of single arrays)", _packable),
+    Domain("a transformation without masks, and without rates or norms of single arrays", _packable),
 ]
 
 
@@ -99,17 +98,17 @@ def _is_packed(x: Any) -> bool:
     packable=always,
 )
 def packed(updates: Any, state: Any, params: Any, inner: Packable, **extra_args: Any):
-    """Does what `inner` does, with small arrays of one shape joined: for trees of hundreds of them.
+    """Applies `inner` with small arrays of the same shape stacked, for trees of hundreds of them.
 
-    The same updates, to rounding; with a thousand arrays several times less time to compile and to run. Big arrays
-    stay as they are. The moments live in joined arrays; `unpack_state(state, params)` and
-    `pack_state(tx, state, params)` convert them, so checkpoints interchange.
+    The updates are the same, up to rounding; with a thousand arrays compiling and running take several times less time.
+    Large arrays aren't stacked. The moments are stacked too; `unpack_state(state, params)` and
+    `pack_state(tx, state, params)` convert them, so checkpoints are interchangeable.
 
     State: `PackedState(inner_state)`.
 
     Raises:
-      ValueError: `inner` looks at single arrays; or `updates` lack an array that `params` have, or have it in another
-        dtype.
+      ValueError: `inner` has a mask, or rates or norms of single arrays; or `updates` lack an array of `params`, or
+        have it in another dtype.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx = lrjax.packed(lrjax.chain(lrjax.clip_by_global_norm(1.0), lrjax.adamw(1e-3)))
@@ -127,18 +126,18 @@ def packed(updates: Any, state: Any, params: Any, inner: Packable, **extra_args:
     layout = group_small_arrays(jax.tree.leaves(like))
     if any(jnp.result_type(u) != jnp.result_type(p) for u, p in zip(leaves, jax.tree.leaves(like), strict=True)):
         raise ValueError("packed: `updates` must have the dtypes of `params`.")
-    joined, inner_state = update_inner(
+    stacked, inner_state = update_inner(
         inner,
         _pack(updates, layout),
         state.inner_state,
         None if params is None else _pack(params, layout),
         extra_args,
     )
-    return jax.tree.structure(updates).unflatten(jax.tree.leaves(_unpack(joined, like))), PackedState(inner_state)
+    return jax.tree.structure(updates).unflatten(jax.tree.leaves(_unpack(stacked, like))), PackedState(inner_state)
 
 
 def unpack_state(state: PackedState, params: ArrayTree) -> ArrayTree:
-    """The state that the inner transformation of `packed` has without it: moments like `params`.
+    """Converts a state of `packed(inner)` to the state of `inner` alone, with moments like `params`.
 
     >>> import jax.numpy as jnp, lrjax
     >>> params = {"a": jnp.ones(2), "b": jnp.ones(2)}
@@ -149,7 +148,7 @@ def unpack_state(state: PackedState, params: ArrayTree) -> ArrayTree:
 
 
 def pack_state(tx: Any, state: ArrayTree, params: ArrayTree) -> PackedState:
-    """The state of `tx`, which is a `packed(inner)`, made of one of `inner` alone.
+    """Converts a state of `inner` alone to the state of `tx`, which is `packed(inner)`.
 
     >>> import jax, jax.numpy as jnp, lrjax
     >>> tx, params = lrjax.packed(lrjax.trace(0.9)), {"a": jnp.ones(2), "b": jnp.ones(2)}

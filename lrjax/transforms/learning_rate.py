@@ -1,4 +1,4 @@
-"""The one place where a rate meets an array: u ← −η·u, with η kept in the state."""
+"""Application of the learning rate: u ← −η·u, with η kept in the state."""
 
 from typing import Any, NamedTuple
 
@@ -14,14 +14,14 @@ from lrjax.transforms.elementwise import cast_like, map_updates
 
 
 class LearningRateState(NamedTuple):
-    """The rate, in one structure for constant and scheduled rates.
+    """The learning rate, in the same structure for constant and scheduled rates.
 
-    The count of updates isn't a field called `count`, so that a search for that name finds the one of the moments.
+    The field with the number of updates isn't called `count`, so that a search for that name finds the moments' count.
     """
 
-    step: Array  # int32 (): updates so far, the step that the schedule sees next
-    scale: Array  # float32 (): η = scale·schedule(step); 1 unless somebody sets it
-    learning_rate: ArrayTree  # float32 (), or one for each parameter: η of the last update; at first, of the next
+    step: Array  # int32 (): updates so far, the step of the schedule at the next update
+    scale: Array  # float32 (): η = scale·schedule(step); 1 unless set by the user
+    learning_rate: ArrayTree  # float32 (), or one for each parameter: η of the last update; initially, of the first
 
     @property
     def count(self) -> Array:
@@ -29,7 +29,7 @@ class LearningRateState(NamedTuple):
 
 
 class InjectedRateState(NamedTuple):
-    """`LearningRateState` inside `inject_hyperparams`, where `hyperparams` have the name `learning_rate`."""
+    """`LearningRateState` inside of `inject_hyperparams`, whose `hyperparams` already have a `learning_rate`."""
 
     step: Array
     scale: Array
@@ -57,7 +57,7 @@ def _init_rate(rate: Any, params: Any) -> LearningRateState:
     at_zero = lambda r: jnp.asarray(_rate_at(r, 0), jnp.result_type(float))
     if jax.tree.leaves(params):
         rates = rate if is_rate(rate) else rates_like(params, rate)
-    else:  # a placeholder, as of optax.tree_map_params: the rates are no parameters
+    else:  # a placeholder, as of optax.tree_map_params: the rates aren't parameters
         rates = rate if is_rate(rate) else 0.0
     return LearningRateState(
         step=jnp.zeros([], jnp.int32),
@@ -74,15 +74,15 @@ def _scale_by_rate(updates: Any, state: LearningRateState, params: Any, rate: An
         )
     if params is not None:
         assert_trees_match("scale_by_learning_rate", updates=updates, params=params)
-    now = lambda r: state.scale * _rate_at(r, state.step)
+    scaled_rate = lambda r: state.scale * _rate_at(r, state.step)
     if not is_rate(rate) and not jax.tree.leaves(updates):
         rates = state.learning_rate
     elif is_rate(rate):
-        rates = now(rate)
+        rates = scaled_rate(rate)
         factor = rates * sign
         updates = map_updates(lambda u: cast_like(factor, u) * u, updates, dtypes=params)
     else:
-        rates = jax.tree.map(now, rates_like(updates if params is None else params, rate), is_leaf=is_rate)
+        rates = jax.tree.map(scaled_rate, rates_like(updates if params is None else params, rate), is_leaf=is_rate)
         updates = map_updates(lambda u, r: cast_like(sign * r, u) * u, updates, rates, dtypes=params)
     return updates, LearningRateState(safe_increment(state.step), state.scale, rates)
 
@@ -91,15 +91,15 @@ def _scale_by_rate(updates: Any, state: LearningRateState, params: Any, rate: An
 def scale_by_learning_rate(
     updates: Any, state: Any, params: Any, learning_rate: ScalarOrSchedule, *, flip_sign: bool = True
 ):
-    """Multiplies the updates by −η, which makes a descent of them; by η without `flip_sign`.
+    """Multiplies the updates by −η, for descent; by η without `flip_sign`.
 
-    u = −η(t)·g, in float32, then in the dtype of the parameter
+    u = −η(t)·g, computed in float32, then cast to the dtype of the parameter
 
     A tree of rates like the parameters, or a prefix of it (`{"encoder": 1e-4, "head": 1e-3}`), and `by_path(...)` give
-    each parameter its own.
+    each parameter its own rate.
 
-    State: `LearningRateState(step, scale, learning_rate)`; `get_learning_rate(state)` reads it. A `scale` set there
-    multiplies η from the next update on, without a recompilation.
+    State: `LearningRateState(step, scale, learning_rate)`; `get_learning_rate(state)` reads it. A new `scale`
+    multiplies η from the next update on, without recompilation.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx = lrjax.scale_by_learning_rate(lrjax.linear_schedule(1.0, 0.0, 4))
@@ -112,7 +112,7 @@ def scale_by_learning_rate(
 
 @transformation(lambda params, tx: _init_rate(tx.step_size_fn, params), packable=always)
 def scale_by_schedule(updates: Any, state: Any, params: Any, step_size_fn: ScheduleLike):
-    """Multiplies the updates by a schedule, without a change of sign.
+    """Multiplies the updates by a schedule, without changing their sign.
 
     u = η(t)·g
 
@@ -128,7 +128,7 @@ def scale_by_schedule(updates: Any, state: Any, params: Any, step_size_fn: Sched
 
 @transformation(lambda params, tx: _init_rate(tx.learning_rate, params), packable=always)
 def record_learning_rate(updates: Any, state: Any, params: Any, learning_rate: RateOrSchedule):
-    """Keeps the rate in the state, for `get_learning_rate`, where something else in the chain applies it.
+    """Records the rate in the state, for `get_learning_rate`, where another transformation applies it.
 
     State: `LearningRateState`, whose `scale` has no effect here.
 

@@ -1,4 +1,4 @@
-"""Fast and slow parameters, and averages of parameters."""
+"""Lookahead, and averages of parameters."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from lrjax.transforms.elementwise import cast_like, compute_dtype, inexact_dtype
 
 
 class LookaheadParams(NamedTuple):
-    """Two copies of the parameters: gradients are taken at `fast`, the model to keep is `slow`.
+    """Two copies of the parameters: gradients are taken at `fast`; `slow` is the model to evaluate.
 
     >>> import jax.numpy as jnp, lrjax
     >>> lrjax.LookaheadParams.init_synced(jnp.ones(1))
@@ -24,17 +24,17 @@ class LookaheadParams(NamedTuple):
 
     @classmethod
     def init_synced(cls, params: Any) -> "LookaheadParams":
-        """Both as `params`; in memory of their own, so that they may be donated."""
+        """Sets both to `params`, in separate buffers, so that they can be donated."""
         return cls(fast=params, slow=jax.tree.map(jnp.copy, params))
 
 
 class LookaheadState(NamedTuple):
-    fast_state: ArrayTree  # of `fast_optimizer`
+    fast_state: ArrayTree  # state of `fast_optimizer`
     steps_since_sync: Array  # int32 ()
 
 
 def _fast_params(params: Any) -> Any:
-    if not jax.tree.leaves(params):  # none, or a placeholder for parameters
+    if not jax.tree.leaves(params):  # no parameters, or a placeholder for them
         return getattr(params, "fast", params)
     if not (hasattr(params, "fast") and hasattr(params, "slow")):
         raise ValueError(
@@ -57,12 +57,12 @@ def lookahead(
     reset_state: bool = False,
     **extra_args: Any,
 ):
-    """Every `sync_period` updates the slow parameters go a part of the way to the fast ones, which go on from there.
+    """Lookahead: every `sync_period` updates, slow parameters move towards the fast ones, which are reset to them.
 
     fast ← fast + u; at every k-th update slow ← slow + slow_step_size·(fast − slow), fast ← slow
 
-    `params` are `LookaheadParams`, the gradients are those at `params.fast`, and the updates are LookaheadParams again.
-    With `reset_state` the fast optimizer begins anew after each synchronisation.
+    `params` and the returned updates are `LookaheadParams`; the gradients are taken at `params.fast`. `reset_state`
+    resets the fast optimizer's state at each synchronisation.
 
     State: `LookaheadState(fast_state, steps_since_sync)`. Needs: `params`.
 
@@ -80,7 +80,7 @@ def lookahead(
     updates, fast_state = update_inner(optimizer, updates, state.fast_state, fast, extra_args)
     sync = state.steps_since_sync >= sync_period.whole - 1
 
-    def both(u: Any, f: Any, s: Any) -> tuple[Any, Any]:
+    def update_leaf(u: Any, f: Any, s: Any) -> tuple[Any, Any]:
         if u is None or f is None:
             return None, None
         dtype = compute_dtype(jnp.result_type(u))
@@ -91,18 +91,21 @@ def lookahead(
         return cast_to(u_fast, target), cast_to(jnp.where(sync, part * gap, 0), target)
 
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
-    pairs = [both(*row) for row in zip(leaves, treedef.flatten_up_to(fast), treedef.flatten_up_to(slow), strict=True)]
+    pairs = [
+        update_leaf(*inputs)
+        for inputs in zip(leaves, treedef.flatten_up_to(fast), treedef.flatten_up_to(slow), strict=True)
+    ]
     new = LookaheadParams(*(treedef.unflatten([pair[i] for pair in pairs]) for i in (0, 1)))
     if reset_state:
-        begin = lambda now, start: jnp.where(sync, start, now)
-        fast_state = jax.tree.map(begin, fast_state, optimizer.init(fast))
+        reset = lambda current, initial: jnp.where(sync, initial, current)
+        fast_state = jax.tree.map(reset, fast_state, optimizer.init(fast))
     return new, LookaheadState(fast_state, jnp.where(sync, 0, state.steps_since_sync + 1))
 
 
 def incremental_update(new_tensors: Any, old_tensors: Any, step_size: Any) -> Any:
-    """A step from the old parameters to the new ones: step_size·new + (1 − step_size)·old, in the dtype of the old.
+    """Interpolates from the old to the new parameters: step_size·new + (1 − step_size)·old, in the dtype of the old.
 
-    With a fixed `step_size` the result is a moving average (Polyak & Juditsky 1992).
+    With a constant `step_size` this is an exponential moving average (Polyak & Juditsky 1992).
 
     >>> import jax.numpy as jnp, lrjax
     >>> lrjax.incremental_update(jnp.array([1.0]), jnp.array([0.0]), 0.25)
@@ -120,7 +123,7 @@ def incremental_update(new_tensors: Any, old_tensors: Any, step_size: Any) -> An
 
 
 def periodic_update(new_tensors: Any, old_tensors: Any, steps: Any, update_period: Any) -> Any:
-    """The new parameters at every multiple of `update_period`, the old ones between.
+    """Returns the new parameters at every multiple of `update_period`, the old ones otherwise.
 
     >>> import jax.numpy as jnp, lrjax
     >>> lrjax.periodic_update(jnp.array([1.0]), jnp.array([0.0]), steps=10, update_period=5)

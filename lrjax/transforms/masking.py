@@ -1,4 +1,4 @@
-"""Transformations of a part of the parameters, and of several parts."""
+"""Transformations of a subset of the parameters, and of several groups of parameters."""
 
 from collections.abc import Callable, Hashable, Mapping
 from typing import Annotated, Any, NamedTuple
@@ -34,7 +34,7 @@ Mask = Annotated[
 
 
 def resolve_mask(mask: Any, params: Any) -> Any:
-    """The tree of flags; where there are no parameters (a placeholder, as of optax.tree_map_params), that tree."""
+    """Returns the tree of bools of a mask; `params` if it has no leaves (a placeholder of optax.tree_map_params)."""
     if not jax.tree.leaves(params):
         return params
     if isinstance(mask, HashableTree):
@@ -46,7 +46,7 @@ def resolve_mask(mask: Any, params: Any) -> Any:
 
 
 class MaskedNode(NamedTuple):
-    """Stands for a parameter that a masked transformation doesn't see; a tree without leaves.
+    """Placeholder for a parameter that is masked out; a pytree without leaves.
 
     >>> import lrjax
     >>> lrjax.MaskedNode()
@@ -55,7 +55,7 @@ class MaskedNode(NamedTuple):
 
 
 class MaskedState(NamedTuple):
-    inner_state: ArrayTree  # of `inner`, on the parameters where the mask is True
+    inner_state: ArrayTree  # state of `inner`, of the parameters where the mask is True
 
 
 class PartitionState(NamedTuple):
@@ -63,7 +63,7 @@ class PartitionState(NamedTuple):
 
 
 def _drop_missing_params(name: str, updates: Any, params: Any) -> Any:
-    """The updates, with None where the parameter is None."""
+    """Returns the updates, with None where the parameter is None."""
     if params is None:
         return updates
     try:
@@ -75,22 +75,22 @@ def _drop_missing_params(name: str, updates: Any, params: Any) -> Any:
 
 def _apply_mask(tree: Any, mask: Any) -> Any:
     try:
-        return jax.tree.map(lambda flag, below: below if flag else MaskedNode(), mask, tree)
+        return jax.tree.map(lambda flag, subtree: subtree if flag else MaskedNode(), mask, tree)
     except ValueError as error:
         raise ValueError(f"masked: `mask` must be a tree like the parameters, or a prefix of it. {error}") from None
 
 
 def _masked_update(inner: Any, mask: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
-    shown = None if params is None else _apply_mask(params, mask)
-    new, inner_state = update_inner(inner, _apply_mask(updates, mask), state.inner_state, shown, extra_args)
+    inner_params = None if params is None else _apply_mask(params, mask)
+    new, inner_state = update_inner(inner, _apply_mask(updates, mask), state.inner_state, inner_params, extra_args)
     choose = lambda flag, n, old: n if flag else old
     return jax.tree.map(choose, mask, new, updates), MaskedState(inner_state)
 
 
-def _mask_extra_args(extra_args: Any, updates: Any, mask: Any, wanted: bool) -> Any:
-    """Extra arguments that are trees like the updates are masked like them, where that is wanted."""
-    like = lambda x: wanted and jax.tree.structure(x) == jax.tree.structure(updates)
-    return {k: _apply_mask(x, mask) if like(x) else x for k, x in extra_args.items()}
+def _mask_extra_args(extra_args: Any, updates: Any, mask: Any, enabled: bool) -> Any:
+    """Masks the extra arguments that are trees like the updates, if `enabled`."""
+    is_like_updates = lambda x: enabled and jax.tree.structure(x) == jax.tree.structure(updates)
+    return {k: _apply_mask(x, mask) if is_like_updates(x) else x for k, x in extra_args.items()}
 
 
 @transformation(lambda params, tx: MaskedState(tx.inner.init(_apply_mask(params, resolve_mask(tx.mask, params)))))
@@ -104,12 +104,12 @@ def masked(
     mask_compatible_extra_args: bool = False,
     **extra_args: Any,
 ):
-    """Does what `inner` does where the mask is True, and leaves the other updates as they are.
+    """Applies `inner` where the mask is True, and returns the other updates unchanged.
 
-    Left as they are means: the gradient itself, with its sign. To keep parameters where they are, use `freeze`. With
+    An unchanged update is the gradient itself; to keep parameters constant, use `freeze`. With
     `mask_compatible_extra_args`, extra arguments that are trees like the updates are masked too.
 
-    State: `MaskedState(inner_state)`, without memory for the other parameters.
+    State: `MaskedState(inner_state)`, without state for the other parameters.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx, g = lrjax.masked(lrjax.scale(-1.0), {"w": True, "b": False}), {"w": jnp.ones(1), "b": jnp.ones(1)}
@@ -152,14 +152,14 @@ Labels = Annotated[
 
 
 def _masks_by_label(tx_labels: Any, params: Any, known: list[Any]) -> dict[Any, Any]:
-    """The mask of each label."""
+    """Returns the mask of each label."""
     if not jax.tree.leaves(params):
         return dict.fromkeys(known, params)
-    given = tx_labels.tree if isinstance(tx_labels, HashableTree) else tx_labels(params)
-    found = jax.tree.leaves(given)
+    labels = tx_labels.tree if isinstance(tx_labels, HashableTree) else tx_labels(params)
+    found = jax.tree.leaves(labels)
     if unknown := [label for label in dict.fromkeys(found) if label not in known]:
         raise ValueError(f"partition: `param_labels` must be of {known}, got {unknown}.")
-    return {label: jax.tree.map(lambda x, label=label: x == label, given) for label in known}
+    return {label: jax.tree.map(lambda x, label=label: x == label, labels) for label in known}
 
 
 def _init_partition(params: Any, tx: Any) -> PartitionState:
@@ -178,15 +178,15 @@ def partition(
     mask_compatible_extra_args: bool = False,
     **extra_args: Any,
 ):
-    """To each group of parameters its own transformation.
+    """Applies a different transformation to each group of parameters.
 
-    `param_labels` says which group a parameter is in: a tree of labels like the parameters, or a prefix of it, or a
-    function from them to one.
+    `param_labels` gives the group of each parameter: a tree of labels like the parameters, or a prefix of it, or a
+    function from the parameters to one.
 
     State: `PartitionState(inner_states)`, by label; `get_learning_rate` reads all the rates.
 
     Raises:
-      ValueError: a parameter's label is in no group.
+      ValueError: a label has no transformation.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx = lrjax.partition({"body": lrjax.adam(1e-4), "head": lrjax.sgd(0.1)}, {"b": "body", "h": "head"})
@@ -196,11 +196,11 @@ def partition(
     new_states = {}
     updates = _drop_missing_params("partition", updates, params)
     groups = _masks_by_label(param_labels, updates if params is None else params, [label for label, _ in transforms])
-    whole = updates
+    all_updates = updates
     for label, inner in transforms:
-        mine = _mask_extra_args(extra_args, whole, groups[label], mask_compatible_extra_args)
+        label_args = _mask_extra_args(extra_args, all_updates, groups[label], mask_compatible_extra_args)
         updates, new_states[label] = _masked_update(
-            inner, groups[label], updates, state.inner_states[label], params, mine
+            inner, groups[label], updates, state.inner_states[label], params, label_args
         )
     return updates, PartitionState(new_states)
 
@@ -210,7 +210,7 @@ multi_transform = partition
 
 @transformation(no_state, packable=always)
 def set_to_zero(updates: Any, state: Any, params: Any):
-    """Zeros: the parameters stay.
+    """Replaces the updates by zeros, so that the parameters stay constant.
 
     >>> import jax.numpy as jnp, lrjax
     >>> lrjax.set_to_zero().update(jnp.ones(2), lrjax.EmptyState())[0]
@@ -221,7 +221,7 @@ def set_to_zero(updates: Any, state: Any, params: Any):
 
 @optimizer
 def freeze(mask: Mask):
-    """Keeps the parameters where the mask is True as they are, and leaves the other updates.
+    """Freezes the parameters where the mask is True; returns the other updates unchanged.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx, g = lrjax.freeze({"w": True, "b": False}), {"w": jnp.ones(1), "b": jnp.ones(1)}
@@ -233,7 +233,7 @@ def freeze(mask: Mask):
 
 @optimizer
 def selective_transform(optimizer: Transformation, *, freeze_mask: Mask):
-    """Does what `optimizer` does, with the parameters where the mask is True kept as they are, without memory for them.
+    """Applies `optimizer` with the parameters where the mask is True frozen, without state for them.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx = lrjax.selective_transform(lrjax.sgd(0.5), freeze_mask={"w": True, "b": False})

@@ -1,4 +1,4 @@
-"""States that an older version saved, in the structure of this one."""
+"""Migration of states that an older version of lrjax saved."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from lrjax.transforms.learning_rate import InjectedRateState, LearningRateState
 from lrjax.transforms.masking import PartitionState
 from lrjax.value import bad_argument
 
-# Counts the forms of the optimizers' states. Whoever changes one adds 1, and an entry to `_RENEW`.
+# The version of the optimizers' state structures. Increase it when one changes, with an entry in `_UPGRADES`.
 # 1: lrjax 0.1. 2: lrjax 0.2.
 state_version = 2
 
@@ -23,15 +23,14 @@ _SHOWN = 5  # differences in an error
 def migrate_state(state: ArrayTree, tx: Any, params: ArrayTree, version: int) -> Any:
     """Returns a saved state of `tx` in the structure that `tx.init(params)` has now, with the numbers that were saved.
 
-    `version` is the `lrjax.state_version` of the package that saved it: save it beside the state. lrjax 0.1 had none;
-    its states are of version 1. `params` may be abstract, and what comes back may be given to `tx.update`.
+    `version` is the `lrjax.state_version` of the package that saved it: save it with the state. lrjax 0.1 had none; its
+    states are of version 1. `params` may be abstract; the result can be given to `tx.update`.
 
-    The state may be as `init` and `update` make it, or plain: of dicts and lists, as `orbax` restores without a
-    template, or of dicts, as `flax.serialization.to_state_dict` makes it. One that has today's structure already comes
-    back as it is.
+    The state may be as `init` and `update` return it, or of dicts and lists, as `orbax` restores without a template, or
+    of dicts, as `flax.serialization.to_state_dict` returns. A state in the current structure is returned unchanged.
 
     Raises:
-      ValueError: the state is newer than this package, or doesn't fit; it says where.
+      ValueError: the state is newer than this package, or doesn't fit `tx` and `params`; the message says where.
 
     >>> import jax.numpy as jnp, lrjax
     >>> plain = [{"count": jnp.int32(7), "scale": jnp.float32(1.0), "learning_rate": jnp.float32(0.1)}]
@@ -56,16 +55,16 @@ def migrate_state(state: ArrayTree, tx: Any, params: ArrayTree, version: int) ->
 
 
 def _fill(like: Any, old: Any, version: int, path: tuple[Any, ...], differences: list[str]) -> Any:
-    """`like` with the arrays of `old`; notes where these are others."""
+    """Returns `like` with the arrays of `old`; appends to `differences` where they don't match."""
     if isinstance(like, jax.ShapeDtypeStruct):
         return _same_array(like, old, path, differences)
-    if not jax.tree.leaves(like):  # what has no arrays is saved in many ways, or not at all
+    if not jax.tree.leaves(like):  # a node without arrays may be saved in other forms, or not at all
         _note_extra({"": old}, path, differences)
         return like
     children, structure = _one_level(like)
     saved = _children(old)
-    for of in range(version, state_version):
-        saved = _UPGRADES[of](like, saved)
+    for saved_version in range(version, state_version):
+        saved = _UPGRADES[saved_version](like, saved)
     new_children = []
     for key, child in children:
         name, where = _name(key), (*path, key)
@@ -95,7 +94,7 @@ def _note_extra(saved: Mapping[str, Any], path: tuple[Any, ...], differences: li
 
 
 def _one_level(tree: Any) -> tuple[list[tuple[Any, Any]], Any]:
-    """The children of a node with their keys, and how to make the node of them."""
+    """Returns the children of a node with their keys, and the node's structure."""
     children, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is not tree)
     return [(path[0], child) for path, child in children], structure
 
@@ -117,14 +116,14 @@ def _path_name(path: tuple[Any, ...]) -> str:
 
 
 def _upgrade_from_1(like: Any, saved: dict[str, Any]) -> dict[str, Any]:
-    """From lrjax 0.1: the children of the node that is `like` now."""
+    """Upgrades the children of a node from lrjax 0.1; `like` is the node in the new structure."""
     if isinstance(like, (LearningRateState, InjectedRateState)):
         names = {"count": "step"} | ({"learning_rate": "rate"} if isinstance(like, InjectedRateState) else {})
         return {names.get(name, name): x for name, x in saved.items()}
-    if isinstance(like, PartitionState) and list(saved) == ["0"]:  # muon was a chain of one
+    if isinstance(like, PartitionState) and list(saved) == ["0"]:  # muon was a chain with one member
         return _children(saved["0"])
     return saved
 
 
-# By version: what the children of a node of that version are in the next one.
+# By version: the function that upgrades the children of a node to the next version.
 _UPGRADES: dict[int, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {1: _upgrade_from_1}

@@ -1,4 +1,4 @@
-"""First moments: running sums and averages of the gradient."""
+"""Momentum: running sums and averages of the gradient."""
 
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ class EmaState(NamedTuple):
 
 @elementwise(TraceState, trace=Slot(dtype="accumulator_dtype"))
 def trace(decay: Number, nesterov: bool = False, accumulator_dtype: DType | None = None):
-    """Momentum: a decaying sum of the gradients.
+    """Momentum: an exponentially decaying sum of the gradients; Nesterov momentum with `nesterov`.
 
     m ← g + decay·m; u = m, or g + decay·m with `nesterov`
 
@@ -39,7 +39,7 @@ def trace(decay: Number, nesterov: bool = False, accumulator_dtype: DType | None
 
 @elementwise(EmaState, ema=Slot(dtype="accumulator_dtype"))
 def ema(t: Any, decay: Momentum, debias: bool = True, accumulator_dtype: DType | None = None):
-    """A moving average of the gradients, without its bias towards the zero at the start if `debias`.
+    """Exponential moving average of the gradients, bias-corrected if `debias`.
 
     m ← decay·m + (1−decay)·g; u = m/(1 − decayᵗ), or m
 

@@ -1,4 +1,4 @@
-"""Measurements of the updates on their way through a chain."""
+"""Measurements of the updates inside of a chain."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
@@ -25,13 +25,13 @@ class MonitorState(NamedTuple):
 
 
 def _cast_state(new: Any, old: Any) -> Any:
-    """A state keeps its dtypes."""
+    """Casts a new state to the dtypes of the old one."""
     return vary_like(jax.tree.map(lambda n, o: jnp.asarray(n).astype(o.dtype), new, old), old)
 
 
 def _zeros_like_output(measure: Callable[..., Any], *args: Any) -> Any:
-    """Zeros like `measure(*args)`, which is computed so that they are sharded as it is; of a placeholder for the
-    parameters, which has no leaves to measure, one zero."""
+    """Returns zeros like `measure(*args)`, which is computed to get its sharding; a single zero if the parameters are a
+    placeholder without leaves."""
     try:
         return jax.tree.map(jnp.zeros_like, measure(*args))
     except Exception:
@@ -42,7 +42,7 @@ def _zeros_like_output(measure: Callable[..., Any], *args: Any) -> Any:
 
 @transformation(lambda params, tx: SnapshotState({tx.measure_name: _zeros_like_output(tx.measure, params)}))
 def snapshot(updates: Any, state: Any, params: Any, measure_name: str, measure: Callable):
-    """Keeps `measure(updates)` in the state, under its name; the updates go on as they are.
+    """Stores `measure(updates)` in the state, by name; returns the updates unchanged.
 
     State: `SnapshotState(measurement)`, zeros before the first update.
 
@@ -65,7 +65,7 @@ def _measures(x: Any) -> Any:
 
 @transformation(lambda params, tx: ())
 def measured(updates: Any, state: Any, params: Any, measure: Callable):
-    """`measure(updates)` in place of the updates: a part of `monitor`.
+    """Returns `measure(updates)` in place of the updates; used by `monitor`.
 
     >>> import jax.numpy as jnp, lrjax
     >>> lrjax.measured(lrjax.global_norm).update(jnp.array([3.0, 4.0]), ())[0]
@@ -91,7 +91,7 @@ def _init_monitor(params: Any, tx: Any) -> MonitorState:
 
 @transformation(_init_monitor)
 def monitor(updates: Any, state: Any, params: Any, measures: Measures, **extra_args: Any):
-    """Keeps several measurements of the updates in the state; the updates go on as they are.
+    """Stores several measurements of the updates in the state; returns the updates unchanged.
 
     A measure is a function of the updates, or a transformation such as `measure_with_ema`.
 
@@ -102,12 +102,12 @@ def monitor(updates: Any, state: Any, params: Any, measures: Measures, **extra_a
     >>> tx.init(g).measurements, tx.update(g, tx.init(g))[1].measurements
     ({'norm': Array(0., dtype=float32)}, {'norm': Array(5., dtype=float32)})
     """
-    found, states = {}, []
+    measurements, states = {}, []
     for (name, measure), old in zip(measures, state.measure_states, strict=True):
         value, new = update_inner(measure, updates, old, params, extra_args)
-        found[name] = _cast_state(value, state.measurements[name])
+        measurements[name] = _cast_state(value, state.measurements[name])
         states.append(new)
-    return updates, MonitorState(found, tuple(states))
+    return updates, MonitorState(measurements, tuple(states))
 
 
 def _numbers(tree: Any) -> Any:
@@ -131,7 +131,7 @@ def measure_with_ema(
     debias: bool = True,
     accumulator_dtype: DType | None = None,
 ):
-    """A moving average of `measure(updates)`, in place of the updates: for `monitor`.
+    """Exponential moving average of `measure(updates)`; a measure for `monitor`.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx, g = lrjax.monitor({"norm": lrjax.measure_with_ema(lrjax.global_norm, 0.9)}), jnp.array([3.0, 4.0])

@@ -1,4 +1,4 @@
-"""Noise on the gradient."""
+"""Gradient noise."""
 
 from typing import Annotated, Any, NamedTuple
 
@@ -14,7 +14,7 @@ from lrjax.transforms.elementwise import cast_like, inexact_dtype, is_none, map_
 
 class AddNoiseState(NamedTuple):
     count: Array  # int32 (): updates so far
-    rng_key: Array  # uint32 (2,): of the next noise
+    rng_key: Array  # uint32 (2,): random key of the next noise
 
 
 def _seed(x: Any) -> Any:
@@ -33,17 +33,17 @@ Key = Annotated[Any, Domain("a whole number (a seed) or a random key", _seed, st
 
 
 def random_key(seed: Any) -> jax.Array:
-    """As plain uint32 numbers, which every checkpoint can hold."""
+    """Returns the key as plain uint32 numbers, which every checkpoint format can store."""
     return jax.random.PRNGKey(seed) if isinstance(seed, int) else jnp.asarray(seed, jnp.uint32)
 
 
 @transformation(lambda params, tx: AddNoiseState(jnp.zeros([], jnp.int32), random_key(tx.key)))
 def add_noise(updates: Any, state: Any, params: Any, eta: NonNegative, gamma: Number, key: Key = 0):
-    """Adds normal noise whose variance falls with the steps.
+    """Adds Gaussian noise whose variance decays with the steps.
 
     u = g + 𝒩(0, eta/tᵞ), γ = gamma
 
-    State: `AddNoiseState(count, rng_key)`; for other noise in every run, give each its `key`, or replace `rng_key`.
+    State: `AddNoiseState(count, rng_key)`; for different noise in each run, set its `key`, or replace `rng_key`.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx = lrjax.add_noise(eta=0.0, gamma=0.55, key=42)

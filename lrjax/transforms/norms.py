@@ -1,4 +1,4 @@
-"""Bounds on the size of an update."""
+"""Gradient clipping, and norms."""
 
 import functools
 import operator
@@ -15,7 +15,7 @@ from lrjax.transforms.elementwise import cast_like, compute_dtype, group_small_a
 
 @transformation(no_state, packable=always)
 def clip(updates: Any, state: Any, params: Any, max_delta: NonNegative):
-    """Every coordinate between −`max_delta` and `max_delta`.
+    """Gradient clipping by value: every coordinate to [−`max_delta`, `max_delta`].
 
     u = min(max(g, −max_delta), max_delta)
 
@@ -33,7 +33,7 @@ def clip(updates: Any, state: Any, params: Any, max_delta: NonNegative):
 
 @transformation(no_state, packable=always)
 def clip_by_global_norm(updates: Any, state: Any, params: Any, max_norm: NonNegative):
-    """Scales all updates alike so that their norm, as one vector, is at most `max_norm`.
+    """Gradient clipping by global norm: scales all updates so that their joint norm is at most `max_norm`.
 
     u = g·min(1, max_norm/‖g‖)
 
@@ -50,7 +50,7 @@ def clip_by_global_norm(updates: Any, state: Any, params: Any, max_norm: NonNega
 
 @transformation(no_state)
 def clip_by_block_rms(updates: Any, state: Any, params: Any, threshold: NonNegative):
-    """Scales each array's update so that its root mean square is at most `threshold`.
+    """Gradient clipping by RMS: scales each array's update so that its root mean square is at most `threshold`.
 
     u = g/max(1, rms(g)/threshold)
 
@@ -73,7 +73,7 @@ def clip_by_block_rms(updates: Any, state: Any, params: Any, threshold: NonNegat
 def adaptive_grad_clip(
     updates: Any, state: Any, params: Any, clipping: NonNegative, eps: NonNegative = 1e-3, axis: Axes = None
 ):
-    """Scales each unit's update so that its norm is at most `clipping` times that of the unit's parameters.
+    """Adaptive gradient clipping (AGC): bounds the norm of each unit's update by `clipping` times its parameters' norm.
 
     u = g·min(1, clipping·max(‖p‖, eps)/‖g‖) for every unit
 
@@ -95,14 +95,17 @@ def adaptive_grad_clip(
     assert_trees_match("adaptive_grad_clip", updates=updates, params=params)
 
     def leaf(g: jax.Array, p: jax.Array) -> jax.Array:
-        most, size = cast_like(clipping, g) * jnp.maximum(_unit_norms(p, axis), cast_like(eps, g)), _unit_norms(g, axis)
-        return g * jnp.where(size < most, 1, most / jnp.maximum(size, 1e-6))
+        max_norm, norm = (
+            cast_like(clipping, g) * jnp.maximum(_unit_norms(p, axis), cast_like(eps, g)),
+            _unit_norms(g, axis),
+        )
+        return g * jnp.where(norm < max_norm, 1, max_norm / jnp.maximum(norm, 1e-6))
 
     return map_updates(leaf, updates, params), state
 
 
 def unitwise_norm(x: Any, axis: int | tuple[int, ...] | None = None) -> jax.Array:
-    """The norm of each unit of an array, at every number of the unit.
+    """Returns the norm of each unit of an array, broadcast to the shape of the array.
 
     A unit is what is left when the axes of `axis` are reduced; by default as in `adaptive_grad_clip`.
 
@@ -118,7 +121,7 @@ def unitwise_norm(x: Any, axis: int | tuple[int, ...] | None = None) -> jax.Arra
 
 
 def _unit_norms(x: jax.Array, axis: Any) -> jax.Array:
-    """One number for each unit, with the reduced axes of length 1."""
+    """Returns one norm per unit; the reduced axes have length 1."""
     return jnp.sqrt(jnp.sum(abs_sq(x), axis=_unit_axes(x) if axis is None else axis, keepdims=True))
 
 
@@ -138,7 +141,7 @@ def _check_examples(name: str, grads: Any) -> None:
 
 
 def per_example_global_norm_clip(grads: ArrayTree, l2_norm_clip: Any) -> tuple[Any, jax.Array]:
-    """The sum over the examples of their gradients, each scaled to a norm of at most `l2_norm_clip`; and how many were.
+    """Per-example clipping: sums the gradients, each clipped to `l2_norm_clip`; also returns how many were clipped.
 
     Every array of `grads` has the examples as its first axis.
 
@@ -158,10 +161,10 @@ def per_example_global_norm_clip(grads: ArrayTree, l2_norm_clip: Any) -> tuple[A
 
 
 def per_example_layer_norm_clip(grads: ArrayTree, global_l2_norm_clip: Any, uniform: bool = True) -> tuple[Any, Any]:
-    """As `per_example_global_norm_clip` for each array alone, with a share of the norm each.
+    """Per-example clipping of each array separately, to a share of the norm; see `per_example_global_norm_clip`.
 
-    The share of an array is √(1/arrays), or if not `uniform` √(its numbers/all numbers). Returns a tree of the sums and
-    one of how many examples were clipped.
+    The share of an array is √(1/arrays), or if not `uniform` √(its size/total size). Returns a tree of the sums, and a
+    tree of the numbers of clipped examples.
 
     >>> import jax.numpy as jnp, lrjax
     >>> lrjax.per_example_layer_norm_clip([jnp.array([[0.0, 3.0, 4.0], [4.0, 0.0, 3.0]])], 1.25)
@@ -181,7 +184,7 @@ def per_example_layer_norm_clip(grads: ArrayTree, global_l2_norm_clip: Any, unif
 
 
 def global_norm(updates: ArrayTree) -> jax.Array:
-    """The Euclidean norm of a tree as one vector, summed in float32 at least; 0 for an empty tree.
+    """Returns the Euclidean norm of a tree as one vector, summed in at least float32; 0 for an empty tree.
 
     >>> import jax.numpy as jnp, lrjax
     >>> lrjax.global_norm({"a": jnp.array([3.0]), "b": jnp.array([4.0])})

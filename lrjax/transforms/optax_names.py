@@ -1,4 +1,4 @@
-"""Optax's further names: of types, for annotations, and of states that are the same as others."""
+"""Other names of Optax: types for annotations, and aliases of states."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Muon's direction: a matrix of gradients with all its singular values made one."""
+"""Muon: orthogonalization of momentum matrices by Newton–Schulz iteration."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from lrjax.transforms.elementwise import (
 )
 
 # The quintic's coefficients by name: those of Jordan et al. for every step, and those of Ahn et al. 2025 (Dion,
-# arXiv:2504.05295), one triple a step.
+# arXiv:2504.05295), one triple per step.
 PRESETS = {
     "standard": (3.4445, -4.7750, 2.0315),
     "dion": (
@@ -45,7 +45,7 @@ class MuonState(NamedTuple):
 class MuonDimensionNumbers(NamedTuple):
     """Which axes of a parameter are the rows (`reduction_axis`) and the columns (`output_axis`) of its matrix.
 
-    All other axes count matrices.
+    All other axes are batch axes.
 
     >>> import lrjax
     >>> lrjax.MuonDimensionNumbers(reduction_axis=(0, 1), output_axis=2)
@@ -101,19 +101,19 @@ DimensionNumbers = Annotated[
 
 
 def dimension_numbers_like(params: Any, given: Any) -> Any:
-    """A tree like `params` of MuonDimensionNumbers; None for what isn't a matrix."""
+    """Returns a tree like `params` of MuonDimensionNumbers, with None for parameters that aren't matrices."""
     if callable(given) or isinstance(given, HashableTree):
         tree = given.tree if isinstance(given, HashableTree) else given(params)
-        spread = lambda n, below: jax.tree.map(lambda _: n, below)
-        return jax.tree.map(spread, tree, params, is_leaf=_is_dimension_numbers)
+        broadcast = lambda n, subtree: jax.tree.map(lambda _: n, subtree)
+        return jax.tree.map(broadcast, tree, params, is_leaf=_is_dimension_numbers)
     one = _MATRIX if given is None else given
     return jax.tree.map(lambda p: one if given is not None or jnp.ndim(p) == 2 else None, params)
 
 
 def _axes(x: Any, numbers: MuonDimensionNumbers) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """(batch, rows, columns)."""
-    every = lambda axes: tuple(axis % x.ndim for axis in ((axes,) if isinstance(axes, int) else axes))
-    rows, columns = every(numbers.reduction_axis), every(numbers.output_axis)
+    """Returns the batch, row and column axes."""
+    nonnegative = lambda axes: tuple(axis % x.ndim for axis in ((axes,) if isinstance(axes, int) else axes))
+    rows, columns = nonnegative(numbers.reduction_axis), nonnegative(numbers.output_axis)
     if x.ndim < 2 or set(rows) & set(columns):
         raise ValueError(f"scale_by_muon: {numbers} must name different axes of an array, got shape {x.shape}.")
     return tuple(i for i in range(x.ndim) if i not in rows + columns), rows, columns
@@ -125,7 +125,7 @@ def _matrix_shape(x: Any, numbers: MuonDimensionNumbers) -> tuple[int, int]:
 
 
 def _newton_schulz(x: jax.Array, coefficients: jax.Array, steps: int, preconditioning: str, eps: Any) -> jax.Array:
-    """X ← a·X + (b·A + c·A²)·X with A = X·Xᵀ, on a batch of matrices of no more rows than columns."""
+    """Iterates X ← a·X + (b·A + c·A²)·X with A = X·Xᵀ, for a batch of matrices with rows ≤ columns."""
     transposed = lambda m: jnp.conj(jnp.swapaxes(m, -1, -2))
     if preconditioning == "frobenius":
         x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + eps)
@@ -133,7 +133,9 @@ def _newton_schulz(x: jax.Array, coefficients: jax.Array, steps: int, preconditi
         x = x / (jnp.linalg.norm(x, ord=2, axis=(-2, -1), keepdims=True) + eps)
     else:
         gram = x @ transposed(x)
-        if preconditioning == "aol":  # almost orthogonal layers: each row by the sum of its products with all
+        if (
+            preconditioning == "aol"
+        ):  # almost-orthogonal layers: each row by the sum of its absolute products with all rows
             size = jnp.sum(jnp.abs(gram), axis=-1, keepdims=True)
         else:  # schatten
             size = jnp.linalg.norm(gram, axis=(-2, -1), keepdims=True)
@@ -159,10 +161,10 @@ def orthogonalize_via_newton_schulz(
     eps: Any = 1e-8,
     dimension_numbers: MuonDimensionNumbers | None = None,
 ) -> jax.Array:
-    """Nearly U·Vᵀ of the singular value decomposition U·S·Vᵀ of each matrix in `x`.
+    """Newton–Schulz orthogonalization: approximates U·Vᵀ of the singular value decomposition U·S·Vᵀ of each matrix.
 
-    `ns_coeffs` has the shape (3,), or (steps, 3), which is as many steps as it has triples. An array of other than two
-    axes needs `dimension_numbers`.
+    `ns_coeffs` has the shape (3,), or (steps, 3), which sets the number of steps. An array that doesn't have two axes
+    needs `dimension_numbers`.
 
     >>> import jax.numpy as jnp, lrjax
     >>> x = jnp.array([[2.0, 0.0], [0.0, 2.0]])
@@ -190,7 +192,7 @@ def orthogonalize_via_newton_schulz(
     order = batch + rows + columns
     m, n = _matrix_shape(x, numbers)
     matrices = x.transpose(order).reshape(-1, m, n)
-    if m > n:  # the products are of the shorter side
+    if m > n:  # so that X·Xᵀ has the size of the shorter side
         matrices = jnp.swapaxes(
             _newton_schulz(jnp.swapaxes(matrices, 1, 2), coefficients, steps, preconditioning, eps), 1, 2
         )
@@ -228,14 +230,14 @@ def scale_by_muon(
     preconditioning: Literal["frobenius", "spectral", "aol", "schatten"] = "frobenius",
     weight_dimension_numbers: DimensionNumbers = None,
 ):
-    """The nearest orthogonal matrix to a moving average of each matrix of gradients, by Newton–Schulz steps.
+    """Muon without the rate: orthogonalizes the momentum of each matrix, by Newton–Schulz steps.
 
     μ ← beta·μ + (1−beta)·g; X = μ̂/‖μ̂‖; `ns_steps` times X ← a·X + (b·A + c·A²)·X, A = X·Xᵀ; u = X, times ⟨μ̂, X⟩ if
     `adaptive`; `nesterov` as in `scale_by_adam`
 
-    Every parameter must be a matrix, or have its `weight_dimension_numbers`; `muon` sees to the others.
+    Every parameter must be a matrix, or have `weight_dimension_numbers`; `muon` uses Adam for the others.
 
-    A sharded matrix is gathered for its products; the moments stay sharded.
+    A sharded matrix is gathered for the products; the moments stay sharded.
 
     State: `MuonState(count, mu, ns_coeffs)`.
 
@@ -256,7 +258,7 @@ def scale_by_muon(
     if nesterov:
         scale_mu, scale_g = beta / bias_correction(beta, t + 1), rest * scale_mu
 
-    def one(g: Any, mu: Any, numbers: Any) -> Any:
+    def update_leaf(g: Any, mu: Any, numbers: Any) -> Any:
         if g is None or mu is None:
             return None, mu
         if numbers is None:
@@ -265,7 +267,7 @@ def scale_by_muon(
         new = cast_like(beta, wide) * mu.astype(wide.dtype) + cast_like(rest, wide) * wide
         mu_hat = cast_like(scale_mu, wide) * new + cast_like(scale_g, wide) * wide
         sharding = jax.typeof(mu_hat).sharding
-        sharded = any(sharding.spec)  # known on an explicit mesh: there the products need whole matrices
+        sharded = any(sharding.spec)  # known on an explicit mesh, where the products need gathered matrices
         if sharded:
             mu_hat = jax.sharding.reshard(mu_hat, NamedSharding(sharding.mesh, PartitionSpec(*[None] * mu_hat.ndim)))
         u = orthogonalize_via_newton_schulz(
@@ -279,9 +281,9 @@ def scale_by_muon(
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     mus = treedef.flatten_up_to(state.mu)
     like = treedef.unflatten([m if g is None else g for g, m in zip(leaves, mus, strict=True)])
-    shaped = treedef.flatten_up_to(dimension_numbers_like(like, weight_dimension_numbers))
-    rows = [one(*row) for row in zip(leaves, mus, shaped, strict=True)]
-    u, mu = (treedef.unflatten([row[i] for row in rows]) for i in (0, 1))
+    numbers = treedef.flatten_up_to(dimension_numbers_like(like, weight_dimension_numbers))
+    pairs = [update_leaf(*inputs) for inputs in zip(leaves, mus, numbers, strict=True)]
+    u, mu = (treedef.unflatten([pair[i] for pair in pairs]) for i in (0, 1))
     return u, MuonState(count, mu, state.ns_coeffs)
 
 
@@ -293,7 +295,7 @@ def scale_by_shape(
     weight_dimension_numbers: DimensionNumbers = None,
     consistent_rms: Positive | None = None,
 ):
-    """Matrices times √max(1, columns/rows), or with `consistent_rms` times consistent_rms·√max(rows, columns).
+    """Scales matrices by √max(1, columns/rows), or with `consistent_rms` by consistent_rms·√max(rows, columns).
 
     >>> import jax.numpy as jnp, lrjax
     >>> lrjax.scale_by_shape().update(jnp.ones((1, 4)), lrjax.EmptyState())[0]
@@ -316,7 +318,7 @@ def scale_by_shape(
 
 
 def label_matrices(given: Any) -> Callable[[Any], Any]:
-    """The labels of `muon`: a tree of 'muon' for matrices and 'adam' for the rest."""
+    """Returns a function that labels matrices 'muon' and other parameters 'adam'."""
 
     def labels(params: Any) -> Any:
         leaves, treedef = jax.tree.flatten(params)

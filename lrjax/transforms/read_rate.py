@@ -1,4 +1,4 @@
-"""The rate, read out of a state."""
+"""Reads the learning rate from a state."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,16 +15,16 @@ _Group = tuple[Any, ...]
 
 
 def get_learning_rate(state: ArrayTree) -> Any:
-    """The rate that the last update applied; before the first update, the rate that the first will apply.
+    """Returns the rate that the last update applied; before the first update, the rate of the first.
 
-    Finds it in the state of any nesting of chains and wrappers, ours or Optax's. Two rates in one chain multiply, as
-    they did in the update. Rates side by side make a dict: by the label of `partition`, by the path to a `masked` part
-    (with '' for the parameters outside of all masks, where a rate applies to those too), by the name of the state's
-    field where a method has two optimizers inside; by tuples of these where one is inside of another. Where each
-    parameter has its own rate, it is a tree of them.
+    Finds it in the state of any nesting of lrjax's or Optax's chains and wrappers. Two rates in one chain are
+    multiplied, as in the update. Rates of different groups of parameters are a dict: by the label of `partition`, by
+    the path to a `masked` state (with '' for the parameters outside of all masks, if a rate applies to them), by the
+    name of the state's field where a method has two optimizers; by tuples of these where groups are nested. If each
+    parameter has its own rate, it is a tree of rates.
 
     Raises:
-      ValueError: there is no rate in `state`.
+      ValueError: `state` has no rate.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx = lrjax.chain(lrjax.clip_by_global_norm(1.0), lrjax.adam(lrjax.linear_schedule(1.0, 0.0, 4)))
@@ -42,9 +42,9 @@ def get_learning_rate(state: ArrayTree) -> Any:
         )
     rates = {}
     for group, rate in found.items():
-        inside = [g for g in found if g != group and g[: len(group)] == group]
-        if inside and not any(g in masks for g in inside):
-            continue  # every parameter of this group is in one inside of it
+        nested_groups = [g for g in found if g != group and g[: len(group)] == group]
+        if nested_groups and not any(g in masks for g in nested_groups):
+            continue  # every parameter of this group is in a nested group
         for outer in (group[:n] for n in range(len(group))):
             rate = _product(rate, found[outer]) if outer in found else rate
         rates[group] = rate
@@ -55,9 +55,9 @@ def get_learning_rate(state: ArrayTree) -> Any:
 
 
 def _rates(node: Any, path: tuple[Any, ...], group: _Group, masks: set[_Group]) -> Iterator[tuple[_Group, Any]]:
-    """Every rate, with the group of parameters that it applies to: the labels on the way to it."""
+    """Yields every rate with the group of parameters that it applies to, the labels on the path to the rate."""
     if isinstance(node, (LearningRateState, InjectedRateState)):
-        # flax's nnx keeps every number of a state in a box of its own, which is a pytree itself.
+        # flax's nnx wraps every number of a state in an object that is a pytree itself.
         yield group, jax.tree.map(jnp.asarray, node[2], is_leaf=lambda x: hasattr(x, "__jax_array__"))
         return
     if _is_rate_state(node):  # Optax's own optimizer, injected
@@ -68,12 +68,12 @@ def _rates(node: Any, path: tuple[Any, ...], group: _Group, masks: set[_Group]) 
             group = (*group, keystr(path, simple=True, separator="/"))
             masks.add(group)
     children = [(key, child) for (key,), child in tree_leaves_with_path(node, is_leaf=lambda x: x is not node)]
-    holders = [(key, child) for key, child in children if _holds_rate(child)]
-    in_a_row = type(node) in (tuple, list, dict) and not (path and getattr(path[-1], "name", None) == "inner_states")
-    for key, child in holders:
-        alone = in_a_row or (len(holders) == 1 and type(node) is not dict)
+    with_rates = [(key, child) for key, child in children if _holds_rate(child)]
+    is_sequence = type(node) in (tuple, list, dict) and not (path and getattr(path[-1], "name", None) == "inner_states")
+    for key, child in with_rates:
+        same_group = is_sequence or (len(with_rates) == 1 and type(node) is not dict)
         label = getattr(key, "name", getattr(key, "key", key))
-        yield from _rates(child, (*path, key), group if alone else (*group, label), masks)
+        yield from _rates(child, (*path, key), group if same_group else (*group, label), masks)
 
 
 def _is_rate_state(x: Any) -> bool:
@@ -88,7 +88,7 @@ def _holds_rate(node: Any) -> bool:
 
 
 def _product(a: Any, b: Any) -> Any:
-    """Of two rates, each of which may be a tree."""
+    """Returns the product of two rates, each of which may be a tree."""
     if jax.tree.structure(a) == jax.tree.structure(b):
         return jax.tree.map(jnp.multiply, a, b)
     tree, factor = (b, a) if isinstance(a, jax.Array) else (a, b)

@@ -1,4 +1,4 @@
-"""Second moments: every coordinate divided by a running size of its own gradient."""
+"""Second moments: every coordinate divided by the RMS of its past gradients."""
 
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ class ScaleByRStdDevState(NamedTuple):
 
 @elementwise(ScaleByRssState, sum_of_squares=Slot(start="initial_accumulator_value", real=True))
 def scale_by_rss(initial_accumulator_value: NonNegative = 0.1, eps: NonNegative = 1e-7):
-    """Divides by the root of the sum of all squared gradients.
+    """AdaGrad without the rate: divides by the root of the sum of all squared gradients.
 
     s ← s + |g|²; u = g/√(s + eps), 0 where s is 0
 
@@ -67,7 +67,7 @@ def scale_by_rms(
     eps_in_sqrt: bool = True,
     bias_correction: bool = False,
 ):
-    """Divides by the root of a moving average of the squared gradients.
+    """RMSProp without the rate: divides by the root of a moving average of the squared gradients.
 
     ν ← decay·ν + (1−decay)·|g|²; u = g/√(ν + eps), or g/(√ν + eps) without `eps_in_sqrt`;
     with `bias_correction` ν/(1 − decayᵗ) for ν
@@ -97,7 +97,7 @@ def scale_by_stddev(
     eps_in_sqrt: bool = True,
     bias_correction: bool = False,
 ):
-    """Divides by the root of a moving variance of the gradients: `scale_by_rms`, centered.
+    """Centered RMSProp without the rate: divides by the root of a moving variance of the gradients.
 
     μ ← decay·μ + (1−decay)·g; ν ← decay·ν + (1−decay)·|g|²; u = g/√(ν − |μ|² + eps), or g/(√(ν − |μ|²) + eps)
     without `eps_in_sqrt`; with `bias_correction` μ/(1 − decayᵗ) and ν/(1 − decayᵗ) for μ and ν
@@ -122,7 +122,7 @@ def scale_by_stddev(
 
 @elementwise(ScaleByAdaDeltaState, e_g=Slot(real=True), e_x=Slot(real=True))
 def scale_by_adadelta(rho: Decay = 0.9, eps: NonNegative = 1e-6):
-    """The running size of past updates over that of the gradients, so that the updates have the unit of the parameters.
+    """AdaDelta without the rate: scales gradients by the RMS of past updates over the RMS of past gradients.
 
     e_g ← rho·e_g + (1−rho)·|g|²; u = √(e_x + eps)/√(e_g + eps)·g; e_x ← rho·e_x + (1−rho)·|u|²
 
@@ -159,7 +159,7 @@ def scale_by_novograd(
     weight_decay: Number = 0.0,
     mu_dtype: DType | None = None,
 ):
-    """Each array's gradient over the running norm of that array's gradients, with momentum and weight decay.
+    """NovoGrad without the rate: momentum of layer-wise normalized gradients, with weight decay.
 
     ν ← b2·ν + (1−b2)·‖g‖², ‖g‖² at the first update; μ ← b1·μ + g/(√(ν + eps_root) + eps) + weight_decay·p; u = μ
 

@@ -1,5 +1,5 @@
-"""Sharding as a part of an array's type: on an explicit mesh its `PartitionSpec`, inside of `shard_map` the mesh axes
-along which it varies. Without a mesh every function here returns its argument, and adds no operation."""
+"""Shardings in the types of arrays: the `PartitionSpec` on an explicit mesh, and the mesh axes along which an array
+varies inside of `shard_map`. Without a mesh every function here returns its argument, without any operation."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from lrjax.jax_versions import as_varying, manual_axes
 
 
 def spec(x: Any) -> Any:
-    """The `PartitionSpec`, known on an explicit mesh, and the axes along which the array varies."""
+    """Returns the `PartitionSpec`, known on an explicit mesh, and the axes along which the array varies."""
     return jax.typeof(x).sharding.spec, varying_axes(x)
 
 
 def varying_axes(x: Any) -> frozenset[Any]:
-    """The manual axes along which an array, or a `jax.ShapeDtypeStruct`, differs from device to device."""
+    """Returns the manual axes along which an array, or a `jax.ShapeDtypeStruct`, differs between devices."""
     return manual_axes(_aval(x))
 
 
@@ -23,23 +23,23 @@ def _aval(x: Any) -> Any:
 
 
 def with_axes(x: Any, axes: frozenset[Any]) -> Any:
-    """The array, varying along `axes` too."""
+    """Marks an array as varying along `axes` too."""
     missing = axes - varying_axes(x)
     return as_varying(x, tuple(missing)) if missing else x
 
 
 def vary_like(tree: Any, like: Any) -> Any:
-    """Each array of the tree, varying along the axes of its like too."""
+    """Marks each array of the tree as varying along the axes of its counterpart in `like` too."""
     return jax.tree.map(lambda x, y: with_axes(x, varying_axes(y)), tree, like)
 
 
 def vary_as_all(x: Any, tree: Any) -> Any:
-    """An array that will be computed from the whole tree, varying along the axes of all its arrays."""
+    """Marks an array, whose later values depend on the tree, as varying along the axes of all the tree's arrays."""
     return with_axes(x, frozenset().union(*map(varying_axes, jax.tree.leaves(tree))))
 
 
 def shard_like(x: Any, like: Any) -> Any:
-    """The array, sharded and varying as another of its shape."""
+    """Gives an array the sharding and the varying axes of another of the same shape."""
     sharding = _aval(like).sharding
     if sharding is not None and jax.typeof(x).sharding.spec != sharding.spec:
         x = jax.sharding.reshard(x, sharding)
@@ -47,7 +47,7 @@ def shard_like(x: Any, like: Any) -> Any:
 
 
 def replicated(x: Any) -> Any:
-    """The array with all its parts on each device; as it is where no mesh is explicit."""
+    """Replicates an array on all devices of an explicit mesh; returns it unchanged without one."""
     sharding = jax.typeof(x).sharding
     if not any(sharding.spec):
         return x

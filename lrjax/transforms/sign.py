@@ -1,4 +1,4 @@
-"""Methods that go by the sign of the gradient."""
+"""Methods that use the sign of the gradient."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -17,12 +17,12 @@ class ScaleByLionState(NamedTuple):
 
 class ScaleByRpropState(NamedTuple):
     step_sizes: ArrayTree  # like params, real: the size of each coordinate's next step
-    prev_updates: ArrayTree  # like params: the last step, 0 where the sign had turned
+    prev_updates: ArrayTree  # like params: the last step, 0 where the sign had changed
 
 
 @transformation(no_state, packable=always)
 def scale_by_sign(updates: Any, state: Any, params: Any):
-    """The sign of every coordinate: 1, −1 or 0; of a complex one g/|g|.
+    """signSGD without the rate: the sign of every coordinate, 1, −1 or 0; g/|g| for complex g.
 
     u = sign(g)
 
@@ -45,9 +45,9 @@ def scale_by_lion(
     mode: Literal["hard", "smooth", "refined"] = "hard",
     smooth_beta: Positive = 1.0,
 ):
-    """The sign of a mean of the gradient and its moving average.
+    """Lion without the rate: the sign of an interpolation between momentum and gradient.
 
-    c = b1·μ + (1−b1)·g; u = sign(c), tanh(smooth_beta·c) if `smooth`, c within ±1 if `refined`; μ ← b2·μ + (1−b2)·g
+    c = b1·μ + (1−b1)·g; u = sign(c), tanh(smooth_beta·c) if `smooth`, c clipped to ±1 if `refined`; μ ← b2·μ + (1−b2)·g
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx = lrjax.scale_by_lion()
@@ -57,14 +57,14 @@ def scale_by_lion(
     Source: Chen et al. 2023, Symbolic Discovery of Optimization Algorithms, arXiv:2302.06675, algorithm 2.
     """
     rest1, rest2 = 1 - b1, 1 - b2
-    shapes = {
+    sign_functions = {
         "hard": jnp.sign,
         "smooth": lambda c: jnp.tanh(smooth_beta * c),
         "refined": lambda c: jnp.where(jnp.abs(c) < 1, c, jnp.sign(c)),
     }
 
     def leaf(g: Any, mu: Any) -> Any:
-        return shapes[mode](b1 * mu + rest1 * g), b2 * mu + rest2 * g
+        return sign_functions[mode](b1 * mu + rest1 * g), b2 * mu + rest2 * g
 
     return leaf
 
@@ -77,7 +77,7 @@ def scale_by_rprop(
     min_step_size: NonNegative = 1e-6,
     max_step_size: Positive = 50.0,
 ):
-    """A step size for every coordinate, which grows while the gradient keeps its sign and shrinks when it turns.
+    """Rprop: a step size per coordinate that grows while the gradient keeps its sign, and shrinks when it changes.
 
     s = g·uₜ₋₁; δ ← δ·eta_plus if s > 0, δ·eta_minus if s < 0, within [min_step_size, max_step_size];
     u = δ·sign(g), 0 if s < 0; δ begins at `learning_rate`

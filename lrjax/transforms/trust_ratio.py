@@ -1,4 +1,4 @@
-"""Updates in proportion to the arrays that they change."""
+"""Layer-wise scaling: updates in proportion to the norm of their parameters."""
 
 from typing import Any, NamedTuple
 
@@ -12,20 +12,20 @@ from lrjax.transforms.base import EmptyState
 from lrjax.transforms.elementwise import elementwise
 
 
-def norm(x: jax.Array, least: Any = 0.0) -> jax.Array:
-    """The Euclidean norm of an array, at least `least`; its gradient is 0 where the norm is less."""
+def norm(x: jax.Array, min_norm: Any = 0.0) -> jax.Array:
+    """Returns the Euclidean norm of an array, at least `min_norm`; its gradient is 0 where the norm is less."""
     square = jnp.sum(abs_sq(x))
-    enough = square > least**2
-    return jnp.where(enough, jnp.sqrt(jnp.where(enough, square, 1)), least)
+    is_larger = square > min_norm**2
+    return jnp.where(is_larger, jnp.sqrt(jnp.where(is_larger, square, 1)), min_norm)
 
 
-def root_mean_square(x: jax.Array, least: Any = 0.0) -> jax.Array:
-    return jnp.maximum(norm(x) * max(x.size, 1) ** -0.5, least)
+def root_mean_square(x: jax.Array, min_value: Any = 0.0) -> jax.Array:
+    return jnp.maximum(norm(x) * max(x.size, 1) ** -0.5, min_value)
 
 
 @elementwise(EmptyState, needs_params=True, packable=False)
 def scale_by_trust_ratio(min_norm: NonNegative = 0.0, trust_coefficient: NonNegative = 1.0, eps: NonNegative = 0.0):
-    """Each array's update with a norm in proportion to that of its parameters.
+    """Layer-wise trust ratio of LARS and LAMB: scales each update to a norm in proportion to its parameters' norm.
 
     u = trust_coefficient·‖p‖/(‖g‖ + eps)·g, g where one of the norms is 0; a norm counts as at least `min_norm`
 
@@ -42,15 +42,15 @@ def scale_by_trust_ratio(min_norm: NonNegative = 0.0, trust_coefficient: NonNega
 
     def leaf(g: Any, p: Any) -> Any:
         p_norm, g_norm = norm(p, min_norm), norm(g, min_norm)
-        known = (p_norm > 0) & (g_norm > 0)
-        return (jnp.where(known, trust_coefficient * p_norm / (jnp.where(known, g_norm, 1) + eps), 1) * g,)
+        nonzero = (p_norm > 0) & (g_norm > 0)
+        return (jnp.where(nonzero, trust_coefficient * p_norm / (jnp.where(nonzero, g_norm, 1) + eps), 1) * g,)
 
     return leaf
 
 
 @elementwise(EmptyState, needs_params=True, packable=False)
 def scale_by_param_block_norm(min_scale: NonNegative = 1e-3):
-    """Each array's update times the norm of its parameters, at least `min_scale`.
+    """Multiplies each array's update by the norm of its parameters, at least `min_scale`.
 
     u = max(‖p‖, min_scale)·g
 
@@ -66,7 +66,7 @@ def scale_by_param_block_norm(min_scale: NonNegative = 1e-3):
 
 @elementwise(EmptyState, needs_params=True, packable=False)
 def scale_by_param_block_rms(min_scale: NonNegative = 1e-3):
-    """Each array's update times the root mean square of its parameters, at least `min_scale`.
+    """Multiplies each array's update by the root mean square of its parameters, at least `min_scale`.
 
     u = max(rms(p), min_scale)·g
 
@@ -88,7 +88,7 @@ class ContractState(NamedTuple):
 
 @elementwise(ContractState, needs_params=True)
 def contract(t: Any, learning_rate: RateOrSchedule):
-    """Draws the parameters after the update towards 0, by as much as a step across them had lengthened them.
+    """Fromage's rescaling: divides the updated parameters by √(1 + η²), so that their norm doesn't grow.
 
     u = (p + g)/√(1 + η²) − p
 

@@ -72,7 +72,7 @@ def _coefficients(x: Any) -> Any:
 
 
 def _is_dimension_numbers(x: Any) -> bool:
-    return x is None or getattr(x, "_fields", None) == MuonDimensionNumbers._fields  # ours or Optax's
+    return x is None or getattr(x, "_fields", None) == MuonDimensionNumbers._fields  # lrjax's or Optax's
 
 
 def _dimension_numbers(x: Any) -> Any:

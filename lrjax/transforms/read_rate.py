@@ -63,7 +63,7 @@ def _rates(node: Any, path: tuple[Any, ...], group: _Group, masks: set[_Group]) 
     if _is_rate_state(node):  # Optax's own optimizer, injected
         yield group, jnp.asarray(node.hyperparams["learning_rate"])
         return
-    if isinstance(node, MaskedState) or type(node).__name__ == "MaskedState":  # ours or Optax's
+    if isinstance(node, MaskedState) or type(node).__name__ == "MaskedState":  # lrjax's or Optax's
         if not (len(path) > 1 and getattr(path[-2], "name", None) == "inner_states"):
             group = (*group, keystr(path, simple=True, separator="/"))
             masks.add(group)

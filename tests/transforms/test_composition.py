@@ -341,7 +341,7 @@ def test_packed_joins_the_small_arrays():
     ],
 )
 def test_packed_refuses_what_looks_at_single_arrays(inner):
-    with pytest.raises(ValueError, match="packed: `inner` must be a transformation without masks, and without rates or norms"):
+    with pytest.raises(ValueError, match="packed: `inner` must be a transformation without masks"):
         L.packed(inner)
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.value import ValueT, Value, hyperparameter_names
+from lrjax.value import Value, ValueT, hyperparameter_names
 
 
 def batched(value: ValueT) -> ValueT:

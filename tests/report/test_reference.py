@@ -83,7 +83,7 @@ def test_without_a_name_it_lists_all(capsys):
     assert main(["reference"]) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
-    assert out.startswith("schedules.base: What a schedule is")
+    assert out.startswith("schedules.base: Schedules")
     listed = [line.split()[0] for line in out.splitlines() if line.startswith("  ") and line[2] != " "]
     assert set(PUBLIC) < set(listed) and len(listed) == len(set(listed))
 
@@ -91,7 +91,7 @@ def test_without_a_name_it_lists_all(capsys):
 def test_a_schedule_is_explained_with_its_curve(capsys):
     assert main(["reference", "lrjax.cosine_decay_schedule"]) == 0
     out = capsys.readouterr().out
-    parts = ["cosine_decay_schedule(\n", "Half a cosine", "η(t) = ", "Args (any other value raises ValueError):",
+    parts = ["cosine_decay_schedule(\n", "Cosine decay", "η(t) = ", "Args (any other value raises ValueError):",
              "  decay_steps: a number of steps >= 1.", "Source: Loshchilov", ">>> import lrjax", "The curve of",
              "┤", "step  0"]  # fmt: skip
     places = [out.index(part) for part in parts]

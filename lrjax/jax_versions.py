@@ -1,32 +1,8 @@
 """Functions that differ between the supported versions of JAX."""
 
-import functools
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
-
-
-def is_tracing() -> bool:
-    """Returns whether Python is inside of a trace: of `jit`, `vmap`, `grad` or another transformation."""
-    trace_state, outside = _trace_state()
-    return trace_state() != outside
-
-
-@functools.cache
-def _trace_state() -> tuple[Callable[[], Any], Any]:
-    """Returns the function that returns the current trace state, and its result outside of all traces.
-
-    The function is public since JAX 0.10, and in `jax.core` before. It is called in a new thread, which is in no trace,
-    whatever trace the caller is in.
-    """
-    import jax.extend.core  # here, as it imports Pallas
-
-    found = getattr(jax.extend.core, "get_opaque_trace_state", None)
-    trace_state = found or jax.core.get_opaque_trace_state  # type: ignore[attr-defined]
-    with ThreadPoolExecutor(1) as thread:
-        return trace_state, thread.submit(trace_state).result()
 
 
 def enable_x64(new_value: bool) -> Any:

@@ -311,7 +311,7 @@ def test_an_nnx_state_is_a_tree(make):
 def test_a_first_call_inside_of_a_trace_is_no_measure_of_what_is_outside(tmp_path):
     program = """if True:
         import jax, jax.numpy as jnp
-        from lrjax.jax_versions import is_tracing
+        from lrjax.transforms.base import is_tracing
         seen = []
         jax.jit(lambda x: (seen.append(is_tracing()), x)[1])(1.0)
         jax.vmap(lambda x: (seen.append(is_tracing()), x)[1])(jnp.ones(2))

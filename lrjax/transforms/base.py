@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, ClassVar, Concatenate, NamedTuple, ParamSpec, Protocol
 
 import jax
@@ -10,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax.domains import Domain, NotInDomain, is_function
-from lrjax.jax_versions import is_tracing
 from lrjax.numerics import Array, ArrayTree, safe_increment
 from lrjax.schedules.base import Schedule, or_schedule
 from lrjax.signatures import ValueClass
@@ -100,6 +100,27 @@ def _compiled(cls: type[GradientTransformation]) -> Callable[..., Any]:
 
     compiled.__name__ = cls.__name__  # shows in profiles and in the jaxpr
     return jax.jit(compiled, inline=_INLINE)
+
+
+def is_tracing() -> bool:
+    """Returns whether Python is inside of a trace: of `jit`, `vmap`, `grad` or another transformation."""
+    trace_state, outside = _trace_state()
+    return trace_state() != outside
+
+
+@functools.cache
+def _trace_state() -> tuple[Callable[[], Any], Any]:
+    """Returns the function that returns the current trace state, and its result outside of all traces.
+
+    The function is public since JAX 0.10, and in `jax.core` before. It is called in a new thread, which is in no trace,
+    whatever trace the caller is in.
+    """
+    import jax.extend.core  # here, as it imports Pallas
+
+    found = getattr(jax.extend.core, "get_opaque_trace_state", None)
+    trace_state = found or jax.core.get_opaque_trace_state  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(1) as thread:
+        return trace_state, thread.submit(trace_state).result()
 
 
 def update_inner(tx: GradientTransformation, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:

@@ -7,11 +7,10 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, overload
 import jax
 import jax.numpy as jnp
 
-from lrjax.jax_versions import is_tracing
 from lrjax.numerics import Array, cast_to, common_dtype, safe_increment
 from lrjax.schedules.base import Schedule
 from lrjax.signatures import ValueClass
-from lrjax.transforms.base import GradientTransformation, assert_trees_match, transformation_class
+from lrjax.transforms.base import GradientTransformation, assert_trees_match, is_tracing, transformation_class
 from lrjax.transforms.sharding import spec
 from lrjax.value import as_arrays
 
@@ -93,7 +92,7 @@ def map_updates(formula: Callable[..., Any], updates: Any, *trees: Any, dtypes: 
         return cast_to(out, target)
 
     others = trees if dtypes is None else (*trees, dtypes)
-    has_none = lambda leaves: any(x is None for x in leaves)
+    has_none = lambda leaves: [x for x in leaves if x is None]
     return jax.tree.map(lambda *leaves: None if has_none(leaves) else leaf(*leaves), updates, *others, is_leaf=is_none)
 
 

@@ -1,6 +1,6 @@
 """Reads the learning rate from a state."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -35,7 +35,7 @@ def get_learning_rate(state: ArrayTree) -> Any:
     masks: set[_Group] = set()
     for group, rate in _rates(state, (), (), masks):
         found[group] = _product(found[group], rate) if group in found else rate
-    if not found:
+    if not _holds_rate(state):
         raise ValueError(
             "get_learning_rate: `state` must hold the state of an lrjax learning rate, got "
             f"{jax.tree.structure(state)}. Optax's own optimizers don't keep their rate."
@@ -67,8 +67,11 @@ def _rates(node: Any, path: tuple[Any, ...], group: _Group, masks: set[_Group]) 
         if not (len(path) > 1 and getattr(path[-2], "name", None) == "inner_states"):
             group = (*group, keystr(path, simple=True, separator="/"))
             masks.add(group)
+    if hasattr(node, "rate_factor"):
+        yield group, node.rate_factor
+        return
     children = [(key, child) for (key,), child in tree_leaves_with_path(node, is_leaf=lambda x: x is not node)]
-    with_rates = [(key, child) for key, child in children if _holds_rate(child)]
+    with_rates = [(key, child) for key, child in children if _holds(child, _multiplies)]
     is_sequence = type(node) in (tuple, list, dict) and not (path and getattr(path[-1], "name", None) == "inner_states")
     for key, child in with_rates:
         same_group = is_sequence or (len(with_rates) == 1 and type(node) is not dict)
@@ -83,8 +86,17 @@ def _is_rate_state(x: Any) -> bool:
     return injected and not _holds_rate(x.inner_state)
 
 
+def _multiplies(x: Any) -> bool:
+    """Whether it is a state that has a rate, or says what multiplies one."""
+    return _is_rate_state(x) or hasattr(x, "rate_factor")
+
+
 def _holds_rate(node: Any) -> bool:
-    return any(map(_is_rate_state, jax.tree.leaves(node, is_leaf=_is_rate_state)))
+    return _holds(node, _is_rate_state)
+
+
+def _holds(node: Any, is_it: Callable[[Any], bool]) -> bool:
+    return any(map(is_it, jax.tree.leaves(node, is_leaf=is_it)))
 
 
 def _product(a: Any, b: Any) -> Any:

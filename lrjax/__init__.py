@@ -236,6 +236,10 @@ from lrjax.transforms.orthogonal import MuonState as MuonState
 from lrjax.transforms.orthogonal import orthogonalize_via_newton_schulz as orthogonalize_via_newton_schulz
 from lrjax.transforms.orthogonal import scale_by_muon as scale_by_muon
 from lrjax.transforms.orthogonal import scale_by_shape as scale_by_shape
+from lrjax.transforms.plateau import ReduceLROnPlateauState as ReduceLROnPlateauState
+from lrjax.transforms.plateau import ReduceOnStallState as ReduceOnStallState
+from lrjax.transforms.plateau import reduce_on_plateau as reduce_on_plateau
+from lrjax.transforms.plateau import reduce_on_stall as reduce_on_stall
 from lrjax.transforms.read_rate import get_learning_rate as get_learning_rate
 from lrjax.transforms.second_moment import ScaleByAdaDeltaState as ScaleByAdaDeltaState
 from lrjax.transforms.second_moment import ScaleByNovogradState as ScaleByNovogradState

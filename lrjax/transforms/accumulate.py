@@ -141,7 +141,8 @@ def MultiSteps(
     `every_k_schedule` is k, or a function from the updates so far to it. `should_skip_update_fn(updates, gradient_step,
     params)` returns whether to ignore a gradient, and a pytree to keep in the state: `skip_not_finite`,
     `skip_large_updates`. The extra arguments named in `averaged_args`, such as the loss, are passed to `opt` as their
-    means over the k calls; others as in the last call.
+    means over the k calls; others as in the last call. With `averaged_args=()` this holds for the loss too, which may
+    then be None in some calls.
 
     State: `MultiStepsState`; `tx.has_updated(state)` says whether the last call applied an update. `opt` is computed
     only then.
@@ -160,6 +161,12 @@ def MultiSteps(
     if jnp.shape(skip) != () or jnp.result_type(skip) != jnp.bool_:
         raise ValueError(f"MultiSteps: `should_skip_update_fn` must return one bool first, got {skip!r}.")
     assert_trees_match("MultiSteps", updates=updates, **{"state.acc_grads": state.acc_grads})
+    for name in state.acc_extra_args:
+        if name in extra_args and extra_args[name] is None:
+            raise ValueError(
+                f"MultiSteps: `{name}` must be a number in every call, since its mean is passed to `opt`, got None. "
+                "With `averaged_args=()` the last call's is passed, which may be None."
+            )
     weight = 1 / (state.mini_step.astype(jnp.result_type(float)) + 1)  # of the new gradient in the running mean
 
     def accumulate(g: Any, acc: Any) -> Any:

@@ -73,6 +73,8 @@ BETTER = {
     "rprop scale_by_rprop": "the present step, not that of the update before",
     "ScalarOrSchedule": "also a tree of rates, or `by_path`",
     "scale_by_learning_rate scale_by_polyak scale_by_schedule": "the state has the rate, for `get_learning_rate`",
+    "contrib.reduce_on_plateau": "works with negative losses; ignores nan; `patience` is PyTorch's: one value later",
+    "contrib.ReduceLROnPlateauState": "float32 with bfloat16 parameters; counts reductions and ignored values",
     "contrib.scale_by_muon": "takes a tree without dimension numbers, too",
     "Schedule": "a class: schedules add, multiply, clip, repeat",
     "ScaleByRmsState ScaleByRStdDevState": "always with a `count`",
@@ -94,8 +96,8 @@ ELSEWHERE = {
     """contrib.cocob contrib.scale_by_cocob contrib.COCOBState contrib.dadapt_adamw contrib.DAdaptAdamWState contrib.dog
     contrib.DoGState contrib.dowg contrib.DoWGState contrib.mechanize contrib.MechanicState contrib.momo
     contrib.MomoState contrib.momo_adam contrib.MomoAdamState contrib.prodigy contrib.ProdigyState
-    contrib.reduce_on_plateau contrib.ReduceLROnPlateauState contrib.schedule_free contrib.schedule_free_adamw
-    contrib.schedule_free_eval_params contrib.schedule_free_sgd contrib.ScheduleFreeState
+    contrib.schedule_free contrib.schedule_free_adamw contrib.schedule_free_eval_params contrib.schedule_free_sgd
+    contrib.ScheduleFreeState
     scale_by_distance_over_gradients lbfgs scale_by_lbfgs ScaleByLBFGSState scale_by_backtracking_linesearch
     ScaleByBacktrackingLinesearchState scale_by_zoom_linesearch ScaleByZoomLinesearchState ZoomLinesearchInfo
     value_and_grad_from_state""": "what sets the rate itself, line searches: a later version; now Optax's",

@@ -129,6 +129,15 @@ def structure_stays(tx: Any) -> bool:
     return jax.tree.structure(tx.init(PARAMS)) == jax.tree.structure(first(tx, PARAMS)[1])
 
 
+def plateau(m: Any, values: list[float], params: Any = PARAMS) -> Any:
+    """The state after these values; of lrjax with Optax's patience."""
+    tx = m.reduce_on_plateau(factor=0.5, patience=2 if m is THEIRS else 1)
+    state = tx.init(params)
+    for value in values:
+        state = tx.update(params, state, params, value=value)[1]
+    return state
+
+
 LARGE, BF16, SCALAR = jnp.full(10_000, 100.0, jnp.float16), jnp.ones(2, jnp.bfloat16), jnp.ones(())
 RATE = "learning_rate"
 # what is so of lrjax and not of Optax
@@ -184,6 +193,10 @@ DIFFERENT = {
     "scale_by_learning_rate": lambda m: lrjax.get_learning_rate(m.scale_by_learning_rate(0.5).init(PARAMS)) == 0.5,
     "scale_by_polyak": lambda m: lrjax.get_learning_rate(first(m.scale_by_polyak(), SCALAR, value=SCALAR)[1]) == 1,
     "scale_by_schedule": lambda m: lrjax.get_learning_rate(m.scale_by_schedule(lambda t: 0.5).init(PARAMS)) == 0.5,
+    "contrib.reduce_on_plateau": lambda m: (
+        plateau(m, [-1.0] * 3).scale == 0.5 and plateau(m, [1.0, np.nan, np.nan, 0.5, 0.5]).scale == 1
+    ),
+    "contrib.ReduceLROnPlateauState": lambda m: plateau(m, [1.0] * 3, BF16).scale.dtype == jnp.float32,
     "contrib.scale_by_muon": lambda m: updates(m.scale_by_muon(), MATRICES[0], MATRICES),
     "Schedule": lambda m: isinstance(m.constant_schedule(0.1) * m.constant_schedule(0.5), m.Schedule),
     "ScaleByRmsState": lambda m: "count" in m.ScaleByRmsState._fields,
@@ -254,7 +267,6 @@ OPTAXS = {
     "momo_adam": contrib.momo_adam,
     "normalize": contrib.normalize,
     "prodigy": contrib.prodigy,
-    "reduce_on_plateau": contrib.reduce_on_plateau,
     "sam": lambda: contrib.sam(optax.sgd(0.1), optax.sgd(0.1), sync_period=2),
     "schedule_free": lambda: contrib.schedule_free(optax.sgd(0.1), 0.1),
     "simplified_ademamix": lambda: contrib.simplified_ademamix(0.1),

@@ -186,6 +186,9 @@ CASES: dict[str, Case] = {
     # transforms/orthogonal.py
     "scale_by_muon": Case(OTHERWISE, matrices=True),
     "scale_by_shape": Case(matrices=True),
+    # transforms/plateau.py
+    "reduce_on_plateau": Case(OTHERWISE, needs="value"),
+    "reduce_on_stall": Case(OTHERWISE, needs="value"),
     # transforms/second_moment.py
     "scale_by_rss": Case([L.scale_by_rss(initial_accumulator_value=0.5, eps=1e-2)]),
     "scale_by_rms": Case([L.scale_by_rms(decay=0.5, eps=1e-2, initial_scale=0.5, bias_correction=True)]),

@@ -175,7 +175,9 @@ from lrjax.transforms.layout import pack_state as pack_state
 from lrjax.transforms.layout import packed as packed
 from lrjax.transforms.layout import unpack_state as unpack_state
 from lrjax.transforms.learning_rate import InjectedRateState as InjectedRateState
+from lrjax.transforms.learning_rate import InjectedRecordState as InjectedRecordState
 from lrjax.transforms.learning_rate import LearningRateState as LearningRateState
+from lrjax.transforms.learning_rate import RecordedRateState as RecordedRateState
 from lrjax.transforms.learning_rate import record_learning_rate as record_learning_rate
 from lrjax.transforms.learning_rate import scale as scale
 from lrjax.transforms.learning_rate import scale_by_learning_rate as scale_by_learning_rate
@@ -251,6 +253,8 @@ from lrjax.transforms.second_moment import scale_by_novograd as scale_by_novogra
 from lrjax.transforms.second_moment import scale_by_rms as scale_by_rms
 from lrjax.transforms.second_moment import scale_by_rss as scale_by_rss
 from lrjax.transforms.second_moment import scale_by_stddev as scale_by_stddev
+from lrjax.transforms.set_rate import scale_learning_rate as scale_learning_rate
+from lrjax.transforms.set_rate import set_learning_rate as set_learning_rate
 from lrjax.transforms.sign import ScaleByLionState as ScaleByLionState
 from lrjax.transforms.sign import ScaleByRpropState as ScaleByRpropState
 from lrjax.transforms.sign import scale_by_lion as scale_by_lion

@@ -59,7 +59,7 @@ def scale_by_optimistic_gradient(updates: Any, state: Any, params: Any, alpha: N
 
 def _init_polyak(params: Any, tx: Any) -> LearningRateState:
     one = jnp.ones([], jnp.result_type(float))
-    return LearningRateState(jnp.zeros([], jnp.int32), one, vary_as_all(jnp.zeros_like(one), params))
+    return LearningRateState(jnp.zeros([], jnp.int32), one, vary_as_all(jnp.zeros_like(one), params), one * jnp.nan)
 
 
 @transformation(_init_polyak, packable=always)
@@ -101,7 +101,8 @@ def scale_by_polyak(
         is_zero, 0, jnp.minimum(gap / jnp.where(is_zero, 1, square + eps), max_learning_rate)
     )
     u = map_updates(lambda g: cast_like(step, g) * g, updates)
-    return u, LearningRateState(safe_increment(state.step), state.scale, vary_like(step, state.learning_rate))
+    step = vary_like(step, state.learning_rate)
+    return u, LearningRateState(safe_increment(state.step), state.scale, step, state.constant)
 
 
 @elementwise(MadgradState, needs_params=True, grad_sum_sq=Slot(real=True), x0=Slot(copies=True))

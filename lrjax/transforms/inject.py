@@ -14,7 +14,12 @@ from lrjax.numerics import Array, ArrayTree, common_dtype, safe_increment
 from lrjax.schedules.base import Schedule, from_callable
 from lrjax.static import StaticArguments
 from lrjax.transforms.base import GradientTransformation, as_transformation, transformation, update_inner
-from lrjax.transforms.learning_rate import InjectedRateState, LearningRateState
+from lrjax.transforms.learning_rate import (
+    InjectedRateState,
+    InjectedRecordState,
+    LearningRateState,
+    RecordedRateState,
+)
 from lrjax.value import Value
 
 
@@ -174,8 +179,11 @@ def _swap_rate_state(state: Any, hyperparams: Any, inward: bool) -> Any:
     """Renames the `learning_rate` of the inner state if the hyperparameters have one, so that the name is unique."""
     if "learning_rate" not in hyperparams:
         return state
-    old, new = (InjectedRateState, LearningRateState) if inward else (LearningRateState, InjectedRateState)
-    return jax.tree.map(lambda x: new(*x) if isinstance(x, old) else x, state, is_leaf=lambda x: isinstance(x, old))
+    other: Any = {LearningRateState: InjectedRateState, RecordedRateState: InjectedRecordState}
+    if inward:
+        other = {injected: own for own, injected in other.items()}
+    renamed = lambda x: other[type(x)](*x) if type(x) in other else x
+    return jax.tree.map(renamed, state, is_leaf=lambda x: type(x) in other)
 
 
 Factory = Annotated[Any, Domain("a function that makes a gradient transformation", lambda x: x, static=True)]

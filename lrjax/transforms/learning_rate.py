@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lrjax.domains import Number
 from lrjax.numerics import Array, ArrayTree, safe_increment
@@ -22,10 +23,15 @@ class LearningRateState(NamedTuple):
     step: Array  # int32 (): updates so far, the step of the schedule at the next update
     scale: Array  # float32 (): η = scale·schedule(step); 1 unless set by the user
     learning_rate: ArrayTree  # float32 (), or one for each parameter: η of the last update; initially, of the first
+    constant: Array = np.float32(np.nan)  # float32 (): the rate before `scale` where it is a constant, else nan
 
     @property
     def count(self) -> Array:
         return self.step
+
+
+class RecordedRateState(LearningRateState):
+    """The learning rate that another transformation applies: `scale` has no effect."""
 
 
 class InjectedRateState(NamedTuple):
@@ -34,6 +40,18 @@ class InjectedRateState(NamedTuple):
     step: Array
     scale: Array
     rate: ArrayTree
+    constant: Array = np.float32(np.nan)
+
+
+class InjectedRecordState(InjectedRateState):
+    """`RecordedRateState` inside of `inject_hyperparams`."""
+
+
+def copy_rate_scales(old: ArrayTree, new: ArrayTree) -> Any:
+    """Returns the new state of an optimizer with the scales of the learning rate in the old one, which the user set."""
+    kinds = (LearningRateState, InjectedRateState)
+    keep = lambda n, o: n._replace(scale=o.scale) if isinstance(n, kinds) else n
+    return jax.tree.map(keep, new, old, is_leaf=lambda x: isinstance(x, kinds))
 
 
 @transformation(no_state, packable=always)
@@ -53,6 +71,12 @@ def _rate_at(rate: Any, count: Any) -> Any:
     return rate(count) if isinstance(rate, Schedule) else rate
 
 
+def _constant(rate: Any) -> jax.Array:
+    """Returns the rate if it is one number, else nan; as a copy, so that both state and optimizer may be donated."""
+    is_number = is_rate(rate) and not isinstance(rate, Schedule)
+    return jnp.copy(jnp.asarray(rate if is_number else jnp.nan, jnp.result_type(float)))
+
+
 def _init_rate(rate: Any, params: Any) -> LearningRateState:
     at_zero = lambda r: jnp.asarray(_rate_at(r, 0), jnp.result_type(float))
     if jax.tree.leaves(params):
@@ -63,6 +87,7 @@ def _init_rate(rate: Any, params: Any) -> LearningRateState:
         step=jnp.zeros([], jnp.int32),
         scale=jnp.ones([], jnp.result_type(float)),
         learning_rate=jax.tree.map(at_zero, rates, is_leaf=is_rate),
+        constant=_constant(rate),
     )
 
 
@@ -84,7 +109,7 @@ def _scale_by_rate(updates: Any, state: LearningRateState, params: Any, rate: An
     else:
         rates = jax.tree.map(scaled_rate, rates_like(updates if params is None else params, rate), is_leaf=is_rate)
         updates = map_updates(lambda u, r: cast_like(sign * r, u) * u, updates, rates, dtypes=params)
-    return updates, LearningRateState(safe_increment(state.step), state.scale, rates)
+    return updates, LearningRateState(safe_increment(state.step), state.scale, rates, _constant(rate))
 
 
 @transformation(lambda params, tx: _init_rate(tx.learning_rate, params), packable=lambda tx: is_rate(tx.learning_rate))
@@ -98,8 +123,9 @@ def scale_by_learning_rate(
     A tree of rates like the parameters, or a prefix of it (`{"encoder": 1e-4, "head": 1e-3}`), and `by_path(...)` give
     each parameter its own rate.
 
-    State: `LearningRateState(step, scale, learning_rate)`; `get_learning_rate(state)` reads it. A new `scale`
-    multiplies η from the next update on, without recompilation.
+    State: `LearningRateState(step, scale, learning_rate, constant)`; `get_learning_rate(state)` reads it.
+    `scale_learning_rate(state, factor)` and `set_learning_rate(state, rate)` change its `scale`, which multiplies η
+    from the next update on, without recompilation.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx = lrjax.scale_by_learning_rate(lrjax.linear_schedule(1.0, 0.0, 4))
@@ -126,11 +152,11 @@ def scale_by_schedule(updates: Any, state: Any, params: Any, step_size_fn: Sched
     return _scale_by_rate(updates, state, params, step_size_fn, 1)
 
 
-@transformation(lambda params, tx: _init_rate(tx.learning_rate, params), packable=always)
+@transformation(lambda params, tx: RecordedRateState(*_init_rate(tx.learning_rate, params)), packable=always)
 def record_learning_rate(updates: Any, state: Any, params: Any, learning_rate: RateOrSchedule):
     """Records the rate in the state, for `get_learning_rate`, where another transformation applies it.
 
-    State: `LearningRateState`, whose `scale` has no effect here.
+    State: a `LearningRateState` whose `scale` has no effect; `scale_learning_rate` raises an error.
 
     >>> import jax.numpy as jnp, lrjax
     >>> tx = lrjax.record_learning_rate(0.1)
@@ -138,4 +164,4 @@ def record_learning_rate(updates: Any, state: Any, params: Any, learning_rate: R
     Array(0.1, dtype=float32)
     """
     rate = jnp.asarray(_rate_at(learning_rate, state.step), state.learning_rate.dtype)
-    return updates, LearningRateState(safe_increment(state.step), state.scale, rate)
+    return updates, RecordedRateState(safe_increment(state.step), state.scale, rate, _constant(learning_rate))

@@ -9,6 +9,7 @@ from lrjax.domains import Number, Steps
 from lrjax.numerics import Array, ArrayTree, cast_to
 from lrjax.transforms.base import Transformation, assert_trees_match, transformation, update_inner
 from lrjax.transforms.elementwise import cast_like, compute_dtype, inexact_dtype, is_none
+from lrjax.transforms.learning_rate import copy_rate_scales
 
 
 class LookaheadParams(NamedTuple):
@@ -31,6 +32,11 @@ class LookaheadParams(NamedTuple):
 class LookaheadState(NamedTuple):
     fast_state: ArrayTree  # state of `fast_optimizer`
     steps_since_sync: Array  # int32 ()
+
+    def evaluation_params(self, params: Any) -> Any:
+        """Returns the slow parameters, see `lrjax.evaluation_params`."""
+        _fast_params(params)  # raises an error for other parameters
+        return params.slow
 
 
 def _fast_params(params: Any) -> Any:
@@ -61,8 +67,9 @@ def lookahead(
 
     fast ← fast + u; at every k-th update slow ← slow + slow_step_size·(fast − slow), fast ← slow
 
-    `params` and the returned updates are `LookaheadParams`; the gradients are taken at `params.fast`. `reset_state`
-    resets the fast optimizer's state at each synchronisation.
+    `params` and the returned updates are `LookaheadParams`; the gradients are taken at `params.fast`. Gradients may be
+    `LookaheadParams` too, of a loss that takes them; the fast ones count. `reset_state` resets the fast optimizer's
+    state at each synchronisation. `evaluation_params(state, params)` returns the slow parameters.
 
     State: `LookaheadState(fast_state, steps_since_sync)`. Needs: `params`.
 
@@ -76,6 +83,7 @@ def lookahead(
     Source: Zhang et al. 2019, Lookahead Optimizer, arXiv:1907.08610, algorithm 1.
     """
     optimizer, fast, slow = fast_optimizer, _fast_params(params), getattr(params, "slow", params)
+    updates = updates.fast if isinstance(updates, LookaheadParams) else updates
     assert_trees_match("lookahead", updates=updates, **{"params.fast": fast})
     updates, fast_state = update_inner(optimizer, updates, state.fast_state, fast, extra_args)
     sync = state.steps_since_sync >= sync_period.whole - 1
@@ -98,7 +106,7 @@ def lookahead(
     new = LookaheadParams(*(treedef.unflatten([pair[i] for pair in pairs]) for i in (0, 1)))
     if reset_state:
         reset = lambda current, initial: jnp.where(sync, initial, current)
-        fast_state = jax.tree.map(reset, fast_state, optimizer.init(fast))
+        fast_state = jax.tree.map(reset, fast_state, copy_rate_scales(fast_state, optimizer.init(fast)))
     return new, LookaheadState(fast_state, jnp.where(sync, 0, state.steps_since_sync + 1))
 
 

@@ -14,8 +14,8 @@ from lrjax.transforms.masking import PartitionState
 from lrjax.value import bad_argument
 
 # The version of the optimizers' state structures. Increase it when one changes, with an entry in `_UPGRADES`.
-# 1: lrjax 0.1. 2: lrjax 0.2.
-state_version = 2
+# 1: lrjax 0.1. 2: lrjax 0.2. 3: a LearningRateState has the constant rate.
+state_version = 3
 
 _SHOWN = 5  # differences in an error
 
@@ -125,5 +125,15 @@ def _upgrade_from_1(like: Any, saved: dict[str, Any]) -> dict[str, Any]:
     return saved
 
 
+def _upgrade_from_2(like: Any, saved: dict[str, Any]) -> dict[str, Any]:
+    """Upgrades the children of a node from lrjax 0.2: without the constant rate, which the next update sets."""
+    if isinstance(like, (LearningRateState, InjectedRateState)):
+        return {**saved, "constant": jnp.full(like.constant.shape, jnp.nan, like.constant.dtype)}
+    return saved
+
+
 # By version: the function that upgrades the children of a node to the next version.
-_UPGRADES: dict[int, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {1: _upgrade_from_1}
+_UPGRADES: dict[int, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
+    1: _upgrade_from_1,
+    2: _upgrade_from_2,
+}

@@ -134,3 +134,13 @@ def test_what_is_no_array_is_refused():
 def test_a_version_that_is_not_known_is_refused(version):
     with pytest.raises(ValueError, match=f"`version` must be a whole number from 1 to {L.state_version}"):
         L.migrate_state(L.EmptyState(), L.identity(), jnp.ones(3), version)
+
+
+def test_a_rate_of_0_2_has_no_constant_until_the_next_update():
+    tx, params = L.adam(0.1), jnp.ones(3)
+    plain = flax.serialization.to_state_dict(tx.init(params))
+    del plain["1"]["constant"]
+    state = L.migrate_state(plain, tx, params, version=2)
+    assert jnp.isnan(state[1].constant)
+    _, state = tx.update(params, state, params)
+    assert float(L.get_learning_rate(L.set_learning_rate(state, 0.25))) == 0.25

@@ -1,10 +1,17 @@
 """The rate, read out of any nesting: products along a chain, dicts side by side."""
 
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.optim
 import optax
 import pytest
+from flax import nnx
+from flax.training.train_state import TrainState
 
 import lrjax as L
 
@@ -133,3 +140,106 @@ def test_what_optaxs_wrappers_drop_is_told_and_handed_on_by_to_optax(wrap):
     with pytest.raises(ValueError, match=r"`value`, the loss, .* `lrjax.to_optax\(tx\)`"):
         rates(wrap(L.polyak_sgd()), 1, **extra)
     assert jax.tree.leaves(rates(wrap(L.to_optax(L.polyak_sgd())), 1, **extra))[0] > 0
+
+
+class Halved(NamedTuple):
+    """A state that multiplies the rate."""
+
+    exponent: Any
+
+    @property
+    def rate_factor(self):
+        return 0.5**self.exponent
+
+
+def halving():
+    """Halves the updates at the first step, quarters them at the second, and so on."""
+
+    def update(updates, state, params=None):
+        state = Halved(state.exponent + 1)
+        return jax.tree.map(lambda u: u * state.rate_factor, updates), state
+
+    return L.GradientTransformation(lambda params: Halved(jnp.float32(0.0)), update)
+
+
+class Wrapped(NamedTuple):
+    """The state of a wrapper that cuts the rate, and keeps a copy of the inner state to go back to."""
+
+    inner_state: Any
+    snapshot: Any
+    rate_factor: Any
+
+
+def cutting(inner):
+    def update(updates, state, params=None):
+        updates, inner_state = inner.update(updates, state.inner_state, params)
+        factor = state.rate_factor * 0.5
+        return jax.tree.map(lambda u: u * factor, updates), Wrapped(inner_state, state.snapshot, factor)
+
+    return L.GradientTransformation(lambda p: Wrapped(inner.init(p), inner.init(p), jnp.float32(1.0)), update)
+
+
+FACTORS = {
+    "in a chain": (lambda: L.chain(L.sgd(0.5), halving(), halving()), 0.5 / 16),
+    "before the rate": (lambda: L.named_chain(("a", halving()), ("b", L.sgd(SCHEDULE))), 0.75 / 4),
+    "a wrapper with a copy": (lambda: cutting(L.chain(halving(), L.sgd(0.5))), 0.5 / 16),
+    "of a partition": (
+        lambda: L.chain(L.partition({"x": L.sgd(0.1), "y": L.sgd(0.2)}, {"w": "x", "b": "y"}), halving()),
+        {"x": 0.025, "y": 0.05},
+    ),
+    "in a partition": (
+        lambda: L.chain(L.partition({"x": halving(), "y": L.identity()}, {"w": "x", "b": "y"}), L.sgd(0.5)),
+        {"x": 0.125, "y": 0.5},
+    ),
+    "masked": (lambda: L.chain(L.masked(halving(), W), L.sgd(0.5)), {"0": 0.125, "": 0.5}),
+    "a wrapper of a partition": (
+        lambda: cutting(L.partition({"x": L.sgd(0.1), "y": L.chain(L.sgd(0.2), halving())}, {"w": "x", "b": "y"})),
+        {"x": 0.025, "y": 0.2 / 16},
+    ),
+    "MultiSteps": (lambda: L.MultiSteps(L.chain(L.sgd(0.5), halving()), 1), 0.125),
+    "finite": (lambda: L.apply_if_finite(cutting(L.sgd(0.5))), 0.125),
+    "Optax's wrappers": (lambda: optax.apply_if_finite(optax.chain(L.sgd(0.5), halving()), 2), 0.125),
+    "injected": (lambda: L.chain(L.inject_hyperparams(L.sgd)(0.5), halving()), 0.125),
+    "Optax's own, injected": (lambda: L.chain(optax.inject_hyperparams(optax.sgd)(0.5), halving()), 0.125),
+}
+
+
+@pytest.mark.promotes
+@pytest.mark.parametrize(("make", "expected"), FACTORS.values(), ids=FACTORS)
+def test_factors_of_the_rate_multiply_it(make, expected):
+    close(rates(make(), 2), expected)
+
+
+def test_a_factor_alone_is_no_rate():
+    with pytest.raises(ValueError, match="get_learning_rate: `state` must hold"):
+        L.get_learning_rate(L.chain(halving(), L.clip(1.0)).init(PARAMS))
+
+
+@pytest.mark.promotes
+def test_the_scale_of_optaxs_plateau_is_a_factor():
+    tx = L.chain(L.sgd(0.5), optax.contrib.reduce_on_plateau(factor=0.5, patience=2))
+    state, applied, read = tx.init(PARAMS), [], []
+    for _ in range(5):
+        updates, state = tx.update(PARAMS, state, PARAMS, value=jnp.float32(1.0))
+        applied.append(-float(updates["w"][0]))
+        read.append(float(L.get_learning_rate(state)))
+    assert applied == read and set(read) == {0.5, 0.25, 0.125}
+
+
+def test_states_of_frameworks_are_taken_whole():
+    tx = L.chain(L.clip(1.0), L.adam(SCHEDULE), halving())
+    model = nn.Dense(1)
+    state = TrainState.create(apply_fn=model.apply, params=model.init(jax.random.key(0), jnp.ones((1, 2))), tx=tx)
+    for _ in range(2):
+        state = state.apply_gradients(grads=state.params)
+    assert float(L.get_learning_rate(state)) == 0.75 / 4
+    linear = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(linear, L.chain(L.clip(1.0), L.adam(SCHEDULE)), wrt=nnx.Param)
+    optimizer.update(linear, nnx.state(linear, nnx.Param))
+    assert float(L.get_learning_rate(optimizer)) == 1.0
+    mlp = eqx.nn.MLP(2, 1, 4, 1, key=jax.random.key(0))
+    pair = (mlp, tx.init(eqx.filter(mlp, eqx.is_array)))
+    assert float(L.get_learning_rate(pair)) == float(L.get_learning_rate({"model": mlp, "opt": pair[1]})) == 1.0
+    svi = numpyro.optim.optax_to_numpyro(tx)
+    svi_state = svi.update(PARAMS, svi.init(PARAMS), value=jnp.float32(1.0))
+    assert float(L.get_learning_rate(svi_state)) == 0.5

@@ -122,6 +122,12 @@ from lrjax.transforms.adam import scale_by_belief as scale_by_belief
 from lrjax.transforms.adam import scale_by_radam as scale_by_radam
 from lrjax.transforms.adam import scale_by_yogi as scale_by_yogi
 from lrjax.transforms.apply import apply_updates as apply_updates
+from lrjax.transforms.averaging import AveragedParamsState as AveragedParamsState
+from lrjax.transforms.averaging import average_params as average_params
+from lrjax.transforms.averaging import ema_params as ema_params
+from lrjax.transforms.averaging import evaluation_params as evaluation_params
+from lrjax.transforms.averaging import polynomial_average_params as polynomial_average_params
+from lrjax.transforms.averaging import swa_params as swa_params
 from lrjax.transforms.base import EmptyState as EmptyState
 from lrjax.transforms.base import GradientTransformation as GradientTransformation
 from lrjax.transforms.base import GradientTransformationExtraArgs as GradientTransformationExtraArgs

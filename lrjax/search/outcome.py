@@ -123,7 +123,8 @@ class SamplingError:
     def _at_end(self, run: int, carry: Carry) -> np.ndarray:
         def make() -> Any:
             trained = self.engine.to_devices(carry)
-            return (trained.params, trained.model_state) if self.task.has_state else trained.params
+            params = trained.evaluation_params
+            return (params, trained.model_state) if self.task.has_state else params
 
         return self._cached(run, make)
 

@@ -17,8 +17,8 @@ class Metric(NamedTuple):
 
     Args:
       function: (params, batch) -> a scalar, the mean over the batch; (params, model_state, batch) where the task has a
-        model state; without the batch where the task has no `validation`. It gets no key, and the model state of
-        training.
+        model state; without the batch where the task has no `validation`. It gets no key, the model state of training,
+        and the parameters to evaluate with (see `lrjax.evaluation_params`).
       mode: "min" where lower is better, "max" where higher is better.
 
     >>> import jax.numpy as jnp, lrjax

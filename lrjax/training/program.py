@@ -15,7 +15,9 @@ from lrjax.training.objective import Metric, Objective
 from lrjax.training.parameters import is_key, join_small, merge, split
 from lrjax.training.sharding import RUNS, RunSharding, normalized_spec
 from lrjax.transforms.apply import apply_updates
+from lrjax.transforms.averaging import evaluation_params
 from lrjax.transforms.base import GradientTransformation, as_transformation
+from lrjax.transforms.lookahead import LookaheadParams
 from lrjax.transforms.read_rate import get_learning_rate
 from lrjax.value import bad_argument
 
@@ -32,6 +34,14 @@ class Carry(NamedTuple):
     @property
     def params(self) -> ArrayTree:
         return merge(self.trained, self.others)
+
+    @property
+    def evaluation_params(self) -> ArrayTree:
+        """What metrics are given: an average where the optimizer keeps one; with `lookahead` both are the slow ones."""
+        found = evaluation_params(self.opt_state, self.trained)
+        if isinstance(self.trained, LookaheadParams):
+            found = LookaheadParams(found, found)
+        return merge(found, self.others)
 
 
 class RunInputs(NamedTuple):
@@ -307,7 +317,7 @@ def _evaluate(program: Program, run: tuple[Carry], validation: Any) -> dict[str,
     """Evaluates every metric, over all batches of the validation set."""
     (carry,) = run
     state = (carry.model_state,) if program.objective.has_state else ()
-    params, dtype = carry.params, jnp.result_type(float)
+    params, dtype = carry.evaluation_params, jnp.result_type(float)
 
     def measure(*batch: Any) -> dict[str, jax.Array]:
         if program.run_sharding is not None:

@@ -26,6 +26,7 @@ from lrjax.training.program import Carry
 from lrjax.training.progress import TrainStatus, progress_bar
 from lrjax.training.record import Record, first_reached
 from lrjax.training.task import Task
+from lrjax.transforms.averaging import evaluation_params
 from lrjax.transforms.base import GradientTransformation, TransformationLike, as_transformation
 from lrjax.value import NotInDomain, bad_argument
 
@@ -43,7 +44,7 @@ class Run:
     (array([0.5  , 0.375, 0.25 , 0.125], dtype=float32), 1.0)
     """
 
-    params: Any
+    params: Any  # after the last step; `evaluation_params` may be others
     model_state: Any  # None where the task has none
     opt_state: Any
     losses: np.ndarray  # [steps]: before each update; nan from where the parameters are not finite
@@ -61,7 +62,7 @@ class Run:
 
     @property
     def model(self) -> Any:
-        """The trained model, an instance of the class of its framework.
+        """The trained model, an instance of the class of its framework, with the `evaluation_params`.
 
         Raises:
           ValueError: the task has no `as_model`, or the run was loaded without its task.
@@ -69,7 +70,13 @@ class Run:
         if self.as_model is None:
             raise ValueError("Run.model: no model is known, use `params`; tasks made by `Task.from_nnx` and the like "
                              "have one. A saved run needs its task: Run.load(path, task).")  # fmt: skip
-        return self.as_model(self.params, self.model_state)
+        return self.as_model(self.evaluation_params, self.model_state)
+
+    @property
+    def evaluation_params(self) -> Any:
+        """The parameters to evaluate with, which the metrics were measured with: an average where the optimizer keeps
+        one (`ema_params`), the slow ones of `lookahead`, else `params`; see `lrjax.evaluation_params`."""
+        return evaluation_params(self.opt_state, self.params)
 
     @property
     def final(self) -> float:

@@ -8,6 +8,7 @@ from jax.flatten_util import ravel_pytree
 
 from lrjax.domains import Domain, NotInDomain
 from lrjax.numerics import Array, ArrayTree
+from lrjax.transforms.averaging import evaluation_params
 from lrjax.transforms.base import (
     Transformation,
     always,
@@ -56,6 +57,12 @@ class Packed(NamedTuple):
 
 class PackedState(NamedTuple):
     inner_state: ArrayTree  # state of `inner`, of `Packed` trees; `unpack_state` makes them like params
+
+    def evaluation_params(self, params: ArrayTree) -> Any:
+        """Returns those of the inner state, see `lrjax.evaluation_params`."""
+        given = _pack(params, group_small_arrays(jax.tree.leaves(params)))
+        found = evaluation_params(self.inner_state, given)
+        return params if found is given else _unpack(found, params)
 
 
 def _packable(tx: Any) -> Any:

@@ -39,7 +39,7 @@ def task_of(init=init, **fields):
 
 
 def swept(mesh=None, **fields):
-    tx = L.chain(L.clip_by_global_norm(1.0), L.adamw(L.cosine_decay_schedule(RATES, 30)))
+    tx = L.chain(L.clip_by_global_norm(1.0), L.adamw(L.cosine_decay_schedule(RATES, 30)), L.ema_params(0.9))
     options = {name: fields.pop(name) for name in ("checkpoint", "runs_per_device") if name in fields}
     return L.sweep(task_of(**fields), tx, steps=30, seeds=2, eval_every=10, mesh=mesh, progress=False, **options)
 
@@ -51,8 +51,9 @@ def alone():
 def same(ours, theirs):
     np.testing.assert_allclose(ours.losses, theirs.losses, rtol=1e-5)
     np.testing.assert_allclose(ours.metrics["all"], theirs.metrics["all"], rtol=1e-5)
-    for x, y in zip(jax.tree.leaves(ours.run.params), jax.tree.leaves(theirs.run.params), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+    for run in (lambda result: result.run.params, lambda result: result.run.evaluation_params):
+        for x, y in zip(jax.tree.leaves(run(ours)), jax.tree.leaves(run(theirs)), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
 
 
 def groups_of(hlo):
@@ -119,8 +120,8 @@ def main():
         across = program.mesh.devices.reshape(program.mesh.shape["runs"], -1)
         assert found.advance._cache_size() == 1, name  # compiled as it is called
         if "param_specs" in fields:
-            adam = ours.run.opt_state[1][0]
-            for tree in (ours.run.params, adam.mu, adam.nu):
+            adam, ema = ours.run.opt_state[1][0], ours.run.opt_state[2]
+            for tree in (ours.run.params, adam.mu, adam.nu, ema.average, ours.run.evaluation_params):
                 assert [s.data.shape for s in tree["w"].addressable_shards] == [(16, 32 // parts)] * across.shape[1]
                 assert tree["v"].addressable_shards[0].data.shape == (32 // parts, 1)
         # no collective joins devices of two runs

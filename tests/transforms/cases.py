@@ -11,7 +11,10 @@ import jax
 import lrjax as L
 
 ADAM = L.adam(0.1)
-OTHERWISE = "numbers that count or bound, that act later than the second step, on matrices, or come from the state"
+OTHERWISE = (
+    "numbers that count or bound, that act later than the second step, on matrices, or not on the updates, or that "
+    "come from the state"
+)
 
 
 class Case(NamedTuple):
@@ -112,6 +115,11 @@ CASES: dict[str, Case] = {
     "scale_by_adan": Case([L.scale_by_adan(b1=0.5, b2=0.75, b3=0.25, eps=1e-2, eps_root=1e-2)]),
     "scale_by_ademamix": Case([L.scale_by_ademamix(b1=0.5, b2=0.75, b3=0.25, alpha=2.0, eps=1e-2, eps_root=1e-2)]),
     "scale_by_adopt": Case(OTHERWISE),
+    # transforms/averaging.py
+    "ema_params": Case(OTHERWISE),
+    "average_params": Case(OTHERWISE),
+    "polynomial_average_params": Case(OTHERWISE),
+    "swa_params": Case(OTHERWISE),
     # transforms/base.py
     "identity": Case(source=False),
     # transforms/chain.py

@@ -86,14 +86,14 @@ def schedule_svg(
 ) -> str:
     """Draws the curve of a schedule as a small SVG, in a colour that is visible on white and on black."""
     at, rate = curve(schedule, horizon(schedule) if steps is None else steps)
-    top, pad = max(float(rate.max()), 1e-30), 4
+    low, high, pad = min(float(rate.min()), 0.0), max(float(rate.max()), 0.0), 4  # a rate may be negative
     x = pad + at / max(at[-1], 1) * (width - 2 * pad)
-    y = height - pad - rate / top * (height - 2 * pad)
+    y_of = lambda rate: height - pad - (rate - low) / ((high - low) or 1.0) * (height - 2 * pad)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img" fill="none" stroke="{escape(color)}"><title>{escape(repr(schedule))}</title>'
-        f'<path d="M{pad} {height - pad}H{width - pad}" stroke-opacity=".35"/>'
-        f'<path d="{path(x, y)}" stroke-width="1.5" stroke-linejoin="round"/></svg>'
+        f'<path d="M{pad} {y_of(0.0):.3g}H{width - pad}" stroke-opacity=".35"/>'
+        f'<path d="{path(x, y_of(rate))}" stroke-width="1.5" stroke-linejoin="round"/></svg>'
     )
 
 

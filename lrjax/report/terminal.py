@@ -118,9 +118,10 @@ def plot(schedule: Schedule, steps: int, columns: int, rows: int = 14) -> str:
     width = max(columns - margin - 3, 12)
     at = np.linspace(0, steps, max(min(steps, _SAMPLES), 2 * width) + 1).astype(np.int64)
     rate = np.asarray(schedule(at), float)
-    high = max(float(rate.max()), 1e-30)
+    low, high = min(float(rate.min()), 0.0), max(float(rate.max()), 0.0)  # a rate may be negative
+    span = (high - low) or 1.0
     height = 4 * rows
-    level = np.rint(rate / high * (height - 1)).astype(int)
+    level = np.rint((rate - low) / span * (height - 1)).astype(int)
     column = np.minimum(np.arange(len(at)) * 2 * width // len(at), 2 * width - 1)
     cells = np.full((rows, width), 0x2800)
     for x in range(2 * width):
@@ -129,7 +130,8 @@ def plot(schedule: Schedule, steps: int, columns: int, rows: int = 14) -> str:
         for dot in range(min(levels), max(levels) + 1):
             down = height - 1 - dot
             cells[down // 4, x // 2] |= _DOTS[down % 4, x % 2]
-    labels = {rows - 1 - round(tick / high * (rows - 1)): number(tick) for tick in ticks(0, 1.001 * high)}
+    row_of = lambda tick: rows - 1 - round((tick - low) / span * (rows - 1))
+    labels = {row_of(tick): number(tick) for tick in ticks(low, low + 1.001 * span)}
     lines = [f"{'rate':>{margin}}"]
     for i, row in enumerate(cells):
         shown = "".join(map(chr, row)).replace("⠀", " ").rstrip()

@@ -335,7 +335,7 @@ def check_task(caller: str, task: Any) -> None:
 def run_length(caller: str, task: Task, steps: Any) -> int:
     """Checks the argument `steps`, or returns its default."""
     if steps is None and (steps := known_steps(task)) is None:
-        raise bad_argument(caller, "steps", "given, or a part of the task, for such data", None)
+        raise bad_argument(caller, "steps", "given, here or as `Task(..., steps=N)`: these data have no end", None)
     return positive_integer(caller, "steps", steps)
 
 

@@ -9,6 +9,7 @@ import pytest
 import lrjax
 from lrjax.report.compare_page import compare_findings
 from lrjax.report.find_page import find_findings
+from lrjax.report.svg import schedule_svg
 from lrjax.report.sweep_page import sweep_findings
 from lrjax.report.terminal import as_ascii, findings_text, plot
 from lrjax.report.train_page import train_findings
@@ -111,3 +112,13 @@ def test_a_curve_in_ascii_keeps_its_shape():
     assert plain.isascii() and len(plain) == len(drawn) and "?" not in plain
     blank = lambda text: np.array([c in " \n" for c in text])
     np.testing.assert_array_equal(blank(plain), blank(drawn))
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.1, 0.0), (-0.1, 0.1), (0.0, 0.0), (-0.2, -0.1)])
+def test_a_plot_of_rates_below_zero_has_all_of_them(low, high):
+    schedule = lrjax.linear_schedule(low, high, 100)
+    lines = plot(schedule, 100, 60).splitlines()[1:-2]  # between the name of the axis and the steps
+    inked = [i for i, line in enumerate(lines) if set(line[11:]) - {" "}]
+    assert len(lines) == 14 and (low < high) == (len(inked) > 7)
+    y = [float(y) for y in re.findall(r"[\d.]+ ([\d.]+)", schedule_svg(schedule).split('d="')[2])]
+    assert min(y) >= 4 and max(y) <= 76  # inside of the picture

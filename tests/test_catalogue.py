@@ -35,7 +35,7 @@ def test_optimizers_are_found():
     assert {"sgd", "adam", "adafactor", "lion", "muon"} <= set(OPTIMIZERS)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(16)
 @each
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_finds_the_bottom_of_a_parabola(name, dtype):
@@ -67,7 +67,7 @@ def test_a_schedule_lowers_the_loss_from_the_first_steps(name):
     assert parabola(x) < 0.99 * parabola(start)
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(24)
 @each
 def test_a_batch_of_rates_is_one_program(name):
     rates = jnp.array([0.01, 0.02, 0.05])
@@ -81,7 +81,7 @@ def test_a_batch_of_rates_is_one_program(name):
 NARROW = ("adam", "adafactor", "sm3", "muon", "lion", "lamb", "rprop", "madgrad")
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(40)
 @pytest.mark.parametrize(("name", "dtype"), [(n, "float32") for n in OPTIMIZERS] + [(n, "bfloat16") for n in NARROW])
 def test_eager_jitted_scanned_and_mapped_updates_agree(name, dtype):
     start = {"w": jnp.linspace(-1, 1, 6).astype(dtype), "b": jnp.ones((), dtype)}
@@ -108,7 +108,7 @@ def test_eager_jitted_scanned_and_mapped_updates_agree(name, dtype):
         chex.assert_trees_all_close(other, eager, rtol=rtol, atol=1e-7)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(16)
 @each
 def test_is_a_chain_whose_parts_can_be_read(name):
     tx = OPTIMIZERS[name](0.1)
@@ -128,7 +128,7 @@ def nothing_but_zeros_and_nones(name):
     yield jnp.ones(())
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(24)
 @each
 def test_empty_trees_scalars_and_missing_gradients(name):
     tx = OPTIMIZERS[name](0.1)
@@ -145,7 +145,7 @@ def test_empty_trees_scalars_and_missing_gradients(name):
     chex.assert_trees_all_equal_shapes_and_dtypes(state, tx.init(params))
 
 
-@pytest.mark.sampled(24)
+@pytest.mark.sampled(96)
 @each
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("gradients", ["float32", "bfloat16"])

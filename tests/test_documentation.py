@@ -94,6 +94,7 @@ CHECKS = {
 }
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.promotes  # as everybody runs them
 @pytest.mark.parametrize(
     "path",

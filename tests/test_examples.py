@@ -16,6 +16,7 @@ def test_the_first_call_of_a_docstring_makes_the_value(name):
     assert example_call(VALUES[name]).startswith(f"lrjax.{name}(")
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_example_of_a_schedule_is_a_picture_of_a_hundred_steps(name):
     curve = np.asarray(example(VALUES[name])(np.arange(101)))

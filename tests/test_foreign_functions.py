@@ -56,6 +56,7 @@ def call_once(tx, params=PARAMS):
     return tx.update(params, state, params)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("make", OF_A_SCHEDULE.values(), ids=OF_A_SCHEDULE)
 def test_a_function_of_the_step_runs_at_every_call_as_plain_python(make):
     now, seen = {"rate": 0.5}, []
@@ -94,6 +95,7 @@ class Captured:
         self.array = np.ones(4)
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(8)
 @pytest.mark.parametrize("make", (OF_A_SCHEDULE | OF_A_TREE).values(), ids=OF_A_SCHEDULE | OF_A_TREE)
 def test_what_a_function_has_captured_is_freed(make):

@@ -73,6 +73,7 @@ def three_steps(tx):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", "adam nadam adamw adabelief yogi adan adamax radam amsgrad lamb".split())
 @pytest.mark.parametrize("zero", ["b1", "b2"])

@@ -133,7 +133,7 @@ def two_steps(tx):
     return total
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(72)
 @each_with_numbers
 def test_vmap_and_grad_over_every_number(tx, x64, count_traces):
     leaves, structure = jax.tree.flatten(tx)

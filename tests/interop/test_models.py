@@ -219,6 +219,7 @@ def test_goes_on_from_a_checkpoint(name, tmp_path):
     np.testing.assert_array_equal(CASES[name][2](again.model), CASES[name][2](run.model))
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(3)
 @each
 def test_evaluation_has_no_dropout_and_running_statistics(name):

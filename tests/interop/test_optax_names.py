@@ -89,7 +89,7 @@ def is_state(name: str) -> bool:
     return hasattr(getattr(THEIRS, attribute(name)), "_fields")
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(44)
 @pytest.mark.promotes
 @pytest.mark.parametrize("name", SAME_VALUES)
 def test_the_same_does_the_same(name):
@@ -207,7 +207,7 @@ DIFFERENT = {
 }
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(32)
 @pytest.mark.promotes
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.verdict == "better"])
 def test_the_better_differs_as_its_note_says(name):
@@ -226,7 +226,7 @@ def test_the_better_differs_as_its_note_says(name):
 EDGES = [name for name, row in ROWS.items() if row.verdict == "better" and attribute(name) in VALUES]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(20)
 @pytest.mark.promotes
 @pytest.mark.parametrize("name", EDGES)
 def test_the_better_does_the_same_elsewhere(name):

@@ -86,6 +86,7 @@ def outcome(path: str) -> Outcome:
     return Outcome(*json.loads(python(ON_EIGHT_DEVICES, path, XLA_FLAGS=devices).splitlines()[-1]))
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 @pytest.mark.sampled(8)
 @pytest.mark.parametrize("path", DIFFERENT)

@@ -18,6 +18,7 @@ def assert_same(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=RTOL, atol=RTOL * max(theirs))
 
 
+@pytest.mark.sampled(16)
 @pytest.mark.promotes
 @each_row
 def test_the_rates_are_theirs(library, row):

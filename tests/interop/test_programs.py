@@ -27,6 +27,7 @@ def marks(name):
     return slow + ([pytest.mark.xfail(strict=False, reason=FAILS[name])] if name in FAILS else [])
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(6)
 @pytest.mark.promotes
 @pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in PROGRAMS])

@@ -69,14 +69,14 @@ def error(name, kwargs, dtype):
     return max(np.max(np.abs(a - b)) / np.max(np.abs(b - p)) for a, b, p in (map(np.asarray, row) for row in trees))
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(32)
 @pytest.mark.promotes
 @each
 def test_agrees_with_optax(name, kwargs):
     assert error(name, kwargs, "float32") <= (1e-3 if (name, kwargs) == ("radam", {}) else 2e-5)
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(32)
 @pytest.mark.promotes
 @each
 def test_agrees_with_optax_in_float64(name, kwargs, x64):

@@ -16,6 +16,7 @@ from tests.pages import SVG, charts_of
 from tests.report.made import all_techniques, comparison, of_comparison, own_entries
 
 
+@pytest.mark.slow
 def test_the_page_of_a_comparison_names_everything():
     findings, text = of_comparison(all_techniques())
     for entry in all_techniques():

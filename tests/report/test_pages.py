@@ -66,7 +66,7 @@ CASES = {  # a page, and how many charts it has
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("name", CASES)
 def test_a_page_is_balanced_escaped_and_without_nan(name):
     make, count = CASES[name]

@@ -35,6 +35,7 @@ FINDINGS = {
 COLOUR = re.compile("\x1b\\[[0-9;]*m")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("columns", [1, 20, 30, 50, 59, 80, 120])
 @pytest.mark.parametrize("name", FINDINGS)
 def test_nothing_is_cut_at_any_width(name, columns):

@@ -169,6 +169,7 @@ def test_a_negative_step_acts_as_zero(schedule):
         assert schedule(step) == first
 
 
+@pytest.mark.sampled(7)
 @each
 def test_a_step_past_the_last_acts_as_the_last(schedule):
     last = schedule(2**31 - 1)
@@ -176,7 +177,7 @@ def test_a_step_past_the_last_acts_as_the_last(schedule):
         assert schedule(step) == last
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(24)
 @each
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "bfloat16"])
 def test_every_dtype_of_step_gives_the_same_strong_float32(schedule, dtype):
@@ -246,7 +247,7 @@ NUMBERS = [(name, key) for name, kwargs in TRACED.items() for key, x in kwargs.i
 number_of_each = pytest.mark.parametrize(("name", "argument"), NUMBERS)
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(32)
 @number_of_each
 def test_vmap_over_every_number(name, argument):
     cls, kwargs = getattr(L, name), TRACED[name]
@@ -255,7 +256,7 @@ def test_vmap_over_every_number(name, argument):
     np.testing.assert_allclose(got, [cls(**kwargs)(3)] * 3, rtol=1e-6)
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(96)
 @number_of_each
 def test_the_gradient_of_every_number_is_finite_and_that_of_a_float_is_right(name, argument):
     cls, kwargs = getattr(L, name), TRACED[name]
@@ -268,6 +269,7 @@ def test_the_gradient_of_every_number_is_finite_and_that_of_a_float_is_right(nam
             np.testing.assert_allclose(gradient, (shifted[0] - shifted[1]) / (2 * h), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "make",
     [

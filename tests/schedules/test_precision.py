@@ -31,7 +31,7 @@ def assert_close(got, expected, exponential=False):
     assert (np.abs(got - expected) <= allowed).all(), (worst, got[worst], expected[worst])
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(72)
 @pytest.mark.parametrize("T", LENGTHS)
 @pytest.mark.parametrize(("name", "i", "least", "arguments"), ALL, ids=IDS)
 def test_agrees_with_the_formula_in_float64(name, i, least, arguments, T):
@@ -43,7 +43,7 @@ def test_agrees_with_the_formula_in_float64(name, i, least, arguments, T):
     assert_close(got, [oracle(int(t)) for t in steps], CASES[name].exponential)
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(32)
 @pytest.mark.parametrize(("name", "i", "least", "arguments"), ALL, ids=IDS)
 def test_eager_constant_and_argument_agree_to_the_last_digits(name, i, least, arguments):
     schedule, steps = schedule_of(name, arguments(100)), np.arange(0, 260, 7)

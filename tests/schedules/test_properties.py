@@ -57,7 +57,7 @@ def test_every_public_schedule_has_a_row():
     assert [name for name in schedules if name not in CASES and not parts[name]] == []
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize("name", NAMES)
 @few_examples
 @given(data=st.data())

@@ -17,12 +17,14 @@ def test_tables_momentum_and_laws_of_their_own_are_left_out():
     assert set(EXAMPLES) <= set(vars(lrjax))  # a technique is a public schedule
 
 
+@pytest.mark.sampled(4)
 @each
 def test_an_example_reaches_its_peak_within_its_length(name):
     curve = np.asarray(EXAMPLES[name](np.arange(STEPS)))
     np.testing.assert_allclose(curve.max(), PEAK, rtol=1e-6)
 
 
+@pytest.mark.sampled(21)
 @each
 @pytest.mark.parametrize(("rate", "time"), [(1.0, 1), (3.0, 4), (0.02, 100)])
 def test_the_curve_is_that_of_the_example_stretched_and_multiplied(name, rate, time):
@@ -31,6 +33,7 @@ def test_the_curve_is_that_of_the_example_stretched_and_multiplied(name, rate, t
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6 * PEAK * rate)
 
 
+@pytest.mark.sampled(11)
 @each
 @pytest.mark.parametrize("steps", [1, 3, 97])
 def test_any_number_of_steps_is_long_enough(name, steps):

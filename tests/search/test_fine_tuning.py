@@ -57,6 +57,7 @@ def starts():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("batch_size", [4, 8])
 @pytest.mark.parametrize(("start", "data", "gain"), [("early", SOME, 0.0), ("five classes", OTHERS, 0.2)])
@@ -100,6 +101,7 @@ def test_a_rate_that_does_better_later_is_not_said_to_do_worse(judged, starts):
         assert final_at(task, found.learning_rate) < 1.1 * final_at(task, 0.01), found.verdict
 
 
+@pytest.mark.slow
 def test_what_a_higher_rate_learns_is_not_called_nothing(starts):
     task = task_of(starts["early"], OTHERS, 8)
     assert final_at(task, 0.00464) > accuracy(starts["early"], VALIDATION) + 0.03

@@ -145,6 +145,7 @@ def test_seeds_may_be_listed():
     np.testing.assert_array_equal(two.losses, three.losses[:, [2, 0]])
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize(("free", "vectorized"), [(None, 9), (10**9, 9), (25_000, 2), (1, 1)])
 def test_only_as_many_runs_at_a_time_as_the_memory_holds(monkeypatch, free, vectorized):

@@ -226,6 +226,7 @@ def test_devices_train_fewer_runs_once_rates_are_given_up(monkeypatch):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3), found.run.params, expected.run.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vectorized", [3, 7])
 def test_as_many_waves_are_kept_at_most_as_are_counted_in_the_memory(monkeypatch, vectorized):
     dispatch, most = Engine._dispatch, []

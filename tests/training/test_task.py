@@ -55,6 +55,7 @@ def by_hand(rate, seed):
     return np.array(losses), params, state, batch_norm_metric(params, state, (X, Y))
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(2)
 @pytest.mark.promotes  # Optax does
 @pytest.mark.parametrize("vectorized", [1, 4])

@@ -59,6 +59,7 @@ def test_it_is_the_run_of_a_sweep():
     np.testing.assert_allclose(result.run.losses, result.losses[1, 0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_rates_that_were_applied_are_read_from_the_state():
     grouped = L.adam({"w": 0.1, "v": L.linear_schedule(0.2, 0.0, STEPS)})
     assert train(grouped).learning_rates is not None
@@ -111,6 +112,7 @@ def test_a_run_that_diverged_and_one_that_came_back():
     assert run.losses.max() > 100 * run.losses[0] and run.losses[-1] < 0.05 and not run.diverged
 
 
+@pytest.mark.slow
 def test_the_bases_of_second_order_methods_are_given():
     for tx in (L.sophia(0.01, update_interval=2), L.polyak_sgd()):
         assert np.isfinite(train(tx).losses).all()

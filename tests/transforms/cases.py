@@ -84,7 +84,7 @@ CASES: dict[str, Case] = {
     "madgrad": Case([L.madgrad(0.1, momentum=0.5, weight_decay=0.25, eps=1e-2)], rates=(0.1, 0.01)),
     # optimizers/layerwise.py
     "lars": Case([L.lars(0.1, weight_decay=0.5, trust_coefficient=0.5, eps=1e-2, momentum=0.5)], rates=(1.0, 1.0)),
-    "lamb": Case([L.lamb(0.1, b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2, weight_decay=0.5)], rates=(0.1, 0.02)),
+    "lamb": Case([L.lamb(0.1, b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2, weight_decay=0.5)], rates=(0.1, 0.01)),
     "fromage": Case(OTHERWISE, rates=(0.1, 0.01)),
     "novograd": Case([L.novograd(0.1, b1=0.5, b2=0.75, eps=1e-2, eps_root=1e-2, weight_decay=0.5)], rates=(0.1, 0.01)),
     "muon": Case(OTHERWISE, rates=(0.1, 0.05)),

@@ -86,7 +86,7 @@ STATES = {**PAIRS, "monitor": lambda m: m.monitor({"n": m.global_norm, "e": m.me
           "packed": lambda m: m.packed(m.adamw(0.1)), "finite": lambda m: m.apply_if_finite(m.adam(0.1))}  # fmt: skip
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(56)
 @pytest.mark.parametrize("make", STATES.values(), ids=STATES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_state_is_a_carry_and_the_transformation_a_value(make, dtype):
@@ -307,6 +307,7 @@ PACKED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(8)
 @pytest.mark.parametrize("inner", PACKED, ids=lambda tx: type(tx).__name__)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -45,7 +45,7 @@ def test_no_array_is_twice_in_parameters_and_state(name):
     assert len({leaf.unsafe_buffer_pointer() for leaf in leaves if leaf.size}) == len([x for x in leaves if x.size])
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(28)
 @each_optimizer
 def test_parameters_and_state_may_be_donated(name):
     tx, params = for_matrices(name, EVERYTHING[name]), params_of(name, small_params())

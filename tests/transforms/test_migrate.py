@@ -44,6 +44,7 @@ def _assert_goes_on(name, state):
     )
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", GO_ON)
 def test_a_plain_state_of_0_1_goes_on(name):
     tx, params, state = _of(name)
@@ -91,6 +92,7 @@ def _as_orbax_restores(state, folder):
         return checkpointer.restore(folder / "state")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("tx", PRESENT, ids=lambda tx: type(tx).__name__)
 def test_a_state_of_this_version_comes_back_from_every_form(tx, tmp_path):
     params = {"w": jnp.linspace(0.0, 1.0, 6).reshape(2, 3), "b": jnp.ones(3)}

@@ -30,6 +30,7 @@ TREES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(4)
 @pytest.mark.promotes
 @pytest.mark.parametrize("made", TREES.values(), ids=TREES)

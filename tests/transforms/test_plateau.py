@@ -96,6 +96,7 @@ def test_plateau_is_pytorchs_on_random_values(seed):
     assert absolute == pytest.approx(of_torch(values, abs_threshold=0.1, **options), rel=1e-6)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("value", [-1.0, 1.0, 0.0, -1e30, 1e30])
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_a_constant_of_any_sign_is_a_plateau(value, mode):
@@ -283,6 +284,7 @@ def test_slopes_in_float32_are_those_in_float64(length, offset):
     np.testing.assert_allclose(slope[5:] / error[5:], exact, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("seed", range(12))
 def test_counts_on_random_losses(seed):
     """Are dlib's; where the losses are a thousand times their noise, those of exact least squares, which dlib's aren't
@@ -324,6 +326,7 @@ def dlibs_trainer(losses, patience, factor):
     return rates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patience", [40, 450])
 def test_stall_reduces_when_dlibs_trainer_does(patience):
     rng, steps = np.random.default_rng(patience), 5 * patience
@@ -385,6 +388,7 @@ def test_in_float64_without_a_nan_on_the_way(tx):
         assert state.scale == 0.5 and state.scale.dtype == jnp.float64 and updates.dtype == jnp.float32
 
 
+@pytest.mark.slow
 @both
 def test_one_program_for_all_values_jitted_and_in_scan(tx, count_traces):
     chained = L.chain(L.sgd(0.1), tx)
@@ -444,6 +448,7 @@ def test_optaxs_chain_and_arguments():
     assert fields == states[0][1]._fields[: len(fields)] and float(states[0][1].scale) < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tx", [L.reduce_on_plateau(0.5, 5, accumulation_size=5), L.reduce_on_stall(0.5, 60)], ids=["plateau", "stall"]
 )

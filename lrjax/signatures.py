@@ -33,11 +33,11 @@ class SourceSignature:
     Computed on access, since it reads the source file."""
 
     def __init__(self, function: Callable[..., Any], parameters: Sequence[inspect.Parameter], returns: str):
-        self._function, self._parameters, self._returns = function, parameters, returns
+        self._function, self.parameters, self._returns = function, parameters, returns
 
     def __get__(self, instance: Any, owner: type) -> inspect.Signature:
         parts = _parts_in_source(self._function)
-        annotated = [p.replace(annotation=parts[p.name].annotation) if p.name in parts else p for p in self._parameters]
+        annotated = [p.replace(annotation=parts[p.name].annotation) if p.name in parts else p for p in self.parameters]
         return inspect.Signature(annotated, return_annotation=_SourceText(self._returns))
 
 

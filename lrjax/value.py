@@ -39,8 +39,7 @@ class Layout(NamedTuple):
     defaults: dict[str, Any]
     leaves: tuple[str, ...]
     static: tuple[str, ...]  # part of the pytree's structure
-    keys: tuple[Any, ...]  # the pytree keys of the leaves
-    numbers: tuple[tuple[str, Domain], ...]  # those that `as_arrays` converts, each by its domain
+    numbers: tuple[str, ...]  # those that `as_arrays` converts, each by its domain
 
     @staticmethod
     def from_parameters(parameters: Sequence[inspect.Parameter], domains: dict[str, Domain]) -> "Layout":
@@ -53,9 +52,29 @@ class Layout(NamedTuple):
             defaults={p.name: p.default for p in parameters if p.default is not p.empty},
             leaves=leaves,
             static=static,
-            keys=tuple(map(GetAttrKey, leaves)),
-            numbers=tuple((n, domain) for n, domain in domains.items() if n not in static),
+            numbers=tuple(n for n in domains if n not in static),
         )
+
+
+class _Fields:
+    """`__dataclass_fields__` of a value class: for `dataclasses` it is one, whose fields are made when they are asked
+    for. Making them for all classes would be half of the time that it takes to import the package."""
+
+    def __get__(self, instance: Any, owner: type) -> dict[str, Any]:
+        decorated = next((cls for cls in owner.__mro__ if "__signature__" in vars(cls)), None)
+        if decorated is None:
+            raise AttributeError(f"{owner.__name__} is not a dataclass")
+        return _fields_of(decorated)
+
+
+@functools.cache
+def _fields_of(cls: type) -> dict[str, Any]:
+    fields = []
+    for p in vars(cls)["__signature__"].parameters:
+        default = dataclasses.MISSING if p.default is p.empty else p.default
+        field = dataclasses.field(default=default, kw_only=p.kind is p.KEYWORD_ONLY)
+        fields.append((p.name, Any if p.annotation is p.empty else p.annotation, field))
+    return dataclasses.make_dataclass(cls.__name__, fields).__dataclass_fields__
 
 
 class Value:
@@ -72,6 +91,7 @@ class Value:
         "_calls_user_function",
     )  # `__dict__` holds the fields only
 
+    __dataclass_fields__: ClassVar[Any] = _Fields()
     _layout: ClassVar[Layout] = Layout.from_parameters((), {})
     _domains: ClassVar[dict[str, Domain]] = {}
     _requirements: ClassVar[tuple[Requirement, ...]] = ()
@@ -198,41 +218,24 @@ def value_class(
             )
     domains = {p.name: change_domain(d) for p in parameters if (d := domain_of(p.annotation)) is not None}
     variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
-    fields = [
-        (
-            p.name,
-            Any if p.annotation is p.empty else p.annotation,
-            dataclasses.field(
-                default=dataclasses.MISSING if p.default is p.empty else p.default,
-                kw_only=p.kind is p.KEYWORD_ONLY,
-            ),
-        )
-        for p in parameters
-    ]
     if variadic is not None:
         namespace["__init__"] = _variadic_init(variadic)
-    cls = dataclasses.make_dataclass(
-        function.__name__,
-        fields,
-        bases=(base,),
-        init=False,
-        eq=False,
-        repr=False,
-        namespace={
-            **namespace,
-            "_layout": Layout.from_parameters(parameters, domains),
-            "_domains": domains,
-            "_requirements": tuple(requirements),
-            "_variadic": variadic,
-            "__doc__": _documented(function, domains),
-            "__wrapped__": function,
-            "__signature__": SourceSignature(function, parameters, base.__name__),
-        },
-    )
-    cls.__module__ = function.__module__ or "__main__"  # None in exec; for pickle and doctest
-    cls.__qualname__ = function.__qualname__
-    # `inspect.getsource` finds the formula by this from Python 3.13 on, by `__wrapped__` before
-    cls.__firstlineno__ = getattr(getattr(function, "__code__", None), "co_firstlineno", 1)  # type: ignore[attr-defined]
+    layout = Layout.from_parameters(parameters, domains)
+    namespace |= {
+        "_layout": layout,
+        "_domains": domains,
+        "_requirements": tuple(requirements),
+        "_variadic": variadic,
+        "__doc__": _documented(function, domains),
+        "__wrapped__": function,
+        "__signature__": SourceSignature(function, parameters, base.__name__),
+        "__match_args__": layout.positional,
+        "__module__": function.__module__ or "__main__",  # None in exec; for pickle and doctest
+        "__qualname__": function.__qualname__,
+        # `inspect.getsource` finds the formula by this from Python 3.13 on, by `__wrapped__` before
+        "__firstlineno__": getattr(getattr(function, "__code__", None), "co_firstlineno", 1),
+    }
+    cls: Any = type(function.__name__, (base,), namespace)
     function.__doc__ = None  # moved to the class, so that doctest runs it once
     value_classes[config_name(cls)] = cls
     return cls
@@ -272,7 +275,7 @@ def _flatten(value: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
 
 def _flatten_with_keys(value: Any) -> Any:
     children, meta = _flatten(value)
-    return tuple(zip(value._layout.keys, children, strict=True)), meta
+    return tuple(zip(map(GetAttrKey, value._layout.leaves), children, strict=True)), meta
 
 
 def _unflatten(cls: type[Value], meta: Any, children: Any) -> Any:  # unchecked: JAX puts any object in place of a leaf
@@ -333,19 +336,19 @@ def as_arrays(value: Value) -> dict[str, Any]:
     """Returns the hyperparameters as a formula takes them: numbers as arrays, each converted by its domain."""
     assert_unbatched(value)
     fields = dict(vars(value))
-    for name, domain in value._layout.numbers:
+    for name in value._layout.numbers:
         if not isinstance(fields[name], Value):
-            fields[name] = domain.as_array(fields[name])
+            fields[name] = value._domains[name].as_array(fields[name])
     return fields
 
 
 def assert_unbatched(value: Value) -> None:
     """Raises ValueError where a hyperparameter is a batch, for `jax.vmap` to map over."""
     fields = vars(value)
-    for name, domain in value._layout.numbers:
-        x = fields[name]
+    for name in value._layout.numbers:
+        x, rank = fields[name], value._domains[name].rank
         for leaf in (x,) if isinstance(x, (jax.Array, float)) else jax.tree.leaves(x, is_leaf=_is_value):
-            if isinstance(leaf, (jax.Array, np.ndarray)) and leaf.ndim > domain.rank:
+            if isinstance(leaf, (jax.Array, np.ndarray)) and leaf.ndim > rank:
                 raise ValueError(
                     f"{type(value).__name__}: `{name}` is a batch of shape {leaf.shape}. "
                     "Map over it with `jax.vmap`, or take one of them."

@@ -59,7 +59,7 @@ def scale_by_optimistic_gradient(updates: Any, state: Any, params: Any, alpha: N
 
 def _init_polyak(params: Any, tx: Any) -> LearningRateState:
     one = jnp.ones([], jnp.result_type(float))
-    return LearningRateState(jnp.zeros([], jnp.int32), one, vary_as_all(jnp.zeros_like(one), params), one * jnp.nan)
+    return LearningRateState(jnp.zeros([], jnp.int32), one, vary_as_all(jnp.zeros_like(one), params), one * 0)
 
 
 @transformation(_init_polyak, packable=always)

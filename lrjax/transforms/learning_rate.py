@@ -23,7 +23,7 @@ class LearningRateState(NamedTuple):
     step: Array  # int32 (): updates so far, the step of the schedule at the next update
     scale: Array  # float32 (): η = scale·schedule(step); 1 unless set by the user
     learning_rate: ArrayTree  # float32 (), or one for each parameter: η of the last update; initially, of the first
-    constant: Array = np.float32(np.nan)  # float32 (): the rate before `scale` where it is a constant, else nan
+    constant: Array = np.float32(0)  # float32 (): the rate before `scale` where it is a constant, else 0
 
     @property
     def count(self) -> Array:
@@ -40,7 +40,7 @@ class InjectedRateState(NamedTuple):
     step: Array
     scale: Array
     rate: ArrayTree
-    constant: Array = np.float32(np.nan)
+    constant: Array = np.float32(0)
 
 
 class InjectedRecordState(InjectedRateState):
@@ -72,9 +72,9 @@ def _rate_at(rate: Any, count: Any) -> Any:
 
 
 def _constant(rate: Any) -> jax.Array:
-    """Returns the rate if it is one number, else nan; as a copy, so that both state and optimizer may be donated."""
+    """Returns the rate if it is one number, else 0; as a copy, so that both state and optimizer may be donated."""
     is_number = is_rate(rate) and not isinstance(rate, Schedule)
-    return jnp.copy(jnp.asarray(rate if is_number else jnp.nan, jnp.result_type(float)))
+    return jnp.copy(jnp.asarray(rate if is_number else 0.0, jnp.result_type(float)))
 
 
 def _init_rate(rate: Any, params: Any) -> LearningRateState:

@@ -128,7 +128,7 @@ def _upgrade_from_1(like: Any, saved: dict[str, Any]) -> dict[str, Any]:
 def _upgrade_from_2(like: Any, saved: dict[str, Any]) -> dict[str, Any]:
     """Upgrades the children of a node from lrjax 0.2: without the constant rate, which the next update sets."""
     if isinstance(like, (LearningRateState, InjectedRateState)):
-        return {**saved, "constant": jnp.full(like.constant.shape, jnp.nan, like.constant.dtype)}
+        return {**saved, "constant": jnp.zeros(like.constant.shape, like.constant.dtype)}
     return saved
 
 

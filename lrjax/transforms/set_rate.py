@@ -206,7 +206,7 @@ def _checked(x: Any, constants: Any) -> jax.Array:
     """Returns `x`, or raises an error where a rate is no constant; in a trace, when the compiled program runs."""
     if not constants:
         return x
-    bad = jnp.any(jnp.stack([jnp.any(jnp.isnan(c) | (c == 0)) for c in constants]))
+    bad = jnp.any(jnp.stack([jnp.any(c == 0) for c in constants]))
     if not isinstance(bad, jax.core.Tracer):
         if bad:
             raise ValueError(_NOT_CONSTANT)

@@ -167,6 +167,11 @@ from lrjax.transforms.factored import FactoredState as FactoredState
 from lrjax.transforms.factored import ScaleBySM3State as ScaleBySM3State
 from lrjax.transforms.factored import scale_by_factored_rms as scale_by_factored_rms
 from lrjax.transforms.factored import scale_by_sm3 as scale_by_sm3
+from lrjax.transforms.guard import GuardState as GuardState
+from lrjax.transforms.guard import guard as guard
+from lrjax.transforms.guard import guard_report as guard_report
+from lrjax.transforms.guard_log import GuardEvent as GuardEvent
+from lrjax.transforms.guard_log import GuardReport as GuardReport
 from lrjax.transforms.inject import InjectHyperparamsState as InjectHyperparamsState
 from lrjax.transforms.inject import InjectStatefulHyperparamsState as InjectStatefulHyperparamsState
 from lrjax.transforms.inject import StatefulSchedule as StatefulSchedule
@@ -266,6 +271,12 @@ from lrjax.transforms.sign import ScaleByRpropState as ScaleByRpropState
 from lrjax.transforms.sign import scale_by_lion as scale_by_lion
 from lrjax.transforms.sign import scale_by_rprop as scale_by_rprop
 from lrjax.transforms.sign import scale_by_sign as scale_by_sign
+from lrjax.transforms.spikes import ClipByHistoryState as ClipByHistoryState
+from lrjax.transforms.spikes import ClipByZscoreState as ClipByZscoreState
+from lrjax.transforms.spikes import SkipSpikesState as SkipSpikesState
+from lrjax.transforms.spikes import clip_by_history as clip_by_history
+from lrjax.transforms.spikes import clip_by_zscore as clip_by_zscore
+from lrjax.transforms.spikes import skip_spikes as skip_spikes
 from lrjax.transforms.trust_ratio import ContractState as ContractState
 from lrjax.transforms.trust_ratio import contract as contract
 from lrjax.transforms.trust_ratio import scale_by_param_block_norm as scale_by_param_block_norm

@@ -1,0 +1,332 @@
+"""A run that is watched: back to the last good parameters, with a lower rate, where it goes wrong."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lrjax.domains import Count, DType, OpenFraction, Positive, Size, Steps
+from lrjax.numerics import Array, ArrayTree, common_dtype, safe_increment
+from lrjax.transforms.apply import apply_updates
+from lrjax.transforms.base import ScheduledState, Transformation, transformation, update_part
+from lrjax.transforms.elementwise import cast, is_none, map_updates
+from lrjax.transforms.guard_log import GuardLog, logged, no_log, report_of
+from lrjax.transforms.judge import ACCEPTS, Judge, accepted, judged, restored, start_anew, unjudged
+from lrjax.transforms.learning_rate import InjectedRateState, LearningRateState
+from lrjax.transforms.norms import global_norm
+from lrjax.transforms.sharding import placed_like, vary_as_all, vary_like
+
+_SETTLE = 3  # corrections of the rounding of a return; the second is exact, see `_way_back`
+_BACKOFF = 10  # doublings of the time until the rate is raised again
+_LEAST_FACTOR = 1e-30  # of the rate, which float32 holds
+
+
+class GuardSnapshot(NamedTuple):
+    params: ArrayTree
+    inner_state: ArrayTree
+    judge: Judge
+
+
+class GuardControl(NamedTuple):
+    """What the guard does with the rate."""
+
+    rate_factor: Array  # float32 (): multiplies the updates; 1 unless the rate was cut
+    quiet: Array  # int32 (): good steps since the last change of the rate
+    raised: Array  # bool (): whether the last change of the rate was up
+    backoff: Array  # int32 (): how often the rate was cut again after it was raised
+    retries: Array  # int32 (): returns to this snapshot
+    held: Array  # bool (): whether the retries are used up: the parameters stay those of the snapshot
+
+
+class GuardState(NamedTuple):
+    inner_state: ArrayTree
+    snapshot: GuardSnapshot  # the last good one
+    judge: Judge
+    control: GuardControl
+    step: Array  # int32 (): calls so far
+    since: Array  # int32 (): updates since the snapshot, or the return to it; at 0 the parameters are its own
+    bad: Array  # int32 (): bad steps in a row
+    settling: Array  # int32 (): corrections of a return that are left
+    failed: Array  # bool (): whether the last update of `inner` was not finite
+    log: GuardLog
+
+    @property
+    def rate_factor(self) -> Array:
+        return self.control.rate_factor
+
+
+def _start(params: Any, tx: Any) -> GuardState:
+    inner_state, zero = tx.inner.init(params), vary_as_all(jnp.zeros([], jnp.int32), params)
+    number, flag = zero.astype(jnp.result_type(float)), zero > 0
+    judge = unjudged(tx.window, number)
+    store = functools.partial(_stored, tx.snapshot_dtype, tx.memory_kind)
+    snapshot = GuardSnapshot(
+        jax.tree.map(lambda p: store(jnp.copy(p)), params),
+        jax.tree.map(lambda x: store(jnp.copy(x)), inner_state),
+        jax.tree.map(jnp.copy, judge),
+    )
+    # in arrays of their own each, so that a state may be donated
+    new, no = (lambda: jnp.copy(zero)), (lambda: jnp.copy(flag))
+    control = GuardControl(number + 1, new(), no(), new(), new(), no())
+    return GuardState(inner_state, snapshot, judge, control, new(), new(), new(), new(), no(), no_log(zero))
+
+
+def _stored(dtype: Any, memory_kind: Any, x: Any) -> Any:
+    """As the snapshot keeps it: only arrays of several numbers, which are what takes memory, otherwise than they are."""
+    if not jnp.ndim(x):
+        return x
+    if dtype is not None and jnp.issubdtype(x.dtype, jnp.floating):
+        x = x.astype(dtype)
+    return x if memory_kind is None else _moved(x, memory_kind)
+
+
+def _moved(x: Any, memory_kind: str) -> Any:
+    if isinstance(x, jax.core.Tracer):
+        space = jax.memory.Space.Device if memory_kind == "device" else jax.memory.Space.Host
+        return jax.device_put(x, space)
+    return jax.device_put(x, x.sharding.with_memory_kind(memory_kind))
+
+
+def _fetched(memory_kind: Any, x: Any, like: Any) -> Any:
+    """Out of the snapshot, as the array that it was taken of."""
+    x = x if memory_kind is None or not jnp.ndim(x) else _moved(x, "device")
+    return x if x.dtype == like.dtype else x.astype(like.dtype)
+
+
+def _way_back(good: Any, p: Any, u: Any) -> Any:
+    """The update that brings a parameter back: good − p.
+
+    p + (good − p) rounds, twice. But what is left after it is a difference that has no rounding error (for |p| >=
+    |good| by Dekker 1971, Fast2Sum; else by Sterbenz 1974, the two being within a factor of 2), so the same once more
+    arrives at `good` to the bit. It is bounded, since the difference of two large numbers may overflow: that takes one
+    more.
+    """
+    dtype = common_dtype(p, u)
+    gap = jnp.asarray(good, dtype) - jnp.asarray(p, dtype)
+    if jnp.issubdtype(u.dtype, jnp.floating):
+        most = jnp.asarray(jnp.finfo(u.dtype).max, dtype)
+        gap = jnp.clip(gap, -most, most)
+    return gap.astype(u.dtype)
+
+
+def _is_sum_finite(u: Any, p: Any) -> Any:
+    if u is None or p is None:
+        return None
+    return jnp.isfinite(apply_updates(p, u))
+
+
+def _with_clock(old: Any, now: Any) -> Any:
+    """A state of before whose schedules go on: they are a plan in time, so the run ends with the rate that it was
+    planned to end with."""
+    kinds = (LearningRateState, InjectedRateState, ScheduledState)
+    is_clock = lambda x: isinstance(x, kinds)
+
+    def one(a: Any, b: Any) -> Any:
+        if not is_clock(a):
+            return a
+        if isinstance(a, ScheduledState):
+            return a._replace(step=b.step, inner_state=_with_clock(a.inner_state, b.inner_state))
+        return a._replace(step=b.step)
+
+    return jax.tree.map(one, old, now, is_leaf=is_clock)
+
+
+@transformation(_start, lambda tx: tx.inner._per_number(tx.inner))
+def guard(
+    updates: Any,
+    state: Any,
+    params: Any,
+    inner: Transformation,
+    threshold: Positive = 6.0,
+    factor: OpenFraction = 0.5,
+    *,
+    patience: Count = 1,
+    window: Size = 128,
+    snapshot_every: Steps = 32,
+    recovery: Steps | None = 64,
+    max_retries: Count = 10,
+    snapshot_dtype: DType | None = None,
+    memory_kind: Literal["device", "pinned_host"] | None = None,
+    **extra_args: Any,
+):
+    """Watches a run: where it goes wrong, it goes back to the last good parameters and on from there at a lower rate.
+
+    The loss is the extra argument `value`; without it the gradient's norm alone is looked at, which sees less. A step
+    is bad when the loss or the gradient isn't finite, when the loss is `threshold` standard deviations above the mean
+    of the last `window` ones, or when the gradient's norm, by its logarithm, is as far above its own. What then
+    happens:
+
+    - A bad step is skipped: no update, `inner` stays. If the next batch is good, that one batch was at fault.
+    - After more than `patience` bad steps in a row the parameters are at fault. So they are at once when the mean loss
+      of 16 steps gives back half of what was gained or is above the one at the start, and when an update isn't finite.
+      Parameters and the state of `inner` go back to the snapshot, except the step of a schedule, which goes on. The
+      rate is multiplied by `factor`; at the n-th return to the same snapshot by `factor`ⁿ, so that a rate that is a
+      million times too high takes 6 of them. The batches are others than before.
+    - At the snapshot itself the batch must be at fault, and is skipped. After 64 such steps that are finite the data
+      have changed: their loss is the normal one from then on.
+    - After `recovery` good steps the rate is divided by `factor` again, up to what it was; each time that this led to a
+      return it waits twice as long. None never raises it.
+    - After `max_retries` returns to one snapshot it stays there, for good, and `guard_report(state).held` is True.
+
+    A snapshot is taken every `snapshot_every` updates, of parameters whose own loss and gradient are good, after 16
+    good steps at about the lowest mean loss so far; the first is the start. It takes the memory of the parameters and
+    of the state of `inner`, in `snapshot_dtype` (then the way back is as exact as that), in `memory_kind`.
+
+    The updates are those that bring the parameters back: the first to within rounding, the second, at the next step,
+    exactly. So put `guard` outside of all else that changes updates. An update never makes a parameter infinite or nan.
+
+    State: `GuardState`, of which `guard_report(state)` tells; `get_learning_rate` knows the factor. Needs: `params`.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx, params = lrjax.guard(lrjax.sgd(1e3)), jnp.array([3.0])
+    >>> state = tx.init(params)
+    >>> for _ in range(60):
+    ...     loss, grads = jnp.sum(params**2), 2 * params
+    ...     updates, state = tx.update(grads, state, params, value=loss)
+    ...     params = lrjax.apply_updates(params, updates)
+    >>> float(loss) < 1.0, lrjax.guard_report(state).returns
+    (True, 4)
+    """
+    if params is None:
+        raise ValueError("guard: `params` must be given to `update`, got None.")
+    value = extra_args.get("value")
+    like, control, saved = state.failed, state.control, state.snapshot
+    norm = vary_like(global_norm(updates).astype(control.rate_factor.dtype), like)
+    loss = None if value is None else vary_like(jnp.asarray(value, norm.dtype), like)
+    at_snapshot = state.since == 0
+    reading = judged(state.judge, threshold, loss, norm, at_snapshot & (control.retries > 0))
+
+    fetch = functools.partial(_fetched, memory_kind)
+    good_params = lambda: jax.tree.map(fetch, saved.params, params)
+    is_back = _if(
+        state.settling > 0,
+        lambda: _all([jnp.all(a == b) for a, b in zip(*map(jax.tree.leaves, (good_params(), params)), strict=True)]),
+        lambda: vary_like(jnp.array(True), like),
+    )
+    settle = (state.settling > 0) & ~is_back
+    changed = at_snapshot & reading.is_high & (state.bad >= ACCEPTS)
+    bad = reading.is_bad & ~changed
+    at_fault = state.failed | reading.is_worse | (reading.is_wrong & (state.bad >= patience.whole))
+    back = ~settle & ~control.held & ~at_snapshot & at_fault
+    step = ~(settle | control.held | back | bad)
+    judge = jax.tree.map(lambda a, b: jnp.where(changed, a, b), start_anew(state.judge, reading), state.judge)
+    judge = jax.tree.map(lambda a, b: jnp.where(step, a, b), accepted(judge, reading, at_snapshot), judge)
+    judge = judge._replace(high_norms=jnp.where(reading.spike, judge.high_norms + 1, 0))
+
+    due = step & reading.is_good & (state.since >= snapshot_every.whole)
+    store = functools.partial(_stored, snapshot_dtype, memory_kind)
+    take = lambda: GuardSnapshot(jax.tree.map(store, params), jax.tree.map(store, state.inner_state), judge)
+    snapshot = _if(due, take, lambda: saved)
+
+    def advance() -> tuple[Any, Any, Any]:
+        u, inner_state = update_part(inner, updates, state.inner_state, params, extra_args)
+        u = map_updates(lambda u: cast(control.rate_factor, u) * u, u)
+        kept = jax.tree.map(_is_sum_finite, u, params, is_leaf=is_none)
+        # where a sum would not be finite the parameter stays, since no later update could bring it back
+        zeroed = lambda u, k: u if k is None else jnp.where(k, u, jnp.zeros_like(u))
+        failed = ~_all([jnp.all(k) for k in jax.tree.leaves(kept)])
+        return jax.tree.map(zeroed, u, kept, is_leaf=is_none), inner_state, vary_like(failed, like)
+
+    done = jax.eval_shape(advance)
+
+    def stay() -> tuple[Any, Any, Any]:
+        return jax.tree.map(jnp.zeros_like, done[0]), state.inner_state, jnp.zeros_like(like)
+
+    def go_back() -> tuple[Any, Any, Any]:
+        way = lambda u, good, p: None if u is None else _way_back(good, p, u)
+        u = jax.tree.map(way, done[0], good_params(), params, is_leaf=is_none)
+        restored = jax.tree.map(fetch, saved.inner_state, state.inner_state)
+        return u, _with_clock(restored, state.inner_state), jnp.zeros_like(like)
+
+    placed = lambda branch: lambda: jax.tree.map(placed_like, branch(), done)
+    otherwise = lambda: _if(back | settle | control.held, placed(go_back), placed(stay))
+    new_updates, inner_state, failed = _if(step, advance, otherwise)
+
+    new_control, raised, gave_up = _controlled(control, back, step, due, factor, recovery, max_retries)
+    reset = lambda x: jnp.where(back, 0, x)
+    keep_failed = (state.failed & ~back) | failed  # a step that is skipped doesn't mend the state of `inner`
+    since = jnp.where(due, 1, jnp.where(step, safe_increment(state.since), state.since))
+    skipped = bad & ~(back | settle | control.held)
+    kinds = (skipped & (state.bad == 0), back & ~gave_up, gave_up, raised, changed & step)
+    log = logged(state.log, kinds, state.step, new_control.rate_factor, norm if loss is None else loss, skipped, back)
+    return new_updates, GuardState(
+        inner_state,
+        snapshot,
+        jax.tree.map(lambda a, b: jnp.where(back, a, b), restored(saved.judge, judge), judge),
+        new_control,
+        safe_increment(state.step),
+        reset(since),
+        reset(jnp.where(skipped, state.bad + 1, jnp.where(settle, state.bad, 0))),
+        jnp.where(back, _SETTLE, jnp.where(settle, state.settling - 1, 0)),
+        keep_failed,
+        log,
+    )
+
+
+def _controlled(control: Any, back: Any, step: Any, due: Any, factor: Any, recovery: Any, max_retries: Any) -> Any:
+    """(what is done with the rate after this step, whether it was raised, whether the retries are used up)."""
+    retries = jnp.where(back, control.retries + 1, jnp.where(due, 0, control.retries))
+    cut = jnp.maximum(control.rate_factor * factor ** retries.astype(factor.dtype), _LEAST_FACTOR)
+    quiet = jnp.where(back, 0, jnp.where(step, safe_increment(control.quiet), control.quiet))
+    if recovery is None:
+        raised = jnp.zeros_like(back)
+    else:
+        wait = recovery.whole * 2**control.backoff
+        raised = step & (control.rate_factor < 1) & (quiet >= wait)
+    higher = jnp.where(raised, jnp.minimum(control.rate_factor / factor, 1), control.rate_factor)
+    gave_up = back & (retries > max_retries.whole)
+    again = back & control.raised & (control.backoff < _BACKOFF)
+    return (
+        GuardControl(
+            jnp.where(back, cut, higher),
+            jnp.where(raised, 0, quiet),
+            jnp.where(back, False, control.raised | raised),
+            jnp.where(again, control.backoff + 1, control.backoff),
+            retries,
+            control.held | gave_up,
+        ),
+        raised,
+        gave_up,
+    )
+
+
+def _all(flags: Any) -> jax.Array:
+    return functools.reduce(jnp.logical_and, flags, jnp.array(True))
+
+
+def _if(condition: Any, do: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
+    """`cond` whose branches are sharded and vary as the first, and as the second where that varies more."""
+    first, second = jax.eval_shape(do), jax.eval_shape(otherwise)
+    return jax.lax.cond(
+        condition,
+        lambda: vary_like(do(), second),
+        lambda: jax.tree.map(placed_like, otherwise(), first),
+    )
+
+
+def guard_report(state: ArrayTree) -> Any:
+    """What `guard` did so far: a `GuardReport`; where several are side by side, a dict of them by their paths.
+
+    Finds it in the state of any nesting.
+
+    Raises:
+      ValueError: there is no guard in `state`, or the states of several runs.
+
+    >>> import jax.numpy as jnp, lrjax
+    >>> tx, params = lrjax.guard(lrjax.adam(1e-3)), jnp.ones(1)
+    >>> lrjax.guard_report(tx.init(params))
+    GuardReport(rate_factor=1.0, skipped=0, returns=0, held=False, events=(), forgotten=0)
+    """
+    is_guard = lambda x: isinstance(x, GuardState)
+    paths = jax.tree_util.tree_leaves_with_path(state, is_leaf=is_guard)
+    found = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in paths if is_guard(x)}
+    if not found:
+        raise ValueError(f"guard_report: `state` must hold the state of a `guard`, got {jax.tree.structure(state)}.")
+    if any(jnp.ndim(x.step) for x in found.values()):
+        raise ValueError(
+            "guard_report: `state` must be of one run, got a batch; take one by `jax.tree.map`."
+        )
+    reports = {path: report_of(x.log, x.rate_factor, x.control.held) for path, x in found.items()}
+    return next(iter(reports.values())) if len(reports) == 1 else reports

@@ -13,7 +13,7 @@ from lrjax.transforms.apply import apply_updates
 from lrjax.transforms.base import ScheduledState, Transformation, transformation, update_part
 from lrjax.transforms.elementwise import cast, is_none, map_updates
 from lrjax.transforms.guard_log import GuardLog, logged, no_log, report_of
-from lrjax.transforms.judge import ACCEPTS, Judge, accepted, judged, restored, start_anew, unjudged
+from lrjax.transforms.judge import ACCEPTS, Judge, accepted, judged, restored, skipped, start_anew, unjudged
 from lrjax.transforms.learning_rate import InjectedRateState, LearningRateState
 from lrjax.transforms.norms import global_norm
 from lrjax.transforms.sharding import placed_like, vary_as_all, vary_like
@@ -74,7 +74,7 @@ def _start(params: Any, tx: Any) -> GuardState:
 
 
 def _stored(dtype: Any, memory_kind: Any, x: Any) -> Any:
-    """As the snapshot keeps it: only arrays of several numbers, which are what takes memory, otherwise than they are."""
+    """As the snapshot keeps it; scalars, which take no memory, as they are."""
     if not jnp.ndim(x):
         return x
     if dtype is not None and jnp.issubdtype(x.dtype, jnp.floating):
@@ -213,6 +213,8 @@ def guard(
     step = ~(settle | control.held | back | bad)
     judge = jax.tree.map(lambda a, b: jnp.where(changed, a, b), start_anew(state.judge, reading), state.judge)
     judge = jax.tree.map(lambda a, b: jnp.where(step, a, b), accepted(judge, reading, at_snapshot), judge)
+    first = bad & ~back & ~at_snapshot & (state.bad == 0)
+    judge = jax.tree.map(lambda a, b: jnp.where(first, a, b), skipped(judge, reading), judge)
     judge = judge._replace(high_norms=jnp.where(reading.spike, judge.high_norms + 1, 0))
 
     due = step & reading.is_good & (state.since >= snapshot_every.whole)
@@ -248,9 +250,11 @@ def guard(
     reset = lambda x: jnp.where(back, 0, x)
     keep_failed = (state.failed & ~back) | failed  # a step that is skipped doesn't mend the state of `inner`
     since = jnp.where(due, 1, jnp.where(step, safe_increment(state.since), state.since))
-    skipped = bad & ~(back | settle | control.held)
-    kinds = (skipped & (state.bad == 0), back & ~gave_up, gave_up, raised, changed & step)
-    log = logged(state.log, kinds, state.step, new_control.rate_factor, norm if loss is None else loss, skipped, back)
+    is_skipped = bad & ~(back | settle | control.held)
+    kinds = (is_skipped & (state.bad == 0), back & ~gave_up, gave_up, raised, changed & step)
+    log = logged(
+        state.log, kinds, state.step, new_control.rate_factor, norm if loss is None else loss, is_skipped, back
+    )
     return new_updates, GuardState(
         inner_state,
         snapshot,
@@ -258,7 +262,7 @@ def guard(
         new_control,
         safe_increment(state.step),
         reset(since),
-        reset(jnp.where(skipped, state.bad + 1, jnp.where(settle, state.bad, 0))),
+        reset(jnp.where(is_skipped, state.bad + 1, jnp.where(settle, state.bad, 0))),
         jnp.where(back, _SETTLE, jnp.where(settle, state.settling - 1, 0)),
         keep_failed,
         log,
@@ -325,8 +329,6 @@ def guard_report(state: ArrayTree) -> Any:
     if not found:
         raise ValueError(f"guard_report: `state` must hold the state of a `guard`, got {jax.tree.structure(state)}.")
     if any(jnp.ndim(x.step) for x in found.values()):
-        raise ValueError(
-            "guard_report: `state` must be of one run, got a batch; take one by `jax.tree.map`."
-        )
+        raise ValueError("guard_report: `state` must be of one run, got a batch; take one by `jax.tree.map`.")
     reports = {path: report_of(x.log, x.rate_factor, x.control.held) for path, x in found.items()}
     return next(iter(reports.values())) if len(reports) == 1 else reports

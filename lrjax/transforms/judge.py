@@ -1,8 +1,8 @@
 """Whether a loss, or the norm of a gradient, is what it has been lately: the eyes of `guard`."""
 
+import functools
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from lrjax.numerics import Array
@@ -13,7 +13,10 @@ _GROSS = 10.0  # times the loss at the start: without a history only this much i
 _GROSS_NORM = 100.0  # the same for norms, which vary more
 _JUMP_NORM = 10.0  # times the norm lately, below which a gradient is never a spike
 _LEAST_RISE = 0.1  # of the loss, or of what was gained, below which a rise is never a spike
+_UNSEEN = 2.0  # times as far above the mean as any loss in the history: only such a one is a spike
+_SURE = 2.0  # standard errors by which a level must be above the start, or the best
 _GIVEN_BACK = 0.5  # of what was gained, above which a level is worse
+_NEAR = 0.1  # of what was gained, within which a level is about the best
 _FORGETS = 1e-3  # of its distance to the level now, which the best level follows at each step
 ACCEPTS = 64  # steps after which a high loss at the snapshot is the normal one
 _ACCEPTS_NORM = 4  # high norms in a row, where the loss is good: then they are normal
@@ -27,7 +30,8 @@ class Judge(NamedTuple):
     high_norms: Array  # int32 (): spikes of the norm in a row
     start: Array  # float32 (): the mean loss at the parameters of the start
     starts: Array  # int32 (): losses in it
-    best: Array  # float32 (): the lowest level
+    start_squares: Array  # float32 (): sum of their squared distances from it
+    best: Array  # float32 (): the lowest level, as much as it may be by chance
 
 
 class Reading(NamedTuple):
@@ -41,12 +45,13 @@ class Reading(NamedTuple):
     is_worse: Array  # the level, so that the parameters are at fault
     is_good: Array  # the level is about the best
     spike: Array  # of the norm
+    bounded: Array  # the loss, as high as one may be that is no spike
 
 
 def unjudged(window: int, zero: Any) -> Judge:
     count, recent = zero.astype(jnp.int32), jnp.zeros(window, zero.dtype) + zero
     new = lambda: jnp.copy(count)
-    return Judge(count, new(), recent, jnp.copy(recent), new(), jnp.copy(zero), new(), jnp.copy(zero))
+    return Judge(count, new(), recent, jnp.copy(recent), new(), jnp.copy(zero), new(), jnp.copy(zero), jnp.copy(zero))
 
 
 def judged(judge: Judge, threshold: Any, loss: Any, norm: Any, returned: Any) -> Reading:
@@ -61,13 +66,21 @@ def judged(judge: Judge, threshold: Any, loss: Any, norm: Any, returned: Any) ->
     enough = judge.known >= 4
     gained = jnp.maximum(judge.start - judge.best, 0)
 
-    level, noise, is_level = _level(judge)
-    margin = 3 * noise * jnp.sqrt(1 / LEVEL + 1 / jnp.maximum(judge.starts, 1))
-    limit = judge.best + jnp.maximum(_GIVEN_BACK * gained, margin)
+    levels = _levels(judge)
+    level = levels[0]
+    # noise is mostly in proportion to the loss, so it is less where the loss is lower
+    at = lambda reference: level.noise * jnp.minimum(1, (jnp.abs(reference) + gained) / jnp.abs(level.mean))
+    start_var = (jnp.square(at(judge.start)) + judge.start_squares) / jnp.maximum(judge.starts, 1)
+    start_error = jnp.sqrt(start_var / jnp.maximum(judge.starts, 1))
+    limits = [judge.best + jnp.maximum(_GIVEN_BACK * gained, _SURE * (x.error + start_error)) for x in levels]
 
     mean, std = mean_and_std(judge.losses, judge.known)
+    is_known = jnp.arange(len(judge.losses)) >= len(judge.losses) - judge.known
+    most = jnp.max(jnp.where(is_known, judge.losses, -jnp.inf))
     least = jnp.log(_JUMP_NORM) if only_norm else _LEAST_RISE * jnp.maximum(jnp.abs(mean), gained)
-    is_high = enough & (x - mean > jnp.maximum(wider * std, least))
+    # batches whose losses are 0 mostly, and high at times, are no spikes: these are far above all that was before
+    rise = jnp.maximum(jnp.maximum(wider * std, least), jnp.where(enough, _UNSEEN * (most - mean), 0))
+    is_high = enough & (x - mean > rise)
     # without a history; a loss of 0 at the start, as of a penalty on the distance to it, says nothing of its size
     gross = jnp.log(_GROSS_NORM) if only_norm else (_GROSS - 1) * jnp.abs(judge.start)
     begun = (judge.starts > 0) & (gross > 0)
@@ -77,29 +90,52 @@ def judged(judge: Judge, threshold: Any, loss: Any, norm: Any, returned: Any) ->
     is_jump = log_norm - norm_mean > jnp.maximum(wider * norm_std, jnp.log(_JUMP_NORM))
     spike = jnp.zeros_like(finite)
     if only_norm:
-        is_worse, is_good = spike, is_level
+        is_worse, is_good = spike, level.is_known
     else:
         # A jump of the norm alone costs one batch. The parameters aren't bad by it: leaving a plateau looks the same.
         spike = finite & enough & is_jump
-        is_worse, is_good = is_level & (level > limit), is_level & (level <= judge.best + noise / 2)
+        is_worse = functools.reduce(
+            jnp.logical_or, [x.is_known & (x.mean > limit) for x, limit in zip(levels, limits, strict=True)]
+        )
+        is_good = level.is_known & (level.most <= judge.best + _NEAR * gained)
         # the good parameters have lost what was gained: so the data aren't what they were
-        is_high = is_high | (returned & enough & (x > limit + 3 * noise))
+        is_high = is_high | (returned & enough & (x > limits[0] + 3 * level.noise))
     is_wrong = ~finite | is_high
     is_bad = is_wrong | (spike & (judge.high_norms < _ACCEPTS_NORM))
-    return Reading(x, log_norm, is_bad, is_wrong, finite & is_high, is_worse, is_good, spike)
+    return Reading(
+        x,
+        log_norm,
+        is_bad,
+        is_wrong,
+        finite & is_high,
+        is_worse,
+        is_good,
+        spike,
+        mean + jnp.maximum(wider * std, least),
+    )
 
 
-def _level(judge: Judge) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(the mean of the last losses, the standard deviation of one, whether there are enough).
+class _Level(NamedTuple):
+    mean: Array
+    most: Array  # that it may be by chance, so that a level of much noise is none of the best
+    error: Array  # its standard error
+    noise: Array  # the standard deviation of one loss
+    is_known: Array
+
+
+def _levels(judge: Judge) -> list[_Level]:
+    """Of the last losses, and of all in the history: the second is late, but sees what is within the noise.
 
     The deviation is that of differences between neighbours, in which a trend hardly counts.
     """
-    count = min(LEVEL, len(judge.losses))
-    level = jnp.mean(judge.losses[-count:])
+    window = len(judge.losses)
     steps = jnp.diff(judge.losses)
-    is_step = jnp.arange(len(steps)) >= len(judge.losses) - judge.known
+    is_step = jnp.arange(len(steps)) >= window - judge.known
     squares = jnp.sum(jnp.where(is_step, jnp.square(steps), 0)) / jnp.maximum(judge.known - 1, 1)
-    return level, jnp.sqrt(squares / 2), judge.recent >= count
+    noise, counts = jnp.sqrt(squares / 2), dict.fromkeys((min(LEVEL, window), window))
+    means, errors = [jnp.mean(judge.losses[window - n :]) for n in counts], [noise / n**0.5 for n in counts]
+    rows = zip(counts, means, errors, strict=True)
+    return [_Level(mean, mean + _SURE * error, error, noise, judge.recent >= n) for n, mean, error in rows]
 
 
 def accepted(judge: Judge, reading: Reading, at_snapshot: Any) -> Judge:
@@ -112,17 +148,28 @@ def accepted(judge: Judge, reading: Reading, at_snapshot: Any) -> Judge:
         high_norms=judge.high_norms,
         start=judge.start,
         starts=judge.starts,
+        start_squares=judge.start_squares,
         best=judge.best,
     )
     # Losses at the start are more than one where the run came back there.
     is_start = at_snapshot & (judge.best >= judge.start)
     start = judge.start + (reading.loss - judge.start) / (judge.starts + 1)
-    start, starts = jnp.where(is_start, start, judge.start), jnp.where(is_start, judge.starts + 1, judge.starts)
-    level, _, is_level = _level(new)
-    nearer = jnp.where(is_level, jnp.where(level < judge.best, level, judge.best), judge.best)
-    forgetting = jnp.where(is_level & (level > judge.best), (level - judge.best) * _FORGETS, 0)
-    best = jnp.where(is_start, start, nearer + forgetting)
-    return new._replace(start=start, starts=starts, best=best)
+    squares = judge.start_squares + (reading.loss - judge.start) * (reading.loss - start)  # Welford's
+    level = _levels(new)[0]
+    follows = jnp.where(level.most < judge.best, 1, _FORGETS)
+    best = jnp.where(level.is_known, judge.best + follows * (level.most - judge.best), judge.best)
+    return new._replace(
+        start=jnp.where(is_start, start, judge.start),
+        starts=jnp.where(is_start, judge.starts + 1, judge.starts),
+        start_squares=jnp.where(is_start, squares, judge.start_squares),
+        best=jnp.where(is_start, start, best),
+    )
+
+
+def skipped(judge: Judge, reading: Reading) -> Judge:
+    """After a spike: a bounded one is history, since where the loss has spikes they belong to its level and noise."""
+    enters = reading.is_high & (judge.known >= LEVEL)
+    return judge._replace(losses=jnp.where(enters, appended(judge.losses, reading.bounded), judge.losses))
 
 
 def start_anew(judge: Judge, reading: Reading) -> Judge:
@@ -134,4 +181,5 @@ def start_anew(judge: Judge, reading: Reading) -> Judge:
 def restored(saved: Judge, now: Judge) -> Judge:
     """That of the snapshot, which may be the start: what is known of the loss there stays."""
     best = jnp.where(saved.known == 0, now.start, saved.best)
-    return saved._replace(recent=jnp.zeros_like(now.recent), start=now.start, starts=now.starts, best=best)
+    kept = {"start": now.start, "starts": now.starts, "start_squares": now.start_squares}
+    return saved._replace(recent=jnp.zeros_like(now.recent), best=best, **kept)

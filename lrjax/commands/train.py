@@ -37,6 +37,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--learning-rate", type=positive, metavar="RATE", help=words)
     add_steps(parser)
     parser.add_argument("--seed", type=seed, default=0, help="of the start and the order of the examples (default: 0)")
+    words = "watch the run: where it goes wrong, go back to the last good parameters and on at a lower rate"
+    parser.add_argument("--guard", action="store_true", help=words)
     add_eval_every(parser, f"{_EVALUATIONS} evaluations")
     add_checkpoint(parser)
     add_outputs(parser, "train", saves="the run, with its model")
@@ -58,6 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
             steps=steps,
             seed=arguments.seed,
             eval_every=arguments.eval_every or max(1, steps // _EVALUATIONS),
+            guard=arguments.guard,
             checkpoint=arguments.checkpoint,
         )
     setup = Setup(task_file.task.name, run.optimizer, steps, 1, task_file.task.decides, arguments.typed)

@@ -8,6 +8,8 @@ import numpy as np
 
 from lrjax.report.scale import limits, number
 
+_EVENTS = 12  # of a guard, the last ones, that a table shows
+
 
 def _axes(ax: Any) -> Any:
     if ax is not None:
@@ -117,7 +119,9 @@ def run_html(run: Any) -> str:
     row = {"steps": len(run.losses), "loss": float(run.losses[-1]), "rate": None if rate is None else float(rate[-1])}
     row |= {name: float(x[-1]) for name, x in run.metrics.items()}
     title = f"{run.task}, {run.optimizer}, seed {run.seed}" + (": diverged" if run.diverged else "")
-    return as_html([row], None, title)
+    events = () if run.guard is None else run.guard.events
+    notes = [f"guard: {event}" for event in events[-_EVENTS:]]
+    return as_html([row], None, title, notes)
 
 
 def plot_comparison(result: Any, ax: Any = None) -> Any:

@@ -4,15 +4,18 @@ from typing import Any
 
 import numpy as np
 
-from lrjax.report.chart import Chart, Line, rates_axis, steps_axis, style, value_axis
+from lrjax.report.chart import Chart, Line, Span, rates_axis, steps_axis, style, value_axis
 from lrjax.report.findings import Column, Findings, Setup, json_number, json_rows, mean_cells, rate
 from lrjax.report.frame import figure, findings_page
 from lrjax.report.rate_charts import binned, bins
 from lrjax.report.scale import number, plural, step_count
 from lrjax.training.train import Run
+from lrjax.transforms.guard_log import GuardReport
 
 _ROWS = 10  # of the table
 _BINS = 120
+_EVENTS = 12  # that a page tells in words
+_EVENT_STYLES = {"skipped": "some", "went back": "lost", "gave up": "lost", "raised the rate": "c2"}
 
 
 def train_findings(setup: Setup, run: Run) -> Findings:
@@ -32,12 +35,13 @@ def train_findings(setup: Setup, run: Run) -> Findings:
         setup,
         f"Training: {setup.task}, {plural(steps, 'step')}, seed {run.seed}",
         verdict,
-        ["Stopped by a signal before its last step."] if run.interrupted else [],
+        [*(["Stopped by a signal before its last step."] if run.interrupted else []), *guard_notes(run)],
         _facts(run, columns[0][-1], rates),
         {
             "diverged": run.diverged,
             "loss": json_number(float(losses[-1])),
             "metrics": {name: json_number(float(x[-1])) for name, x in run.metrics.items()},
+            **({} if run.guard is None else {"guard": _guard_numbers(run.guard)}),
         },
         json_rows(run.rows()),
         list(map(Column, names)),
@@ -82,6 +86,27 @@ def _facts(run: Run, loss: str, rates: dict[str, np.ndarray]) -> list[tuple[str,
     return [*boxes, ("diverged", "yes" if run.diverged else "no", "")]
 
 
+def guard_notes(run: Run) -> list[str]:
+    """Where `guard` stepped in."""
+    report = run.guard
+    if report is None:
+        return []
+    if not report.events:
+        return ["`guard` had nothing to do."]
+    counts = f"{plural(report.skipped, 'step')} skipped, {plural(report.returns, 'return')} to the last good parameters"
+    held = " The retries were used up: the run stayed at the last good parameters." if report.held else ""
+    shown = "; ".join(map(str, report.events[-_EVENTS:]))
+    left = len(report.events) + report.forgotten - _EVENTS
+    earlier = f"{plural(left, 'earlier event')}; " if left > 0 else ""
+    return [f"`guard` stepped in: {counts}, in the end rate ×{rate(report.rate_factor)}.{held}", f"{earlier}{shown}."]
+
+
+def _guard_numbers(report: GuardReport) -> dict[str, Any]:
+    events = [vars(event) | {"value": json_number(event.value)} for event in report.events]
+    counts = {"skipped": report.skipped, "returns": report.returns, "held": report.held}
+    return {**counts, "rate_factor": report.rate_factor, "events": events}
+
+
 def train_page(findings: Findings, run: Run) -> str:
     """Returns the page: losses, rates, metrics and auxiliary scalars over the steps."""
     steps, rates = len(run.losses), _rates(run)
@@ -111,7 +136,10 @@ def _loss_chart(run: Run) -> Chart:
     end = means[np.isfinite(means)]
     words = f"Of each batch, before its update. At the end: {number(float(end[-1]), 3) if len(end) else 'not finite'}."
     axis = value_axis(means, first)
-    return Chart("Training loss over the steps", words, "training loss", steps_axis(steps), axis, lines=lines)
+    events = run.guard.events if run.guard is not None else ()
+    spans = [Span(_EVENT_STYLES.get(e.kind, "some"), e.step, e.step, str(e), f"guard {e.kind}") for e in events]
+    title = "Training loss over the steps"
+    return Chart(title, words, "training loss", steps_axis(steps), axis, lines=lines, spans=spans)
 
 
 def _curve(run: Run, name: str, at: np.ndarray, values: Any, mode: str) -> Chart:

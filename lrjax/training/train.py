@@ -28,6 +28,9 @@ from lrjax.training.record import Record, first_reached
 from lrjax.training.task import Task
 from lrjax.transforms.averaging import evaluation_params
 from lrjax.transforms.base import GradientTransformation, TransformationLike, as_transformation
+from lrjax.transforms.guard import guard as watched
+from lrjax.transforms.guard import guard_report, guards_in
+from lrjax.transforms.guard_log import GuardReport
 from lrjax.value import NotInDomain, bad_argument
 
 Callback = Callable[[dict[str, Any]], None]
@@ -100,6 +103,11 @@ class Run:
             raise bad_argument("Run.steps_to", "metric", f"one of {['loss', *self.metrics]}", metric)
         reached = first_reached(values, at, value, mode)
         return int(reached) if np.isfinite(reached) else None
+
+    @property
+    def guard(self) -> GuardReport | None:
+        """What `guard` did; None where the optimizer has none, or several."""
+        return guard_report(self.opt_state) if len(guards_in(self.opt_state)) == 1 else None
 
     def __repr__(self) -> str:
         steps = f"{len(self.losses)} steps{', interrupted' if self.interrupted else ''}"
@@ -178,6 +186,7 @@ def train(
     steps: int | None = None,
     seed: int = 0,
     eval_every: int | None = None,
+    guard: bool = False,
     mesh: Mesh | None = None,
     checkpoint: str | PathLike[str] | None = None,
     on_step: Callback | None = None,
@@ -192,6 +201,8 @@ def train(
       steps: updates. Default: those of the task, or the number of batches, where that is known.
       seed: of the initial parameters, `init(jax.random.key(seed))`, the order of the examples and the keys of the loss.
       eval_every: steps between two evaluations of the task's metrics, which are always evaluated after the last step.
+      guard: whether to watch the run: where it goes wrong it goes back and on at a lower rate, see `lrjax.guard`;
+        `Run.guard` is a report. For other settings give the optimizer inside of a `guard`.
       mesh: the device; default: the first. With the task's specs: the devices over which the run is sharded.
       checkpoint: a folder (extra: checkpoint), as for `sweep`: the same call resumes a run that was killed.
       on_step: called with a dict for each step, in order: "step", "loss", "learning_rate" and auxiliary scalars. The
@@ -213,6 +224,7 @@ def train(
     check_mesh("train", mesh)
     steps = run_length("train", task, steps)
     seed = seed_list("train", [seed])[0]
+    optimizer = guarded("train", optimizer, guard)
     runs = single_run("train", optimizer, seed)
     hashed = checkpoint is not None
     every = eval_interval("train", eval_every)
@@ -325,6 +337,18 @@ def single_run(caller: str, optimizer: Any, seed: int) -> Runs:
 def as_hyperparam(x: Any) -> np.ndarray:
     """Returns [1]: a number in the dtype that formulas use."""
     return np.asarray(x, np.int32 if isinstance(x, int) else jnp.result_type(float))[None]
+
+
+def guarded(caller: str, optimizer: Any, guard: Any) -> Any:
+    """The optimizer, in a `guard` if it shall be."""
+    if not isinstance(guard, bool):
+        raise bad_argument(caller, "guard", "True or False", guard)
+    if not guard or isinstance(optimizer, watched):
+        return optimizer
+    try:
+        return watched(as_transformation(optimizer))
+    except NotInDomain:
+        return optimizer  # what is wrong with it is said where it is used
 
 
 def check_task(caller: str, task: Any) -> None:

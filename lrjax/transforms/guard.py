@@ -13,7 +13,17 @@ from lrjax.transforms.apply import apply_updates
 from lrjax.transforms.base import ScheduledState, Transformation, transformation, update_part
 from lrjax.transforms.elementwise import cast, is_none, map_updates
 from lrjax.transforms.guard_log import GuardLog, logged, no_log, report_of
-from lrjax.transforms.judge import ACCEPTS, Judge, accepted, judged, restored, skipped, start_anew, unjudged
+from lrjax.transforms.judge import (
+    ACCEPTS,
+    Judge,
+    accepted,
+    is_convicted,
+    judged,
+    restored,
+    skipped,
+    start_anew,
+    unjudged,
+)
 from lrjax.transforms.learning_rate import InjectedRateState, LearningRateState
 from lrjax.transforms.norms import global_norm
 from lrjax.transforms.sharding import placed_like, vary_as_all, vary_like
@@ -56,6 +66,11 @@ class GuardState(NamedTuple):
     def rate_factor(self) -> Array:
         return self.control.rate_factor
 
+    def evaluation_params(self, params: ArrayTree) -> Any:
+        """The snapshot's while the guard doubts the parameters, or is on the way back from them."""
+        doubted = (self.bad > 0) | self.failed | (self.settling > 0) | self.control.held
+        return jax.tree.map(lambda good, p: jnp.where(doubted, _fetched(good, p), p), self.snapshot.params, params)
+
 
 def _start(params: Any, tx: Any) -> GuardState:
     inner_state, zero = tx.inner.init(params), vary_as_all(jnp.zeros([], jnp.int32), params)
@@ -89,9 +104,10 @@ def _moved(x: Any, memory_kind: str) -> Any:
     return jax.device_put(x, x.sharding.with_memory_kind(memory_kind))
 
 
-def _fetched(memory_kind: Any, x: Any, like: Any) -> Any:
+def _fetched(x: Any, like: Any) -> Any:
     """Out of the snapshot, as the array that it was taken of."""
-    x = x if memory_kind is None or not jnp.ndim(x) else _moved(x, "device")
+    if jnp.ndim(x) and jax.typeof(x).memory_space != jax.typeof(like).memory_space:
+        x = _moved(x, "device")
     return x if x.dtype == like.dtype else x.astype(like.dtype)
 
 
@@ -177,6 +193,9 @@ def guard(
     The updates are those that bring the parameters back: the first to within rounding, the second, at the next step,
     exactly. So put `guard` outside of all else that changes updates. An update never makes a parameter infinite or nan.
 
+    With the extra argument `value_fn`, a function from parameters to the loss of the batch, as `lrjax.train` gives it,
+    no second batch is needed: where the loss is normal at the snapshot, the parameters are at fault, else the batch.
+
     State: `GuardState`, of which `guard_report(state)` tells; `get_learning_rate` knows the factor. Needs: `params`.
 
     >>> import jax.numpy as jnp, lrjax
@@ -198,17 +217,23 @@ def guard(
     at_snapshot = state.since == 0
     reading = judged(state.judge, threshold, loss, norm, at_snapshot & (control.retries > 0))
 
-    fetch = functools.partial(_fetched, memory_kind)
-    good_params = lambda: jax.tree.map(fetch, saved.params, params)
+    good_params = lambda: jax.tree.map(_fetched, saved.params, params)
     is_back = _if(
         state.settling > 0,
         lambda: _all([jnp.all(a == b) for a, b in zip(*map(jax.tree.leaves, (good_params(), params)), strict=True)]),
         lambda: vary_like(jnp.array(True), like),
     )
     settle = (state.settling > 0) & ~is_back
-    changed = at_snapshot & reading.is_high & (state.bad >= ACCEPTS)
+    changed = reading.is_high & (state.bad >= ACCEPTS)
     bad = reading.is_bad & ~changed
-    at_fault = state.failed | reading.is_worse | (reading.is_wrong & (state.bad >= patience.whole))
+    if value is None or not callable(value_fn := extra_args.get("value_fn")):
+        convicted = reading.is_wrong & (state.bad >= patience.whole)
+    else:  # the loss of the same batch at the good parameters: where it is normal there, the batch isn't at fault
+        there = lambda: vary_like(jnp.asarray(value_fn(good_params()), norm.dtype), norm)
+        asked = reading.is_wrong & ~at_snapshot & ~settle & ~control.held
+        loss_there = _if(asked, there, lambda: jnp.full_like(norm, jnp.inf))
+        convicted = is_convicted(reading, loss_there)
+    at_fault = state.failed | reading.is_worse | convicted
     back = ~settle & ~control.held & ~at_snapshot & at_fault
     step = ~(settle | control.held | back | bad)
     judge = jax.tree.map(lambda a, b: jnp.where(changed, a, b), start_anew(state.judge, reading), state.judge)
@@ -239,7 +264,7 @@ def guard(
     def go_back() -> tuple[Any, Any, Any]:
         way = lambda u, good, p: None if u is None else _way_back(good, p, u)
         u = jax.tree.map(way, done[0], good_params(), params, is_leaf=is_none)
-        restored = jax.tree.map(fetch, saved.inner_state, state.inner_state)
+        restored = jax.tree.map(_fetched, saved.inner_state, state.inner_state)
         return u, _with_clock(restored, state.inner_state), jnp.zeros_like(like)
 
     placed = lambda branch: lambda: jax.tree.map(placed_like, branch(), done)
@@ -310,6 +335,13 @@ def _if(condition: Any, do: Callable[[], Any], otherwise: Callable[[], Any]) -> 
     )
 
 
+def guards_in(state: ArrayTree) -> dict[str, GuardState]:
+    """The states of all guards, by their paths; of the outer one where one is inside of another."""
+    is_guard = lambda x: isinstance(x, GuardState)
+    paths = jax.tree_util.tree_leaves_with_path(state, is_leaf=is_guard)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in paths if is_guard(x)}
+
+
 def guard_report(state: ArrayTree) -> Any:
     """What `guard` did so far: a `GuardReport`; where several are side by side, a dict of them by their paths.
 
@@ -323,9 +355,7 @@ def guard_report(state: ArrayTree) -> Any:
     >>> lrjax.guard_report(tx.init(params))
     GuardReport(rate_factor=1.0, skipped=0, returns=0, held=False, events=(), forgotten=0)
     """
-    is_guard = lambda x: isinstance(x, GuardState)
-    paths = jax.tree_util.tree_leaves_with_path(state, is_leaf=is_guard)
-    found = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in paths if is_guard(x)}
+    found = guards_in(state)
     if not found:
         raise ValueError(f"guard_report: `state` must hold the state of a `guard`, got {jax.tree.structure(state)}.")
     if any(jnp.ndim(x.step) for x in found.values()):

@@ -3,6 +3,7 @@
 import functools
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from lrjax.numerics import Array
@@ -45,7 +46,9 @@ class Reading(NamedTuple):
     is_worse: Array  # the level, so that the parameters are at fault
     is_good: Array  # the level is about the best
     spike: Array  # of the norm
-    bounded: Array  # the loss, as high as one may be that is no spike
+    bounded: Array  # what the loss is at most, as history
+    highest: Array  # above which a loss is a spike
+    usual: Array  # the mean of the history
 
 
 def unjudged(window: int, zero: Any) -> Judge:
@@ -79,12 +82,12 @@ def judged(judge: Judge, threshold: Any, loss: Any, norm: Any, returned: Any) ->
     most = jnp.max(jnp.where(is_known, judge.losses, -jnp.inf))
     least = jnp.log(_JUMP_NORM) if only_norm else _LEAST_RISE * jnp.maximum(jnp.abs(mean), gained)
     # batches whose losses are 0 mostly, and high at times, are no spikes: these are far above all that was before
-    rise = jnp.maximum(jnp.maximum(wider * std, least), jnp.where(enough, _UNSEEN * (most - mean), 0))
-    is_high = enough & (x - mean > rise)
+    bounded = mean + jnp.maximum(wider * std, least)
+    highest = jnp.where(enough, jnp.maximum(bounded, mean + _UNSEEN * (most - mean)), jnp.inf)
     # without a history; a loss of 0 at the start, as of a penalty on the distance to it, says nothing of its size
     gross = jnp.log(_GROSS_NORM) if only_norm else (_GROSS - 1) * jnp.abs(judge.start)
-    begun = (judge.starts > 0) & (gross > 0)
-    is_high = is_high | (begun & (judge.known < LEVEL) & (x - judge.start > gross))
+    begun = (judge.starts > 0) & (gross > 0) & (judge.known < LEVEL)
+    highest = jnp.where(begun, jnp.minimum(highest, judge.start + gross), highest)
 
     norm_mean, norm_std = mean_and_std(judge.norms, judge.known)
     is_jump = log_norm - norm_mean > jnp.maximum(wider * norm_std, jnp.log(_JUMP_NORM))
@@ -99,20 +102,12 @@ def judged(judge: Judge, threshold: Any, loss: Any, norm: Any, returned: Any) ->
         )
         is_good = level.is_known & (level.most <= judge.best + _NEAR * gained)
         # the good parameters have lost what was gained: so the data aren't what they were
-        is_high = is_high | (returned & enough & (x > limits[0] + 3 * level.noise))
+        highest = jnp.where(returned & enough, jnp.minimum(highest, limits[0] + 3 * level.noise), highest)
+    is_high = x > highest
     is_wrong = ~finite | is_high
     is_bad = is_wrong | (spike & (judge.high_norms < _ACCEPTS_NORM))
-    return Reading(
-        x,
-        log_norm,
-        is_bad,
-        is_wrong,
-        finite & is_high,
-        is_worse,
-        is_good,
-        spike,
-        mean + jnp.maximum(wider * std, least),
-    )
+    is_high = finite & is_high
+    return Reading(x, log_norm, is_bad, is_wrong, is_high, is_worse, is_good, spike, bounded, highest, mean)
 
 
 class _Level(NamedTuple):
@@ -121,6 +116,13 @@ class _Level(NamedTuple):
     error: Array  # its standard error
     noise: Array  # the standard deviation of one loss
     is_known: Array
+
+
+def is_convicted(reading: Reading, loss_there: Any) -> jax.Array:
+    """Whether the parameters are at fault and not the batch, whose loss at the good parameters this is: normal, or not
+    half as far from normal."""
+    nearer = reading.loss - reading.usual > _UNSEEN * (loss_there - reading.usual)
+    return jnp.isfinite(loss_there) & ((loss_there <= reading.highest) | nearer)
 
 
 def _levels(judge: Judge) -> list[_Level]:

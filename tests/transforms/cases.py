@@ -160,6 +160,8 @@ CASES: dict[str, Case] = {
     ),
     "scale_by_schedule": Case([L.scale_by_schedule(0.5)], source=False),
     "record_learning_rate": Case(OTHERWISE, source=False),
+    # transforms/guard.py
+    "guard": Case(OTHERWISE, source=False, made=L.guard(ADAM)),
     # transforms/lookahead.py
     "lookahead": Case(OTHERWISE),
     # transforms/masking.py
@@ -207,6 +209,10 @@ CASES: dict[str, Case] = {
     "scale_by_sign": Case(),
     "scale_by_lion": Case([L.scale_by_lion(b1=0.5, b2=0.75, mode="smooth", smooth_beta=0.5)]),
     "scale_by_rprop": Case(OTHERWISE),
+    # transforms/spikes.py
+    "skip_spikes": Case(OTHERWISE),
+    "clip_by_zscore": Case(OTHERWISE),
+    "clip_by_history": Case(OTHERWISE),
     # transforms/trust_ratio.py
     "scale_by_trust_ratio": Case(OTHERWISE),
     "scale_by_param_block_norm": Case(OTHERWISE, source=False),

@@ -226,13 +226,15 @@ def guard(
     settle = (state.settling > 0) & ~is_back
     changed = reading.is_high & (state.bad >= ACCEPTS)
     bad = reading.is_bad & ~changed
+    again = reading.is_wrong & (state.bad >= patience.whole)
     if value is None or not callable(value_fn := extra_args.get("value_fn")):
-        convicted = reading.is_wrong & (state.bad >= patience.whole)
+        convicted = again
     else:  # the loss of the same batch at the good parameters: where it is normal there, the batch isn't at fault
         there = lambda: vary_like(jnp.asarray(value_fn(good_params()), norm.dtype), norm)
-        asked = reading.is_wrong & ~at_snapshot & ~settle & ~control.held
+        by_loss = reading.is_wrong & ~(reading.loss <= reading.highest)  # not by a gradient that isn't finite
+        asked = by_loss & ~at_snapshot & ~settle & ~control.held
         loss_there = _if(asked, there, lambda: jnp.full_like(norm, jnp.inf))
-        convicted = is_convicted(reading, loss_there)
+        convicted = jnp.where(by_loss, is_convicted(reading, loss_there), again)
     at_fault = state.failed | reading.is_worse | convicted
     back = ~settle & ~control.held & ~at_snapshot & at_fault
     step = ~(settle | control.held | back | bad)

@@ -25,7 +25,7 @@ class GuardLog(NamedTuple):
 def no_log(zero: Any) -> GuardLog:
     new = lambda: jnp.copy(zero)
     whole = lambda: jnp.zeros(EVENTS, jnp.int32) + zero
-    numbers = lambda: jnp.zeros(EVENTS, jnp.result_type(float)) + zero
+    numbers = lambda: whole().astype(jnp.result_type(float))
     return GuardLog(new(), new(), new(), whole(), whole(), numbers(), numbers())
 
 
@@ -35,9 +35,9 @@ def logged(log: GuardLog, kinds: Any, step: Any, rate_factor: Any, value: Any, s
     here = happened & (jnp.arange(EVENTS) == log.count % EVENTS)
     write = lambda old, new: jnp.where(here, new.astype(old.dtype), old)
     return GuardLog(
-        log.skipped + skipped,
-        log.returns + returned,
-        log.count + happened,
+        log.skipped + skipped.astype(jnp.int32),
+        log.returns + returned.astype(jnp.int32),
+        log.count + happened.astype(jnp.int32),
         write(log.steps, step),
         write(log.kinds, kind),
         write(log.rate_factors, rate_factor),

@@ -73,8 +73,8 @@ def judged(judge: Judge, threshold: Any, loss: Any, norm: Any, returned: Any) ->
     level = levels[0]
     # noise is mostly in proportion to the loss, so it is less where the loss is lower
     at = lambda reference: level.noise * jnp.minimum(1, (jnp.abs(reference) + gained) / jnp.abs(level.mean))
-    start_var = (jnp.square(at(judge.start)) + judge.start_squares) / jnp.maximum(judge.starts, 1)
-    start_error = jnp.sqrt(start_var / jnp.maximum(judge.starts, 1))
+    starts = jnp.maximum(judge.starts, 1).astype(x.dtype)
+    start_error = jnp.sqrt(jnp.square(at(judge.start)) + judge.start_squares) / starts
     limits = [judge.best + jnp.maximum(_GIVEN_BACK * gained, _SURE * (x.error + start_error)) for x in levels]
 
     mean, std = mean_and_std(judge.losses, judge.known)
@@ -133,7 +133,7 @@ def _levels(judge: Judge) -> list[_Level]:
     window = len(judge.losses)
     steps = jnp.diff(judge.losses)
     is_step = jnp.arange(len(steps)) >= window - judge.known
-    squares = jnp.sum(jnp.where(is_step, jnp.square(steps), 0)) / jnp.maximum(judge.known - 1, 1)
+    squares = jnp.sum(jnp.where(is_step, jnp.square(steps), 0)) / jnp.maximum(judge.known - 1, 1).astype(steps.dtype)
     noise, counts = jnp.sqrt(squares / 2), dict.fromkeys((min(LEVEL, window), window))
     means, errors = [jnp.mean(judge.losses[window - n :]) for n in counts], [noise / n**0.5 for n in counts]
     rows = zip(counts, means, errors, strict=True)
@@ -155,10 +155,10 @@ def accepted(judge: Judge, reading: Reading, at_snapshot: Any) -> Judge:
     )
     # Losses at the start are more than one where the run came back there.
     is_start = at_snapshot & (judge.best >= judge.start)
-    start = judge.start + (reading.loss - judge.start) / (judge.starts + 1)
+    start = judge.start + (reading.loss - judge.start) / (judge.starts + 1).astype(reading.loss.dtype)
     squares = judge.start_squares + (reading.loss - judge.start) * (reading.loss - start)  # Welford's
     level = _levels(new)[0]
-    follows = jnp.where(level.most < judge.best, 1, _FORGETS)
+    follows = jnp.where(level.most < judge.best, 1, jnp.asarray(_FORGETS, level.most.dtype))
     best = jnp.where(level.is_known, judge.best + follows * (level.most - judge.best), judge.best)
     return new._replace(
         start=jnp.where(is_start, start, judge.start),

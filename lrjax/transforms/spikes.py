@@ -42,9 +42,10 @@ def appended(recent: Any, x: Any) -> jax.Array:
 def mean_and_std(recent: Any, known: Any) -> tuple[jax.Array, jax.Array]:
     """Of the values that are known, the last ones; unbiased, as PyTorch's `std`, and 0 for less than two."""
     weight = jnp.arange(len(recent)) >= len(recent) - known
-    mean = jnp.sum(jnp.where(weight, recent, 0)) / jnp.maximum(known, 1)
+    count = known.astype(recent.dtype)
+    mean = jnp.sum(jnp.where(weight, recent, 0)) / jnp.maximum(count, 1)
     squares = jnp.sum(jnp.where(weight, jnp.square(recent - mean), 0))
-    return mean, jnp.sqrt(squares / jnp.maximum(known - 1, 1))
+    return mean, jnp.sqrt(squares / jnp.maximum(count - 1, 1))
 
 
 def _no_losses(params: Any, tx: Any) -> SkipSpikesState:

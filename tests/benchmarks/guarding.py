@@ -6,11 +6,8 @@ it began if that loss is higher, or not finite; it was healthy if without a guar
 step was more than half again above that. Writes its tables into `guarding.md`.
 """
 
-import argparse
 import dataclasses
-import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -20,7 +17,6 @@ import optax
 
 import lrjax as L
 from tests.benchmarks.models import tasks
-from tests.benchmarks.pages import write
 
 PAGE, CORES = "guarding.md", 2
 RATES = np.geomspace(1e-3, 1e3, 7)

@@ -176,7 +176,7 @@ def guard(
 
     - A bad step is skipped: no update, `inner` stays. If the next batch is good, that one batch was at fault.
     - After more than `patience` bad steps in a row the parameters are at fault. So they are at once when the mean loss
-      of 16 steps gives back half of what was gained or is above the one at the start, and when an update isn't finite.
+      of 16 steps gives back three tenths of what was gained or is above the one at the start, and when an update isn't finite.
       Parameters and the state of `inner` go back to the snapshot, except the step of a schedule, which goes on. The
       rate is multiplied by `factor`; at the n-th return to the same snapshot by `factor`ⁿ, so that a rate that is a
       million times too high takes 6 of them. The batches are others than before.

@@ -15,6 +15,7 @@ from lrjax.transforms.elementwise import cast, is_none, map_updates
 from lrjax.transforms.guard_log import GuardLog, logged, no_log, report_of
 from lrjax.transforms.judge import (
     ACCEPTS,
+    LEVEL,
     Judge,
     accepted,
     is_convicted,
@@ -176,10 +177,12 @@ def guard(
 
     - A bad step is skipped: no update, `inner` stays. If the next batch is good, that one batch was at fault.
     - After more than `patience` bad steps in a row the parameters are at fault. So they are at once when the mean loss
-      of 16 steps gives back three tenths of what was gained or is above the one at the start, and when an update isn't finite.
+      of 16 steps gives back three tenths of what was gained or is above the one at the start, and when an update isn't
+      finite.
       Parameters and the state of `inner` go back to the snapshot, except the step of a schedule, which goes on. The
       rate is multiplied by `factor`; at the n-th return to the same snapshot by `factor`ⁿ, so that a rate that is a
-      million times too high takes 6 of them. The batches are others than before.
+      million times too high takes 6 of them. The batches are others than before. An update that isn't finite in a run
+      that was good is the fault of the state of `inner`, and the first time cuts nothing.
     - At the snapshot itself the batch must be at fault, and is skipped. After 64 such steps that are finite the data
       have changed: their loss is the normal one from then on.
     - After `recovery` good steps the rate is divided by `factor` again, up to what it was; each time that this led to a
@@ -273,7 +276,9 @@ def guard(
     otherwise = lambda: _if(back | settle | control.held, placed(go_back), placed(stay))
     new_updates, inner_state, failed = _if(step, advance, otherwise)
 
-    new_control, raised, gave_up = _controlled(control, back, step, due, factor, recovery, max_retries)
+    # in a run that was good an update that isn't finite shows that the state of `inner` is broken, not that the rate is
+    broken = state.failed & (state.judge.recent >= LEVEL) & (control.retries == 0)
+    new_control, raised, gave_up = _controlled(control, back, broken, step, due, factor, recovery, max_retries)
     reset = lambda x: jnp.where(back, 0, x)
     keep_failed = (state.failed & ~back) | failed  # a step that is skipped doesn't mend the state of `inner`
     since = jnp.where(due, 1, jnp.where(step, safe_increment(state.since), state.since))
@@ -296,10 +301,13 @@ def guard(
     )
 
 
-def _controlled(control: Any, back: Any, step: Any, due: Any, factor: Any, recovery: Any, max_retries: Any) -> Any:
+def _controlled(
+    control: Any, back: Any, broken: Any, step: Any, due: Any, factor: Any, recovery: Any, max_retries: Any
+) -> Any:
     """(what is done with the rate after this step, whether it was raised, whether the retries are used up)."""
     retries = jnp.where(back, control.retries + 1, jnp.where(due, 0, control.retries))
-    cut = jnp.maximum(control.rate_factor * factor ** retries.astype(factor.dtype), _LEAST_FACTOR)
+    exponent = jnp.where(broken, 0, retries).astype(factor.dtype)
+    cut = jnp.maximum(control.rate_factor * factor**exponent, _LEAST_FACTOR)
     quiet = jnp.where(back, 0, jnp.where(step, safe_increment(control.quiet), control.quiet))
     if recovery is None:
         raised = jnp.zeros_like(back)

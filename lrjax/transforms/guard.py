@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from lrjax.domains import Count, DType, OpenFraction, Positive, Size, Steps
 from lrjax.numerics import Array, ArrayTree, common_dtype, safe_increment
 from lrjax.transforms.apply import apply_updates
-from lrjax.transforms.base import ScheduledState, Transformation, transformation, update_part
-from lrjax.transforms.elementwise import cast, is_none, map_updates
+from lrjax.transforms.base import ScheduledState, Transformation, transformation, update_inner
+from lrjax.transforms.elementwise import cast_like, is_none, map_updates
 from lrjax.transforms.guard_log import GuardLog, logged, no_log, report_of
 from lrjax.transforms.judge import (
     ACCEPTS,
@@ -27,7 +27,7 @@ from lrjax.transforms.judge import (
 )
 from lrjax.transforms.learning_rate import InjectedRateState, LearningRateState
 from lrjax.transforms.norms import global_norm
-from lrjax.transforms.sharding import placed_like, vary_as_all, vary_like
+from lrjax.transforms.sharding import shard_like, vary_as_all, vary_like
 
 _SETTLE = 3  # corrections of the rounding of a return; the second is exact, see `_way_back`
 _BACKOFF = 10  # doublings of the time until the rate is raised again
@@ -69,7 +69,8 @@ class GuardState(NamedTuple):
 
     def evaluation_params(self, params: ArrayTree) -> Any:
         """The snapshot's while the guard doubts the parameters, or is on the way back from them."""
-        doubted = (self.bad > 0) | self.failed | (self.settling > 0) | self.control.held
+        state: Any = self
+        doubted = (state.bad > 0) | state.failed | (state.settling > 0) | state.control.held
         return jax.tree.map(lambda good, p: jnp.where(doubted, _fetched(good, p), p), self.snapshot.params, params)
 
 
@@ -150,7 +151,7 @@ def _with_clock(old: Any, now: Any) -> Any:
     return jax.tree.map(one, old, now, is_leaf=is_clock)
 
 
-@transformation(_start, lambda tx: tx.inner._per_number(tx.inner))
+@transformation(_start, packable=lambda tx: tx.inner._packable(tx.inner))
 def guard(
     updates: Any,
     state: Any,
@@ -218,7 +219,7 @@ def guard(
     norm = vary_like(global_norm(updates).astype(control.rate_factor.dtype), like)
     loss = None if value is None else vary_like(jnp.asarray(value, norm.dtype), like)
     at_snapshot = state.since == 0
-    reading = judged(state.judge, threshold, loss, norm, at_snapshot & (control.retries > 0))
+    reading: Any = judged(state.judge, threshold, loss, norm, at_snapshot & (control.retries > 0))
 
     good_params = lambda: jax.tree.map(_fetched, saved.params, params)
     is_back = _if(
@@ -253,8 +254,8 @@ def guard(
     snapshot = _if(due, take, lambda: saved)
 
     def advance() -> tuple[Any, Any, Any]:
-        u, inner_state = update_part(inner, updates, state.inner_state, params, extra_args)
-        u = map_updates(lambda u: cast(control.rate_factor, u) * u, u)
+        u, inner_state = update_inner(inner, updates, state.inner_state, params, extra_args)
+        u = map_updates(lambda u: cast_like(control.rate_factor, u) * u, u)
         kept = jax.tree.map(_is_sum_finite, u, params, is_leaf=is_none)
         # where a sum would not be finite the parameter stays, since no later update could bring it back
         zeroed = lambda u, k: u if k is None else jnp.where(k, u, jnp.zeros_like(u))
@@ -272,7 +273,7 @@ def guard(
         restored = jax.tree.map(_fetched, saved.inner_state, state.inner_state)
         return u, _with_clock(restored, state.inner_state), jnp.zeros_like(like)
 
-    placed = lambda branch: lambda: jax.tree.map(placed_like, branch(), done)
+    placed = lambda branch: lambda: jax.tree.map(shard_like, branch(), done)
     otherwise = lambda: _if(back | settle | control.held, placed(go_back), placed(stay))
     new_updates, inner_state, failed = _if(step, advance, otherwise)
 
@@ -341,7 +342,7 @@ def _if(condition: Any, do: Callable[[], Any], otherwise: Callable[[], Any]) -> 
     return jax.lax.cond(
         condition,
         lambda: vary_like(do(), second),
-        lambda: jax.tree.map(placed_like, otherwise(), first),
+        lambda: jax.tree.map(shard_like, otherwise(), first),
     )
 
 

@@ -29,7 +29,7 @@ def no_log(zero: Any) -> GuardLog:
     return GuardLog(new(), new(), new(), whole(), whole(), numbers(), numbers())
 
 
-def logged(log: GuardLog, kinds: Any, step: Any, rate_factor: Any, value: Any, skipped: Any, returned: Any) -> GuardLog:
+def logged(log: Any, kinds: Any, step: Any, rate_factor: Any, value: Any, skipped: Any, returned: Any) -> GuardLog:
     """With what happened at a step: at most one of the flags `kinds` holds."""
     happened, kind = jnp.any(jnp.stack(kinds)), jnp.argmax(jnp.stack(kinds)).astype(jnp.int32)
     here = happened & (jnp.arange(EVENTS) == log.count % EVENTS)

@@ -57,7 +57,7 @@ def unjudged(window: int, zero: Any) -> Judge:
     return Judge(count, new(), recent, jnp.copy(recent), new(), jnp.copy(zero), new(), jnp.copy(zero), jnp.copy(zero))
 
 
-def judged(judge: Judge, threshold: Any, loss: Any, norm: Any, returned: Any) -> Reading:
+def judged(judge: Any, threshold: Any, loss: Any, norm: Any, returned: Any) -> Reading:
     """`loss` is None where only the norm is known; `returned` is whether it is the first after a return."""
     log_norm = jnp.log(jnp.maximum(norm, 1e-30))
     only_norm = loss is None
@@ -118,14 +118,14 @@ class _Level(NamedTuple):
     is_known: Array
 
 
-def is_convicted(reading: Reading, loss_there: Any) -> jax.Array:
+def is_convicted(reading: Any, loss_there: Any) -> jax.Array:
     """Whether the parameters are at fault and not the batch, whose loss at the good parameters this is: normal, or not
     half as far from normal."""
     nearer = reading.loss - reading.usual > _UNSEEN * (loss_there - reading.usual)
     return jnp.isfinite(loss_there) & ((loss_there <= reading.highest) | nearer)
 
 
-def _levels(judge: Judge) -> list[_Level]:
+def _levels(judge: Any) -> list[Any]:
     """Of the last losses, and of all in the history: the second is late, but sees what is within the noise.
 
     The deviation is that of differences between neighbours, in which a trend hardly counts.
@@ -140,7 +140,7 @@ def _levels(judge: Judge) -> list[_Level]:
     return [_Level(mean, mean + _SURE * error, error, noise, judge.recent >= n) for n, mean, error in rows]
 
 
-def accepted(judge: Judge, reading: Reading, at_snapshot: Any) -> Judge:
+def accepted(judge: Any, reading: Any, at_snapshot: Any) -> Judge:
     """After a good step."""
     new = Judge(
         recent=judge.recent + 1,
@@ -168,19 +168,19 @@ def accepted(judge: Judge, reading: Reading, at_snapshot: Any) -> Judge:
     )
 
 
-def skipped(judge: Judge, reading: Reading) -> Judge:
+def skipped(judge: Any, reading: Any) -> Judge:
     """After a spike: a bounded one is history, since where the loss has spikes they belong to its level and noise."""
     enters = reading.is_high & (judge.known >= LEVEL)
     return judge._replace(losses=jnp.where(enters, appended(judge.losses, reading.bounded), judge.losses))
 
 
-def start_anew(judge: Judge, reading: Reading) -> Judge:
+def start_anew(judge: Any, reading: Any) -> Judge:
     """Where the data have changed: this loss is the first of its kind."""
     zero = jnp.zeros_like(judge.known)
     return judge._replace(recent=zero, known=zero, high_norms=zero, start=reading.loss, starts=zero, best=reading.loss)
 
 
-def restored(saved: Judge, now: Judge) -> Judge:
+def restored(saved: Any, now: Any) -> Judge:
     """That of the snapshot, which may be the start: what is known of the loss there stays."""
     best = jnp.where(saved.known == 0, now.start, saved.best)
     kept = {"start": now.start, "starts": now.starts, "start_squares": now.start_squares}

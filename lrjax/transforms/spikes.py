@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from lrjax.domains import Count, Decay, NonNegative, Positive, Size
 from lrjax.numerics import Array, ArrayTree, safe_increment
-from lrjax.transforms.base import Transformation, transformation, update_part
-from lrjax.transforms.conditional import when
-from lrjax.transforms.elementwise import cast, is_none, map_updates
+from lrjax.transforms.base import Transformation, transformation, update_inner
+from lrjax.transforms.conditional import update_if
+from lrjax.transforms.elementwise import cast_like, is_none, map_updates
 from lrjax.transforms.norms import global_norm
 from lrjax.transforms.sharding import vary_as_all, vary_like
 
@@ -94,8 +94,8 @@ def skip_spikes(
 
     finite, enough = jnp.isfinite(norm) & jnp.isfinite(loss), state.count >= max(window // 2, 2)
     skip = ~finite | (enough & (is_high(state.losses, loss) | is_high(state.norms, norm)))
-    do = lambda: update_part(inner, updates, state.inner_state, params, extra_args)
-    updates, inner_state = when(~skip, do, None, state.inner_state)
+    do = lambda: update_inner(inner, updates, state.inner_state, params, extra_args)
+    updates, inner_state = update_if(~skip, do, None, state.inner_state)
     keep = lambda new, old: jnp.where(finite, new, old)
     return updates, SkipSpikesState(
         keep(appended(state.losses, loss), state.losses),
@@ -158,7 +158,7 @@ def clip_by_zscore(
     keep = lambda late, early, old: jnp.where(finite, jnp.where(known, late, early), old)
     most = clipped if max_norm is None else jnp.minimum(clipped, max_norm)
     factor = jnp.where(finite & (norm > most), most / norm, 1)
-    return map_updates(lambda g: cast(factor, g) * g, updates), ClipByZscoreState(
+    return map_updates(lambda g: cast_like(factor, g) * g, updates), ClipByZscoreState(
         jnp.where(finite, safe_increment(state.count), state.count),
         keep(mean, first_mean, state.mean),
         keep(var, first_var, state.var),
@@ -213,7 +213,7 @@ def clip_by_history(
         clipped = factor * norm
         early = jnp.where(state.count == 0, clipped, jnp.minimum(gamma, clipped))
         new = jnp.where(late, decay * gamma + (1 - decay) * clipped, early)
-        return map_updates(lambda g: cast(factor, g) * g, g), jnp.where(finite, new, gamma)
+        return map_updates(lambda g: cast_like(factor, g) * g, g), jnp.where(finite, new, gamma)
 
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     pairs = [one(*row) for row in zip(leaves, treedef.flatten_up_to(state.norms), strict=True)]

@@ -75,7 +75,9 @@ def judged(judge: Any, threshold: Any, loss: Any, norm: Any, returned: Any) -> R
     at = lambda reference: level.noise * jnp.minimum(1, (jnp.abs(reference) + gained) / jnp.abs(level.mean))
     starts = jnp.maximum(judge.starts, 1).astype(x.dtype)
     start_error = jnp.sqrt(jnp.square(at(judge.start)) + judge.start_squares) / starts
-    limits = [judge.best + jnp.maximum(_GIVEN_BACK * gained, _SURE * (x.error + start_error)) for x in levels]
+    # the mean of the whole history is late while the loss falls, so it is held against the start alone
+    margins = [_SURE * (x.error + start_error) for x in levels]
+    limits = [judge.best + jnp.maximum(_GIVEN_BACK * gained, margins[0]), *(judge.start + m for m in margins[1:])]
 
     mean, std = mean_and_std(judge.losses, judge.known)
     is_known = jnp.arange(len(judge.losses)) >= len(judge.losses) - judge.known

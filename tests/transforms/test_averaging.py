@@ -78,6 +78,7 @@ FORMULAS = {
 }
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("steps", [1, 2, 4, 5, 10, 11, 15, STEPS])
 @pytest.mark.parametrize("name", FORMULAS)
 def test_the_average_is_its_formula(name, steps):
@@ -146,6 +147,7 @@ NESTED = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.promotes
 @pytest.mark.parametrize("name", NESTED)
 def test_it_is_found_in_every_nesting(name):

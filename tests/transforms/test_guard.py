@@ -75,6 +75,7 @@ def final(params):
     return float(loss_fn(params, (INPUTS, TARGETS)))
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("with_fn", [False, True])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_costs_at_most_a_twentieth_of_the_loss(fault, with_fn):
@@ -94,6 +95,7 @@ def test_a_healthy_run_is_left_alone(with_fn):
     assert L.guard_report(state) == L.GuardReport(1.0, 0, 0, False, ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [1.0, 1e3, 1e12])
 def test_whatever_the_rate_the_run_ends_below_its_start(rate):
     for tx in (L.sgd(rate), L.sgd(rate, momentum=0.9), L.adam(rate), L.lion(rate)):
@@ -110,6 +112,7 @@ def wild(dtype, seed):
     return jnp.asarray(np.sign(rng.normal(size=4000)) * rng.uniform(0.5, 1, 4000) * 2**exponents, dtype)
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("apply", [L.apply_updates, optax.apply_updates], ids=["lrjax", "optax"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("compiled", [True, False])
@@ -173,6 +176,7 @@ def test_when_the_retries_are_used_up_the_last_good_parameters_are_held():
     jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
 
 
+@pytest.mark.slow
 def test_after_a_quiet_period_the_rate_is_what_it_was():
     tx = L.guard(L.adam(0.1), recovery=20)
     fault = lambda i, x, y: (x, jnp.where((i >= 100) & (i < 103), -30 * y, y), same, same)
@@ -191,6 +195,7 @@ def test_nan_from_the_first_step_leaves_the_parameters_and_then_goes_on():
     assert report.skipped == 50 and report.returns == 0 and report.rate_factor == 1 and final(params) < 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [-100.0, -37.0, 0.0])
 def test_losses_may_be_negative_or_zero(shift):
     """The same run, whatever constant is added to its loss, as far as that has no history."""
@@ -219,6 +224,7 @@ def test_gradients_alone_are_enough_where_they_explode():
     assert L.guard_report(state).returns > 0 and float(jnp.max(jnp.abs(params))) < 1
 
 
+@pytest.mark.slow
 def test_data_that_have_changed_for_good_are_the_normal_ones_after_a_while():
     fault = lambda i, x, y: (x, jnp.where(i >= 300, -y, y), same, same)
     for with_fn in (False, True):
@@ -247,6 +253,7 @@ def test_eager_compiled_scanned_and_batched_runs_are_the_same():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), *ends)
 
 
+@pytest.mark.slow
 def test_the_snapshot_is_all_the_memory_and_may_be_narrow_or_on_the_host():
     params = {"w": jnp.ones((100, 100))}
     size = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))
@@ -267,6 +274,7 @@ def test_the_snapshot_is_all_the_memory_and_may_be_narrow_or_on_the_host():
     assert state.snapshot.params["w"].sharding.memory_kind == "pinned_host"
 
 
+@pytest.mark.slow
 def test_it_works_inside_and_around_other_transformations():
     params = {"a": jnp.ones(3), "b": {"c": jnp.ones(2), "d": None}}
     around = {

@@ -204,6 +204,7 @@ FACTORS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.promotes
 @pytest.mark.parametrize(("make", "expected"), FACTORS.values(), ids=FACTORS)
 def test_factors_of_the_rate_multiply_it(make, expected):

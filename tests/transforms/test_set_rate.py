@@ -69,6 +69,7 @@ def stepped(name, tx, state):
     return {name: -float(u[0]) for name, u in updates.items()}, state
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.promotes
 @pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jitted"])
 @pytest.mark.parametrize("name", CONSTANT)
@@ -86,6 +87,7 @@ def test_the_rate_that_is_set_is_applied_and_read(name, jitted):
         np.testing.assert_allclose(list(got.values()), rate * cuts, rtol=3e-7)
 
 
+@pytest.mark.sampled(11)
 @pytest.mark.promotes
 @pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jitted"])
 @pytest.mark.parametrize("rate", [0.1, SCHEDULE], ids=["constant", "scheduled"])

@@ -130,7 +130,7 @@ def _way_back(good: Any, p: Any, u: Any) -> Any:
 
 
 def _is_sum_finite(u: Any, p: Any) -> Any:
-    if u is None or p is None:
+    if u is None or p is None or not jnp.issubdtype(jnp.result_type(p), jnp.inexact):
         return None
     return jnp.isfinite(apply_updates(p, u))
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from lrjax.report.scale import limits, number
 
-_EVENTS = 12  # of a guard, the last ones, that a table shows
+SHOWN_EVENTS = 12  # of a guard, the last ones, that a table or a page tells in words
 
 
 def _axes(ax: Any) -> Any:
@@ -120,7 +120,7 @@ def run_html(run: Any) -> str:
     row |= {name: float(x[-1]) for name, x in run.metrics.items()}
     title = f"{run.task}, {run.optimizer}, seed {run.seed}" + (": diverged" if run.diverged else "")
     events = () if run.guard is None else run.guard.events
-    notes = [f"guard: {event}" for event in events[-_EVENTS:]]
+    notes = [f"guard: {event}" for event in events[-SHOWN_EVENTS:]]
     return as_html([row], None, title, notes)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from lrjax.report.chart import Chart, Line, Span, rates_axis, steps_axis, style, value_axis
 from lrjax.report.findings import Column, Findings, Setup, json_number, json_rows, mean_cells, rate
 from lrjax.report.frame import figure, findings_page
+from lrjax.report.plots import SHOWN_EVENTS
 from lrjax.report.rate_charts import binned, bins
 from lrjax.report.scale import number, plural, step_count
 from lrjax.training.train import Run
@@ -14,7 +15,6 @@ from lrjax.transforms.guard_log import GuardReport
 
 _ROWS = 10  # of the table
 _BINS = 120
-_EVENTS = 12  # that a page tells in words
 _EVENT_STYLES = {"skipped": "some", "went back": "lost", "gave up": "lost", "raised the rate": "c2"}
 
 
@@ -95,8 +95,8 @@ def guard_notes(run: Run) -> list[str]:
         return ["`guard` had nothing to do."]
     counts = f"{plural(report.skipped, 'step')} skipped, {plural(report.returns, 'return')} to the last good parameters"
     held = " The retries were used up: the run stayed at the last good parameters." if report.held else ""
-    shown = "; ".join(map(str, report.events[-_EVENTS:]))
-    left = len(report.events) + report.forgotten - _EVENTS
+    shown = "; ".join(map(str, report.events[-SHOWN_EVENTS:]))
+    left = len(report.events) + report.forgotten - SHOWN_EVENTS
     earlier = f"{plural(left, 'earlier event')}; " if left > 0 else ""
     return [f"`guard` stepped in: {counts}, in the end rate ×{rate(report.rate_factor)}.{held}", f"{earlier}{shown}."]
 

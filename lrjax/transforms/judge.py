@@ -144,16 +144,11 @@ def _levels(judge: Any) -> list[Any]:
 
 def accepted(judge: Any, reading: Any, at_snapshot: Any) -> Judge:
     """After a good step."""
-    new = Judge(
+    new = judge._replace(
         recent=judge.recent + 1,
         known=jnp.minimum(judge.known + 1, len(judge.losses)),
         losses=appended(judge.losses, reading.loss),
         norms=appended(judge.norms, reading.norm),
-        high_norms=judge.high_norms,
-        start=judge.start,
-        starts=judge.starts,
-        start_squares=judge.start_squares,
-        best=judge.best,
     )
     # Losses at the start are more than one where the run came back there.
     is_start = at_snapshot & (judge.best >= judge.start)

@@ -65,22 +65,32 @@ def _scaled(updates: Any, scale: Any) -> Any:
     return map_updates(lambda g: cast_like(scale, g) * g, updates)
 
 
-def _reduced(scale: Any, factor: Any, min_scale: Any) -> jax.Array:
-    """Returns the reduced scale, never larger than `scale`."""
-    return jnp.maximum(scale * factor, jnp.minimum(min_scale, scale))
+def _start() -> dict[str, jax.Array]:
+    """Returns the first values of the fields that both states have."""
+    scale = jnp.ones([], jnp.result_type(float))
+    return {"scale": scale, "reductions": jnp.zeros([], jnp.int32), "total_notfinite": jnp.zeros([], jnp.int32)}
+
+
+def _next(state: Any, fires: Any, finite: Any, factor: Any, min_scale: Any) -> dict[str, jax.Array]:
+    """Returns the next values of these fields. The scale never rises."""
+    reduced = jnp.maximum(state.scale * factor, jnp.minimum(min_scale, state.scale))
+    scale = jnp.where(fires, reduced, state.scale)
+    return {
+        "scale": scale,
+        "reductions": jnp.where(scale < state.scale, safe_increment(state.reductions), state.reductions),
+        "total_notfinite": jnp.where(finite, state.total_notfinite, safe_increment(state.total_notfinite)),
+    }
 
 
 def _init_plateau(params: Any, tx: Any) -> ReduceLROnPlateauState:
     float_dtype = jnp.result_type(float)
     return ReduceLROnPlateauState(
-        scale=jnp.ones([], float_dtype),
         best_value=jnp.full([], jnp.inf if tx.mode == "min" else -jnp.inf, float_dtype),
         plateau_count=jnp.zeros([], jnp.int32),
         cooldown_count=jnp.zeros([], jnp.int32),
         count=jnp.zeros([], jnp.int32),
         avg_value=jnp.zeros([], float_dtype),
-        reductions=jnp.zeros([], jnp.int32),
-        total_notfinite=jnp.zeros([], jnp.int32),
+        **_start(),
     )
 
 
@@ -138,17 +148,14 @@ def reduce_on_plateau(
         cooling = state.cooldown_count > 0
         bad = jnp.where(better | cooling, 0, safe_increment(state.plateau_count))
         fires = due & (bad > patience.whole)
-        scale = jnp.where(fires, _reduced(state.scale, factor, min_scale), state.scale)
         after = jnp.where(fires, cooldown.whole, jnp.maximum(state.cooldown_count - 1, 0))
         state = ReduceLROnPlateauState(
-            scale=scale,
             best_value=jnp.where(due & better, mean, state.best_value),
             plateau_count=jnp.where(due, jnp.where(fires, 0, bad), state.plateau_count),
             cooldown_count=jnp.where(due, after, state.cooldown_count),
             count=jnp.where(due, 0, count),
             avg_value=jnp.where(due, 0, mean),
-            reductions=jnp.where(scale < state.scale, safe_increment(state.reductions), state.reductions),
-            total_notfinite=jnp.where(finite, state.total_notfinite, safe_increment(state.total_notfinite)),
+            **_next(state, fires, finite, factor, min_scale),
         )
     return _scaled(updates, state.scale), state
 
@@ -205,14 +212,12 @@ def count_steps_without_decrease(
 def _init_stall(params: Any, tx: Any) -> ReduceOnStallState:
     float_dtype = jnp.result_type(float)
     return ReduceOnStallState(
-        scale=jnp.ones([], float_dtype),
         losses=jnp.zeros([tx.patience], float_dtype),
         position=jnp.zeros([], jnp.int32),
         size=jnp.zeros([], jnp.int32),
         since_test=jnp.zeros([], jnp.int32),
         steps_without_progress=jnp.zeros([], jnp.int32),
-        reductions=jnp.zeros([], jnp.int32),
-        total_notfinite=jnp.zeros([], jnp.int32),
+        **_start(),
     )
 
 
@@ -278,15 +283,12 @@ def reduce_on_stall(
         plain, robust = jax.lax.cond(due, test, lambda: jnp.full(2, state.steps_without_progress))
         fires = due & (plain >= patience) & (robust >= patience)
         without_progress = jnp.where(plain >= patience, robust, plain)
-        scale = jnp.where(fires, _reduced(state.scale, factor, min_scale), state.scale)
         state = ReduceOnStallState(
-            scale=scale,
             losses=losses,
             position=position,
             size=jnp.where(fires, jnp.maximum(size - _DROPPED - patience // 10, 0), size),
             since_test=jnp.where(due, 0, since),
             steps_without_progress=jnp.where(fires, 0, without_progress),
-            reductions=jnp.where(scale < state.scale, safe_increment(state.reductions), state.reductions),
-            total_notfinite=jnp.where(finite, state.total_notfinite, safe_increment(state.total_notfinite)),
+            **_next(state, fires, finite, factor, min_scale),
         )
     return _scaled(updates, state.scale), state

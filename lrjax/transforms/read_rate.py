@@ -120,8 +120,8 @@ def all_found(
     in_use = [key for key, _ in holders if getattr(key, "name", None) == "inner_state"]
     parted = bool(path) and getattr(path[-1], "name", None) == "inner_states"
     in_a_row = type(node) in (tuple, list, dict) and not parted
-    for key, child in children:
-        if parted and not _holds(child):
+    if parted:
+        for key in (key for key, _ in children if key not in {held for held, _ in holders}):
             yield Found((*group, getattr(key, "key", key)), (*path, key), None, False, copy, scheduled)
     for key, child in holders:
         alone = in_a_row or in_use or (len(holders) == 1 and type(node) is not dict)

@@ -17,7 +17,7 @@ from lrjax.report.svg import caption, horizon, schedule_svg
 
 ROOT = Path(__file__).parents[1]
 TYPES = "reference/types.md"
-FAMILIES = cache(lambda: families(vars(lrjax)))
+FAMILIES = cache(lambda: families({name: getattr(lrjax, name) for name in dir(lrjax)}))
 _CODE = re.compile(r"(?<![`\[])`([^`\n]+)`(?![`\]])")
 
 

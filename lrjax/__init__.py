@@ -4,6 +4,9 @@ A schedule is a pure function from a step to a rate; an optimizer is an `(init, 
 they print, compare, hash, pickle, and pass through `jit`, `vmap` and `grad`.
 """
 
+import importlib as _importlib
+import typing as _typing
+
 from lrjax.config import from_config as from_config
 from lrjax.config import to_config as to_config
 from lrjax.hyperparameters import batched as batched
@@ -88,19 +91,6 @@ from lrjax.schedules.warmup import warmup_cosine_decay_schedule as warmup_cosine
 from lrjax.schedules.warmup import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule
 from lrjax.schedules.warmup import warmup_linear_decay_schedule as warmup_linear_decay_schedule
 from lrjax.schedules.warmup import warmup_stable_decay_schedule as warmup_stable_decay_schedule
-from lrjax.search.compare import compare as compare
-from lrjax.search.comparison import Comparison as Comparison
-from lrjax.search.range_test import RangeTest as RangeTest
-from lrjax.search.range_test import range_test as range_test
-from lrjax.search.result import SweepResult as SweepResult
-from lrjax.search.settings import grid as grid
-from lrjax.search.sweep import sweep as sweep
-from lrjax.search.tune import TuneResult as TuneResult
-from lrjax.search.tune import tune as tune
-from lrjax.training.objective import Metric as Metric
-from lrjax.training.task import Task as Task
-from lrjax.training.train import Run as Run
-from lrjax.training.train import train as train
 from lrjax.transforms.accumulate import ApplyEvery as ApplyEvery
 from lrjax.transforms.accumulate import MultiSteps as MultiSteps
 from lrjax.transforms.accumulate import MultiStepsState as MultiStepsState
@@ -284,4 +274,23 @@ from lrjax.transforms.trust_ratio import scale_by_param_block_rms as scale_by_pa
 from lrjax.transforms.trust_ratio import scale_by_trust_ratio as scale_by_trust_ratio
 from lrjax.value import Value as Value
 
+if _typing.TYPE_CHECKING:
+    from lrjax.experiments import *  # noqa: F403
+
 __version__ = "0.2.0"
+
+
+def __getattr__(name: str) -> _typing.Any:
+    """Imports what trains models at its first use: it takes longer to import than all the rest."""
+    if not name.startswith("_") or name == "__all__":
+        experiments = vars(_importlib.import_module("lrjax.experiments"))
+        globals().update({public: x for public, x in experiments.items() if not public.startswith("_")})
+        if name == "__all__":
+            return [public for public in globals() if not public.startswith("_")]
+        if name in globals():
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     arguments.typed = shlex.join(["lrjax", *(sys.argv[1:] if argv is None else argv)])
-    arguments.public = vars(lrjax)
+    arguments.public = {name: getattr(lrjax, name) for name in dir(lrjax)}
     if arguments.command is None:
         parser.print_help()
         return 0

@@ -32,8 +32,13 @@ class SourceSignature:
     """The signature of a class as in the source of its function: `b1: Decay = 0.9`, without what `Decay` expands to.
     Computed on access, since it reads the source file."""
 
-    def __init__(self, function: Callable[..., Any], parameters: Sequence[inspect.Parameter], returns: str):
-        self._function, self.parameters, self._returns = function, parameters, returns
+    def __init__(self, function: Callable[..., Any], names: Sequence[str], returns: str):
+        self._function, self._names, self._returns = function, names, returns
+
+    @property
+    def parameters(self) -> list[inspect.Parameter]:
+        parameters = inspect.signature(self._function).parameters
+        return [parameters[name] for name in self._names]
 
     def __get__(self, instance: Any, owner: type) -> inspect.Signature:
         parts = _parts_in_source(self._function)

@@ -228,7 +228,7 @@ def value_class(
         "_variadic": variadic,
         "__doc__": _documented(function, domains),
         "__wrapped__": function,
-        "__signature__": SourceSignature(function, parameters, base.__name__),
+        "__signature__": SourceSignature(function, layout.names, base.__name__),
         "__match_args__": layout.positional,
         "__module__": function.__module__ or "__main__",  # None in exec; for pickle and doctest
         "__qualname__": function.__qualname__,

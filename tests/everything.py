@@ -1,6 +1,7 @@
 """Every public transformation once, as the example of its docstring is, for tests that hold for all of them."""
 
 import dataclasses
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import lrjax as L
 from lrjax.catalogue import example, public_values
 from tests.transforms.cases import ADAM, CASES
 
+PUBLIC = {name: x for name in dir(L) if not name.startswith("_") and not isinstance(x := getattr(L, name), ModuleType)}
 CLASSES = {name: cls for name, cls in public_values(vars(L)).items() if issubclass(cls, L.GradientTransformation)}
 NEW_TREE = ("measured", "measure_with_ema", "lookahead")  # their updates are another tree than the parameters
 

@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import subprocess
+import sys
 import textwrap
 import tomllib
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import lrjax
+from tests.everything import PUBLIC as ALL
 from tests.schedules.cases import CASES as SCHEDULES
 from tests.transforms.cases import CASES as TRANSFORMATIONS
 
@@ -35,6 +38,7 @@ LAYERS = [
     ("tasks",),
     ("config", "parse"),
     ("report",),
+    ("experiments",),
     ("commands",),
     ("__main__",),
 ]
@@ -86,7 +90,7 @@ def test_only_the_command_line_prints():
             assert name == "lrjax.__main__" or name.startswith("lrjax.commands.")
 
 
-PUBLIC = {n: x for n, x in vars(lrjax).items() if not n.startswith("_") and callable(x) and hasattr(x, "__module__")}
+PUBLIC = {n: x for n, x in ALL.items() if callable(x) and hasattr(x, "__module__")}
 PUBLIC = {n: x for n, x in PUBLIC.items() if (x.__module__ or "").startswith("lrjax.")}
 PUBLIC = {n: x for n, x in PUBLIC.items() if n == getattr(x, "__name__", n)}  # without aliases
 VALUES = {n: x for n, x in PUBLIC.items() if isinstance(x, type) and issubclass(x, lrjax.Value) and n != "Value"}
@@ -164,3 +168,17 @@ def test_nothing_but_the_package_is_needed_to_import_it():
     """)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_trains_models_is_imported_at_its_first_use():
+    program = """
+import sys, lrjax
+late = lambda: [name for name in sys.modules if name.startswith(("lrjax.training", "lrjax.search"))]
+assert not late() and not hasattr(lrjax, "__wrapped__") and not late()
+lrjax.train, lrjax.Task
+assert late() and {"train", "sweep", "adam", "Run"} <= set(dir(lrjax)) and not hasattr(lrjax, "nothing")
+names = {}
+exec("from lrjax import *", names)
+assert names["tune"] is lrjax.tune and names["adam"] is lrjax.adam
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

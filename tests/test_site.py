@@ -5,12 +5,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-import lrjax
 from lrjax.report.reference import families, with_methods
+from tests.everything import PUBLIC
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,9 +36,8 @@ def pages(site):
 
 
 def test_every_public_name_has_its_place(pages):
-    names = {name for name, x in vars(lrjax).items() if not name.startswith("_") and not isinstance(x, ModuleType)}
-    entries = {entry.name: entry for entry in with_methods(families(vars(lrjax)))}
-    assert names <= set(entries)
+    entries = {entry.name: entry for entry in with_methods(families(PUBLIC))}
+    assert set(PUBLIC) <= set(entries)
     assert {"Schedule.clip", "Task.from_nnx", "Run.final", "SweepResult.best", "TuneResult.plot"} <= set(entries)
     reference = "".join(text for path, text in pages.items() if path.startswith("reference/"))
     for name in entries:
@@ -48,7 +46,7 @@ def test_every_public_name_has_its_place(pages):
 
 def test_the_gallery_has_every_schedule(pages):
     gallery = pages["gallery.html"]
-    schedules = [entry.name for entry in with_methods(families(vars(lrjax))) if entry.is_schedule]
+    schedules = [entry.name for entry in with_methods(families(PUBLIC)) if entry.is_schedule]
     assert len(schedules) > 30 and gallery.count('<span class="schedule"><svg') == len(schedules)
     for name in schedules:
         assert f"#lrjax.{name}" in gallery

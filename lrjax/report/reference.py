@@ -49,7 +49,7 @@ class Entry:
 
 
 def families(names: Mapping[str, Any]) -> dict[str, list[Entry]]:
-    """Returns the entries of the public names (`vars(lrjax)`) by module, in the order of its source."""
+    """Returns the entries of the public names (of `dir(lrjax)`) by module, in the order of its source."""
     by_module: dict[str, list[tuple[int, Entry]]] = {}
     for name, thing in names.items():
         if not name.startswith("_") and not isinstance(thing, ModuleType):

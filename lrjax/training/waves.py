@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.multihost_utils import process_allgather
 
 from lrjax.training.parameters import is_key
 from lrjax.training.program import Carry, Program, RunInputs
@@ -128,4 +127,8 @@ def fetch(x: jax.Array) -> Any:
     """Copies an array to the host, all of it in every process."""
     if is_key(x):
         return x
-    return np.asarray(x if x.is_fully_addressable else process_allgather(x, tiled=True))
+    if x.is_fully_addressable:
+        return np.asarray(x)
+    from jax.experimental.multihost_utils import process_allgather  # here, for the time of the import
+
+    return np.asarray(process_allgather(x, tiled=True))

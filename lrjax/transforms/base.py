@@ -34,15 +34,16 @@ class GradientTransformation(Value):
     `ScheduledState`, which holds the number that the last update used.
     """
 
-    _init: ClassVar[Callable[..., Any]]
-    _update: ClassVar[Callable[..., Any]]
+    # with the current numbers in place of schedules
+    _init_formula: ClassVar["staticmethod[[Any, Any], Any]"]
+    _update_formula: ClassVar["staticmethod[[Any, Any, Any, Any, Any], Any]"]
     _takes_extra: ClassVar[bool] = False
     # whether the result is the same when the numbers are stacked into other arrays
     _packable: ClassVar["staticmethod[[Any], bool]"] = staticmethod(lambda tx: False)
     _fields: ClassVar[tuple[str, str]] = ("init", "update")  # of Optax's pair
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "GradientTransformation":
-        if cls is not GradientTransformation and not hasattr(cls, "_update"):
+        if cls is not GradientTransformation and cls._layout is Value._layout:
             raise TypeError(
                 f"{cls.__name__}: a transformation is made of its functions, not as a subclass. Decorate a function "
                 "with `@lrjax.transformation(init)` or `@lrjax.optimizer`."
@@ -51,7 +52,7 @@ class GradientTransformation(Value):
 
     def init(self, params: ArrayTree) -> ArrayTree:
         """Returns the initial state. It isn't compiled, so that the state keeps the sharding of the parameters."""
-        return self._init(params, self)
+        return self._init(params)
 
     def update(
         self, updates: ArrayTree, state: ArrayTree, params: ArrayTree | None = None, **extra_args: Any
@@ -60,8 +61,24 @@ class GradientTransformation(Value):
         user-defined function makes one for each part without such a function."""
         if not self._takes_extra:
             extra_args = {}
-        run = _compiled(type(self)) if may_compile(self) and holds_arrays_only((params, extra_args)) else self._update
+        compiled = may_compile(self) and holds_arrays_only((params, extra_args))
+        run = _compiled(type(self)) if compiled else type(self)._update
         return run(self, without_float0(updates), state, params, extra_args)
+
+    def _init(self, params: Any) -> Any:
+        if not (schedules := _scheduled(self)):
+            return self._init_formula(params, self)
+        values = {name: schedule(0) for name, schedule in schedules.items()}
+        inner_state = self._init_formula(params, _with_values(self, values))
+        return ScheduledState(jnp.zeros([], jnp.int32), values, inner_state)
+
+    def _update(self, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
+        if not (schedules := _scheduled(self)):
+            return self._update_formula(self, updates, state, params, extra_args)
+        values = {name: schedule(state.step) for name, schedule in schedules.items()}
+        current = _with_values(self, values)
+        updates, inner_state = self._update_formula(current, updates, state.inner_state, params, extra_args)
+        return updates, ScheduledState(safe_increment(state.step), values, inner_state)
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.update))
@@ -126,7 +143,7 @@ def _trace_state() -> tuple[Callable[[], Any], Any]:
 def update_inner(tx: GradientTransformation, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
     """Updates an inner transformation: by its formula inside of a trace, by a compiled call outside."""
     if is_tracing():
-        return tx._update(tx, updates, state, params, extra_args if tx._takes_extra else {})
+        return tx._update(updates, state, params, extra_args if tx._takes_extra else {})
     return tx.update(updates, state, params, **extra_args)
 
 
@@ -178,37 +195,23 @@ def transformation_class(
     takes_extra: bool,
     **namespace: Any,
 ) -> type[GradientTransformation]:
-    """Makes the value class of `function`'s hyperparameters, with `update(tx, updates, state, params, extra_args)`.
+    """Makes the value class of `function`'s hyperparameters, with `init(params, tx)` and `update(tx, updates, state,
+    params, extra_args)`.
 
     Hyperparameters may be schedules; `init` and `update` get their current numbers.
     """
-
-    def init_scheduled(params: Any, tx: Any) -> Any:
-        if not (schedules := _scheduled(tx)):
-            return init(params, tx)
-        values = {name: schedule(0) for name, schedule in schedules.items()}
-        return ScheduledState(jnp.zeros([], jnp.int32), values, init(params, _with_values(tx, values)))
-
-    def update_scheduled(tx: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
-        if not (schedules := _scheduled(tx)):
-            return update(tx, updates, state, params, extra_args)
-        values = {name: schedule(state.step) for name, schedule in schedules.items()}
-        updates, inner_state = update(_with_values(tx, values), updates, state.inner_state, params, extra_args)
-        return updates, ScheduledState(safe_increment(state.step), values, inner_state)
-
-    return _make_class(function, init_scheduled, update_scheduled, call_arguments, takes_extra, **namespace)
+    formulas = {"_init_formula": staticmethod(init), "_update_formula": staticmethod(update)}
+    return _make_class(function, call_arguments, takes_extra, **formulas, **namespace)
 
 
 def _make_class(
-    function: Any, init: Any, update: Any, call_arguments: Any, takes_extra: bool, **namespace: Any
+    function: Any, call_arguments: Sequence[str], takes_extra: bool, **namespace: Any
 ) -> type[GradientTransformation]:
     return value_class(
         function,
         GradientTransformation,
         call_arguments,
         change_domain=lambda domain: or_schedule(domain) if domain.schedulable else domain,
-        _init=staticmethod(init),
-        _update=staticmethod(update),
         _takes_extra=takes_extra,
         **namespace,
     )
@@ -258,26 +261,36 @@ def _takes_keywords(fn: Callable[..., Any]) -> bool:
 def optimizer(fn: Callable[Arguments, GradientTransformation]) -> ValueClass[Arguments, GradientTransformation]:
     """Decorator: makes an optimizer of a function that returns a chain; `tx.transforms` are the chain's members."""
 
-    make: Callable[..., GradientTransformation] = fn
-
-    def make_chain(tx: Any) -> Any:
-        return make(**vars(tx))
-
-    def update(tx: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
-        assert_unbatched(tx)  # here, so that the message has the optimizer's argument names
-        return update_inner(make_chain(tx), updates, state, params, extra_args)
-
     return _make_class(
         fn,
-        lambda params, tx: make_chain(tx).init(params),
-        update,
         (),
         takes_extra=True,
-        transforms=property(
-            lambda tx: inner.transforms if (inner := make_chain(tx))._variadic else (inner,)
-        ),  # of a chain
-        _packable=staticmethod(lambda tx: make_chain(tx)._packable(make_chain(tx))),
+        _init=_init_chain,
+        _update=_update_chain,
+        transforms=_TRANSFORMS,
+        _packable=staticmethod(_is_chain_packable),
     )  # type: ignore[return-value]
+
+
+def _chain_of(tx: Any) -> Any:
+    return type(tx).__wrapped__(**vars(tx))
+
+
+def _init_chain(tx: Any, params: Any) -> Any:
+    return _chain_of(tx).init(params)
+
+
+def _update_chain(tx: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
+    assert_unbatched(tx)  # here, so that the message has the optimizer's argument names
+    return update_inner(_chain_of(tx), updates, state, params, extra_args)
+
+
+def _is_chain_packable(tx: Any) -> bool:
+    inner = _chain_of(tx)
+    return inner._packable(inner)
+
+
+_TRANSFORMS = property(lambda tx: inner.transforms if (inner := _chain_of(tx))._variadic else (inner,))  # of a chain
 
 
 def always(tx: Any) -> bool:

@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import re
-from types import ModuleType
 from typing import Annotated, get_origin
 
 import pytest
@@ -12,11 +11,11 @@ import lrjax as L
 from lrjax.__main__ import main
 from lrjax.report.reference import argument_types, families, module_summary, text_of, with_methods
 from lrjax.signatures import call_signatures
+from tests.everything import PUBLIC
 from tests.test_main import fails
 
-FAMILIES = families(vars(L))
+FAMILIES = families(PUBLIC)
 ENTRIES = {entry.name: entry for entry in with_methods(FAMILIES)}
-PUBLIC = {name: x for name, x in vars(L).items() if not name.startswith("_") and not isinstance(x, ModuleType)}
 
 
 @pytest.fixture(autouse=True)

@@ -200,7 +200,7 @@ def test_lookahead_after_a_member_that_changes_the_tree():
     tx = L.chain(squeeze, EVERYTHING["lookahead"])
     inner = EVERYTHING["lookahead"].init(params)
     expected, _ = EVERYTHING["lookahead"].update({"w": jnp.ones(2)}, inner, params)
-    got, _ = tx._update(tx, grads, tx.init(params), params, {})
+    got, _ = tx._update(grads, tx.init(params), params, {})
     chex.assert_trees_all_close(got, expected)
     with pytest.raises(ValueError, match="lookahead: `updates` must have the structure and shapes of `params.fast`"):
         EVERYTHING["lookahead"].update(grads, inner, params)

@@ -18,7 +18,7 @@ FACTOR = 3.0  # a printed number may be another one with another processor or ve
 NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
 STATED = re.compile(r"^print\(.*\)  # (.+)$", flags=re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
-SLOW = {"README", "finding", "training"}
+SLOW = {"README", "finding", "from_optax", "training"}
 MADE_BY_THE_SITE = {NOTEBOOKS / "gallery.md", NOTEBOOKS / "extending.md"}  # for links between its pages
 
 

@@ -230,10 +230,10 @@ class NumPyro:
         with numpyro.plate("data", x.shape[0]):
             numpyro.sample("obs", dist.Normal(intercept + x @ weights, sigma), obs=y)
 
-    def __init__(self, tx):
+    def __init__(self, tx, place=same):
         optimizer = optax_to_numpyro(tx)
         self.svi = SVI(self.model, AutoNormal(self.model), optimizer, loss=Trace_ELBO(num_particles=4))
-        self.whole = self.svi.init(KEY, *self.batches(1)[0])
+        self.whole = place(self.svi.init(KEY, *self.batches(1)[0]))
         self._update = jax.jit(self.svi.update)
 
     @staticmethod

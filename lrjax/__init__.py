@@ -199,6 +199,7 @@ from lrjax.transforms.masking import multi_transform as multi_transform
 from lrjax.transforms.masking import partition as partition
 from lrjax.transforms.masking import selective_transform as selective_transform
 from lrjax.transforms.masking import set_to_zero as set_to_zero
+from lrjax.transforms.migrate import Migration as Migration
 from lrjax.transforms.migrate import migrate_state as migrate_state
 from lrjax.transforms.migrate import state_version as state_version
 from lrjax.transforms.momentum import EmaState as EmaState

@@ -41,10 +41,10 @@ class Migration(NamedTuple):
 
     def __repr__(self) -> str:
         lines = [f"Migration: {len(self.carried)} arrays carried over"]
-        if self.initial:
-            lines.append(_listed("  initial: ", [f"{path} ({why})" for path, why in self.initial.items()]))
+        for reason in dict.fromkeys(self.initial.values()):
+            lines.append(f"  initial, {reason}: {_listed([p for p, why in self.initial.items() if why == reason])}")
         if self.unused:
-            lines.append(_listed("  unused: ", self.unused))
+            lines.append(f"  unused: {_listed(self.unused)}")
         return "\n".join(lines)
 
 
@@ -62,11 +62,12 @@ def migrate_state(
     of dicts, as `flax.serialization.to_state_dict` returns. `version` is the `lrjax.state_version` of the package that
     saved it, which belongs into the checkpoint; lrjax 0.1 had none, its states are of version 1.
 
-    Nothing is guessed: where two saved arrays fit one place, or one array fits two, neither is taken, and moments are
-    taken only with their count. Moments of other methods aren't either, whatever their names; but in dicts methods
-    are known by the names of their fields alone, so that those of AdaBelief and Adam look the same there. A number of
-    another precision is cast. The rest has its initial value, for which `params` must be arrays; if everything is
-    carried over, they may be abstract.
+    Where two saved arrays fit one place, or one array fits two, neither is taken; moments are taken only with their
+    count, and only into a state of the same class. Adam, RAdam, Yogi, AdaMax and ADOPT share one, as in Optax, and in
+    dicts only the names of fields are known, so that AdaBelief's look the same too: what changes among these, AdaMax's
+    and ADOPT's and AdaBelief's moments not being Adam's, begins with `tx.init`. An array of another precision is cast.
+    The rest has its initial value, for which `params` must be arrays; if everything is carried over, they may be
+    abstract.
 
     Args:
       strict: raise an error unless every array was carried over, and none is left, as after an update of lrjax.
@@ -86,7 +87,7 @@ def migrate_state(
     >>> found = lrjax.migrate_state(state, tx, params)
     >>> found
     Migration: 6 arrays carried over
-      initial: 2/count (not saved), 2/weight (not saved), 2/average/w (not saved)
+      initial, not saved: 2/count, 2/weight, 2/average/w
     >>> found.carried["1/0/mu/w"], int(found.state[1][2].step)
     ('0/mu/w', 1)
     """
@@ -111,10 +112,12 @@ def migrate_state(
     if strict and (initial or unused):
         differences = [f"`{p}` {why if 'must be' in why else 'is ' + why}" for p, why in initial.items()]
         differences += [f"`{p}` is saved, but has no place now" for p in unused]
-        raise ValueError(_listed("migrate_state: `state` must be one of `tx` for these `params`: ", differences) + ".")
+        raise ValueError(
+            f"migrate_state: `state` must be one of `tx` for these `params`: {_listed(differences, '; ')}."
+        )
     if initial and not _are_arrays(params):
         raise ValueError(
-            _listed("migrate_state: `params` must be arrays, since these keep their initial values: ", initial) + "."
+            f"migrate_state: `params` must be arrays, since these keep their initial values: {_listed(initial)}."
         )
     start = init(params) if initial else None
     state = _assemble(like, matched.taken, start, _constants(init, abstract, constants))
@@ -295,7 +298,7 @@ def _are_arrays(params: Any) -> bool:
     return not any(isinstance(p, jax.ShapeDtypeStruct) for p in jax.tree.leaves(params))
 
 
-def _listed(begin: str, items: Iterable[str]) -> str:
+def _listed(items: Iterable[str], separator: str = ", ") -> str:
     items = list(items)
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return begin + (", ".join if begin.startswith("  ") else "; ".join)(items[:_SHOWN]) + (f";{more}" if more else "")
+    more = [f"and {len(items) - _SHOWN} more"] if len(items) > _SHOWN else []
+    return separator.join([*items[:_SHOWN], *more])

@@ -63,11 +63,11 @@ def migrate_state(
     saved it, which belongs into the checkpoint; lrjax 0.1 had none, its states are of version 1.
 
     Where two saved arrays fit one place, or one array fits two, neither is taken; moments are taken only with their
-    count, and only into a state of the same class. Adam, RAdam, Yogi, AdaMax and ADOPT share one, as in Optax, and in
-    dicts only the names of fields are known, so that AdaBelief's look the same too: what changes among these, AdaMax's
-    and ADOPT's and AdaBelief's moments not being Adam's, begins with `tx.init`. An array of another precision is cast.
-    The rest has its initial value, for which `params` must be arrays; if everything is carried over, they may be
-    abstract.
+    count, and only into a state of the same class. An array of another precision is cast. The rest has its initial
+    value, for which `params` must be arrays; if everything is carried over, they may be abstract.
+
+    AdaMax and ADOPT keep other moments than Adam in states of the same class, as in Optax, and so does AdaBelief where
+    a state was saved as dicts, whose fields have the same names: from one of these to another, begin with `tx.init`.
 
     Args:
       strict: raise an error unless every array was carried over, and none is left, as after an update of lrjax.

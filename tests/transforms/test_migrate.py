@@ -66,6 +66,16 @@ def test_the_saved_numbers_are_in_it():
     np.testing.assert_array_equal(adam.mu["w"], state["1"]["0"]["mu"]["w"])
 
 
+def test_a_state_of_0_1_goes_on_with_a_changed_optimizer():
+    tx, params, state = _of("adamw")
+    changed = L.MultiSteps(L.chain(tx, L.ema_params(0.9)), 1)
+    found = L.migrate_state(state, changed, params, version=1)
+    assert not found.unused and int(found.state.gradient_step) == 3
+    updates, _ = changed.update(jax.tree.map(lambda p: p / np.float32(2), params), found.state, params)
+    expected = _arrays(SAVED["adamw"]["updates"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7), updates, expected)
+
+
 def test_numbers_of_a_schedule_inside_of_an_injection_are_refused():
     tx, params, state = _of("injected schedule")
     words = r"`hyperparams/learning_rate` is not saved.*`hyperparams/learning_rate.end_value` is saved"

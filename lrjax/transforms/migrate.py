@@ -110,8 +110,8 @@ def migrate_state(
         if leaf.name not in matched.used and not _is_constant(node, field)
     ]
     if strict and (initial or unused):
-        differences = [f"`{p}` {why if 'must be' in why else 'is ' + why}" for p, why in initial.items()]
-        differences += [f"`{p}` is saved, but has no place now" for p in unused]
+        differences = [f"`{path}`: {why}" for path, why in initial.items()]
+        differences += [f"`{path}`: saved, but has no place now" for path in unused]
         raise ValueError(
             f"migrate_state: `state` must be one of `tx` for these `params`: {_listed(differences, '; ')}."
         )
@@ -135,9 +135,11 @@ def _match(new: list[Node], old: list[Node], structural: set[str]) -> _Matched:
     """Returns the saved array for each array of the new state that has one."""
     matched = _Matched({}, set(), {})
     by_path = {node.path: node for node in old}
-    if len(by_path) == len(old) == len(new) and all(n.path in by_path and n.is_like(by_path[n.path]) for n in new):
-        for node in new:
-            _take(matched, node, [by_path[node.path]])
+    in_place = [(node, by_path[node.path]) for node in new if node.path in by_path]
+    same = len(in_place) == len(new) == len(old)
+    if same and all(node.is_like(saved) and _have_common(node, saved) for node, saved in in_place):
+        for node, saved in in_place:
+            _take(matched, node, [saved])
         return matched
     groups: list[list[Node]] = []  # of one kind
     for node in new:
@@ -168,7 +170,7 @@ def _match_group(matched: _Matched, new: list[Node], old: list[Node], structural
     for node, keys in claims:
         sources = [o for o in left_old if _have_common(node, o)]
         shared = [o for o in sources if any(o is not p and _overlap(o, p, keys) for p in sources)]
-        rivals = [n for n, others in claims if n is not node and keys & others and any(map(_have_common, [n], sources))]
+        rivals = [n for n, theirs in claims if n is not node and any(keys & theirs & set(o.leaves) for o in sources)]
         nameless = not keys and not node.is_rate and len(sources) + len(left_new) > 2
         if shared or rivals or (nameless and sources):
             _note(matched, [node], "fits several places")
@@ -277,21 +279,21 @@ def _constants(init: Any, abstract: Any, paths: set[str]) -> dict[str, Any]:
 def _assemble(like: Any, taken: dict[str, Leaf], start: Any, constants: dict[str, Any]) -> Any:
     paths, structure = jax.tree_util.tree_flatten_with_path(like)
     initial = [None] * len(paths) if start is None else jax.tree.leaves(start)
-    values = []
+    values, seen = [], set()
     for (path, x), at_first in zip(paths, initial, strict=True):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if name in constants:
             values.append(constants[name])
         elif name in taken:
-            saved = taken[name].x
-            values.append(saved if isinstance(saved, jax.Array) and saved.dtype == x.dtype else _cast(saved, x.dtype))
+            saved = jnp.asarray(taken[name].x)
+            if saved.dtype != x.dtype or (saved.weak_type and not x.weak_type):
+                saved = saved.astype(x.dtype)
+            # no array is in a state twice, so that it may be donated
+            values.append(jnp.copy(saved) if id(saved) in seen else saved)
+            seen.add(id(saved))
         else:
             values.append(at_first)
     return structure.unflatten(values)
-
-
-def _cast(x: Any, dtype: Any) -> jax.Array:
-    return jnp.asarray(x).astype(dtype)
 
 
 def _are_arrays(params: Any) -> bool:

@@ -78,7 +78,7 @@ def test_a_state_of_0_1_goes_on_with_a_changed_optimizer():
 
 def test_numbers_of_a_schedule_inside_of_an_injection_are_refused():
     tx, params, state = _of("injected schedule")
-    words = r"`hyperparams/learning_rate` is not saved.*`hyperparams/learning_rate.end_value` is saved"
+    words = r"`hyperparams/learning_rate`: not saved.*`hyperparams/learning_rate.end_value`: saved"
     with pytest.raises(ValueError, match=words):
         L.migrate_state(state, tx, params, version=1, strict=True)
 
@@ -124,15 +124,15 @@ def test_an_array_is_not_copied():
 @pytest.mark.parametrize(
     ("tx", "params", "words"),
     [
-        (L.adam(0.1), {"w": jnp.ones(4)}, r"`0/mu/w` must be float32\[4\], got float32\[3\]; `0/nu/w`"),
-        (L.adam(0.1), {"w": jnp.ones(3, jnp.complex64)}, r"`0/mu/w` must be complex64\[3\], got float32\[3\]"),
+        (L.adam(0.1), {"w": jnp.ones(4)}, r"`0/mu/w`: must be float32\[4\], got float32\[3\]; `0/nu/w`: must"),
+        (L.adam(0.1), {"w": jnp.ones(3, jnp.complex64)}, r"`0/mu/w`: must be complex64\[3\], got float32\[3\]"),
         (
             L.adam(0.1),
             {"v": jnp.ones(3)},
-            "`0/mu/v` is of other parameters.*; `0/count` is saved, but has no place now",
+            "`0/mu/v`: not saved.*; `0/count`: saved, but has no place now",
         ),
-        (L.sgd(0.1), {"w": jnp.ones(3)}, "`0/count` is saved, but has no place now"),
-        (L.chain(L.adam(0.1), L.trace(0.9)), {"w": jnp.ones(3)}, "`1/trace/w` is not saved"),
+        (L.sgd(0.1), {"w": jnp.ones(3)}, "`0/count`: saved, but has no place now"),
+        (L.chain(L.adam(0.1), L.trace(0.9)), {"w": jnp.ones(3)}, "`1/trace/w`: not saved"),
         (L.adam(0.1), {"w": {str(i): jnp.ones(3) for i in range(9)}}, "; and 17 more"),
     ],
 )

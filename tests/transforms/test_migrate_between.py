@@ -82,6 +82,11 @@ CHANGES = {
         L.partition({"1": L.adamw(COSINE), "2": L.adamw(COSINE)}, {"w": "2", "b": "1"}),
         {},
     ),
+    "groups of each other's parameters": (
+        L.partition({"x": L.adamw(COSINE), "y": L.adamw(COSINE)}, {"w": "x", "b": "y"}),
+        L.partition({"x": L.adamw(COSINE), "y": L.adamw(COSINE)}, {"w": "y", "b": "x"}),
+        {},
+    ),
     "without groups": (
         L.partition({"x": L.adamw(COSINE), "y": L.adamw(COSINE)}, {"w": "x", "b": "y"}),
         L.adamw(COSINE),
@@ -184,6 +189,8 @@ NOT_ALIKE = {
     "another method": (L.adam(0.1), L.adabelief(0.1)),
     "moments of another meaning": (L.adam(0.1), L.lion(0.1)),
     "momentum became an average": (L.trace(0.9), L.ema(0.9)),
+    "one became two": (L.adam(0.1), L.named_chain(("a", L.scale_by_adam()), ("b", L.adam(0.1)))),
+    "two became one": (L.named_chain(("a", L.scale_by_adam()), ("b", L.adam(0.1))), L.adam(0.1)),
     "momentum is new": (L.sgd(0.1), L.sgd(0.1, 0.9)),
     "adam is new": (L.sgd(0.1), L.adam(0.1)),
 }
@@ -253,6 +260,18 @@ def test_a_new_guard_has_the_state_in_its_snapshot_too():
     state = L.migrate_state(saved, L.guard(L.adam(COSINE)), PARAMS).state
     for inner in (state.inner_state, state.snapshot.inner_state):
         jax.tree.map(np.testing.assert_array_equal, inner, saved)
+
+
+@pytest.mark.parametrize("new", [L.adam(COSINE), L.guard(L.adam(COSINE)), optax.adam(OPTAX_COSINE)], ids=["", "g", "o"])
+def test_the_state_may_be_donated_and_compiles_nothing_anew(new, compilations):
+    saved, _ = run(optax.adam(0.1), range(3))
+    update = jax.jit(lambda state: new.update(PARAMS, state, PARAMS)[1], donate_argnums=0)
+    update(new.init(PARAMS))
+    state = L.migrate_state(saved, new, PARAMS).state
+    compiled = len(compilations)
+    assert compiled > 0
+    update(state)
+    assert len(compilations) == compiled
 
 
 def test_the_rate_of_the_new_optimizer_is_known_at_once():

@@ -24,18 +24,25 @@ def checkpointer():
         yield checkpointer
 
 
-def by_pickle(saved, abstract, folder, checkpointer):
+def by_pickle(tx, saved, abstract, folder, checkpointer):
     return pickle.loads(pickle.dumps(saved))
 
 
-def by_flax(saved, abstract, folder, checkpointer):
+def by_flax(tx, saved, abstract, folder, checkpointer):
     return flax.serialization.from_bytes(abstract, flax.serialization.to_bytes(saved))
 
 
-def by_orbax(saved, abstract, folder, checkpointer):
+def by_orbax(tx, saved, abstract, folder, checkpointer):
     checkpointer.save(folder / "saved", saved)
     checkpointer.wait_until_finished()
     return checkpointer.restore(folder / "saved", abstract)
+
+
+def by_migration(tx, saved, abstract, folder, checkpointer):
+    """From dicts, without a template."""
+    step, params, state = saved
+    plain = flax.serialization.to_state_dict(state)
+    return step, params, L.migrate_state(plain, tx, abstract[1], strict=True).state
 
 
 def assert_same_bits(a, b):
@@ -68,7 +75,7 @@ def test_a_run_goes_on_from_every_form_of_checkpoint(name, tmp_path, checkpointe
     assert all(np.isfinite(p).all() for p in jax.tree.leaves(whole[0][1]))
     shapes = jax.eval_shape(lambda: params)
     abstract = (jax.ShapeDtypeStruct((), jnp.int32), shapes, jax.eval_shape(tx.init, shapes))
-    for restore in (by_pickle, by_flax, by_orbax):
-        restored = restore(half, abstract, tmp_path, checkpointer)
+    for restore in (by_pickle, by_flax, by_orbax, by_migration):
+        restored = restore(tx, half, abstract, tmp_path, checkpointer)
         assert_same_bits(restored, half)
         assert_same_bits(run_half(restored), whole)

@@ -60,6 +60,8 @@ from lrjax.schedules.base import stretch_schedule as stretch_schedule
 from lrjax.schedules.base import sum_schedule as sum_schedule
 from lrjax.schedules.base import warmup_schedule as warmup_schedule
 from lrjax.schedules.compose import join_schedules as join_schedules
+from lrjax.schedules.continuation import cooldown_schedule as cooldown_schedule
+from lrjax.schedules.continuation import extend_schedule as extend_schedule
 from lrjax.schedules.cyclic import cosine_restarts_schedule as cosine_restarts_schedule
 from lrjax.schedules.cyclic import cyclic_schedule as cyclic_schedule
 from lrjax.schedules.cyclic import sgdr_schedule as sgdr_schedule
@@ -197,6 +199,7 @@ from lrjax.transforms.masking import multi_transform as multi_transform
 from lrjax.transforms.masking import partition as partition
 from lrjax.transforms.masking import selective_transform as selective_transform
 from lrjax.transforms.masking import set_to_zero as set_to_zero
+from lrjax.transforms.migrate import Migration as Migration
 from lrjax.transforms.migrate import migrate_state as migrate_state
 from lrjax.transforms.migrate import state_version as state_version
 from lrjax.transforms.momentum import EmaState as EmaState

@@ -120,6 +120,19 @@ def warmup_exponential_decay_schedule(
     return _with_warmup(step, init_value, peak_value, warmup_steps, decayed)
 
 
+Cooldown = Literal["linear", "cosine", "1-sqrt", "1-square"]
+
+
+def cooldown_weight(done: jax.Array, left: jax.Array, shape: Cooldown) -> jax.Array:
+    """Returns the weight of the rate before a cooldown, from 1 at its begin to 0 at its end."""
+    return {
+        "linear": lambda: left,
+        "cosine": lambda: cosine_weight(left),
+        "1-sqrt": lambda: left / (1 + jnp.sqrt(jnp.where(done > 0, done, 0))),
+        "1-square": lambda: left * (1 + done),
+    }[shape]()
+
+
 @schedule
 def warmup_stable_decay_schedule(
     step: Any,
@@ -129,7 +142,7 @@ def warmup_stable_decay_schedule(
     stable_steps: Delay,
     decay_steps: Delay,
     end_value: Rate = 0.0,
-    cooldown: Literal["linear", "cosine", "1-sqrt", "1-square"] = "1-sqrt",
+    cooldown: Cooldown = "1-sqrt",
 ):
     """Warmup–stable–decay (WSD, trapezoid): linear warmup, `peak_value`, cooldown to `end_value`; constant after.
 
@@ -147,14 +160,8 @@ def warmup_stable_decay_schedule(
     section 3.
     """
     done, left = fractions(step - warmup_steps - stable_steps, decay_steps)
-    weight = {
-        "linear": lambda: left,
-        "cosine": lambda: cosine_weight(left),
-        "1-sqrt": lambda: left / (1 + jnp.sqrt(jnp.where(done > 0, done, 0))),
-        "1-square": lambda: left * (1 + done),
-    }[cooldown]()
     # a cooldown of 0 steps is over when it begins
-    weight = jnp.where(step - warmup_steps >= stable_steps, weight, 1)
+    weight = jnp.where(step - warmup_steps >= stable_steps, cooldown_weight(done, left, cooldown), 1)
     return _with_warmup(step, init_value, peak_value, warmup_steps, end_value + (peak_value - end_value) * weight)
 
 

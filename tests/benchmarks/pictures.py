@@ -1,6 +1,6 @@
-"""Makes the pictures of the README, and the table of `choosing.md`: `python -m tests.benchmarks.pictures`.
+"""Makes the pictures of the pages, and the table of `choosing.md`: `python -m tests.benchmarks.pictures`.
 
-They are a real run of `lrjax compare`, whose page Chromium shows, and a real call of `tune`.
+They are a real run of `lrjax compare`, whose page Chromium shows, a real call of `tune`, and schedules.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from PIL import Image
 
 import lrjax
@@ -52,6 +53,34 @@ def picture_of_tune(into: Path) -> None:
     print(found.verdict)
     figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
     found.plot(ax)
+    save(figure, into)
+
+
+def picture_of_changed_plans(into: Path) -> None:
+    """A schedule that is extended at different steps, and cooldowns that branch off one that goes on."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained", sharey=True)
+    plan, again = lrjax.cosine_decay_schedule(0.1, 1000), lrjax.warmup_cosine_decay_schedule(0.0, 0.05, 100, 1000)
+    at_end = lrjax.join_schedules([plan, again], [1000])
+    left.plot(at_end(np.arange(2001)), "C3:", label="warmed up again at 1000")
+    for at, colour in ((700, "C1"), (300, "C0")):
+        extended = lrjax.extend_schedule(plan, at=at, total=1000, new_total=2000)
+        left.plot(extended(np.arange(2001)), colour, label=f"extended at {at} to 2000")
+    left.plot(plan(np.arange(1001)), "k", lw=2.5, label="the plan: 1000 steps")
+    stable = lrjax.warmup_constant_schedule(0.0, 0.1, warmup_steps=100)
+    for start in (600, 1100, 1600):
+        branch = lrjax.cooldown_schedule(stable, start=start, steps=start // 4)
+        steps = np.arange(start, start + start // 4 + 1)
+        right.plot(steps, branch(steps), label=f"cooldown at {start}")
+    right.plot(stable(np.arange(2001)), "k", lw=2.5, label="the run")
+    left.set(ylabel="learning rate", title="extend_schedule")
+    right.set(title="cooldown_schedule")
+    for ax in (left, right):
+        ax.set(xlabel="step", ylim=(0, 0.15))
+        ax.legend(frameon=False, fontsize=8, loc="upper right")
+    save(figure, into)
+
+
+def save(figure: Any, into: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder, "plot.png")
         figure.savefig(shot, dpi=120)
@@ -67,3 +96,4 @@ def quantised(image: Image.Image, into: Path) -> None:
 if __name__ == "__main__":
     page_of_compare(NOTEBOOKS / "images" / "compare.png")
     picture_of_tune(NOTEBOOKS / "images" / "tune.png")
+    picture_of_changed_plans(NOTEBOOKS / "images" / "changed_plans.png")

@@ -20,6 +20,8 @@ assert_type(cosine * 0.5, lrjax.Schedule)
 assert_type(0.5 * cosine + cosine, lrjax.Schedule)
 assert_type(cosine.warmup(10).clip(high=0.05).delay(1).stretch(2).repeat(100), lrjax.Schedule)
 lrjax.join_schedules([cosine, lambda step: 0.1], [100])
+assert_type(lrjax.extend_schedule(cosine, at=50, total=100, new_total=200), lrjax.Schedule)
+lrjax.cooldown_schedule(cosine, start=50, steps=10, shape="cosine")
 lrjax.piecewise_constant_schedule(0.1, {10: 0.5})
 lrjax.cyclic_schedule(0.1, 0.2, 10, mode="triangular2")
 
@@ -37,6 +39,7 @@ params = {"w": jnp.zeros(3)}
 updates, state = adam.update(params, adam.init(params), params)
 lrjax.apply_updates(params, updates)
 lrjax.get_learning_rate(state)
+assert_type(lrjax.migrate_state(state, adam, params), lrjax.Migration)
 init, update = adam
 
 lrjax.adam()  # type: ignore[call-arg]

@@ -19,6 +19,7 @@ from lrjax.transforms.judge import (
     Judge,
     accepted,
     is_convicted,
+    is_doubtful,
     judged,
     restored,
     skipped,
@@ -60,7 +61,7 @@ class GuardState(NamedTuple):
     since: Array  # int32 (): updates since the snapshot, or the return to it; at 0 the parameters are its own
     bad: Array  # int32 (): bad steps in a row
     settling: Array  # int32 (): corrections of a return that are left
-    failed: Array  # bool (): whether the last update of `inner` was not finite
+    repaired: Array  # bool (): whether the state of `inner` was replaced since the snapshot
     log: GuardLog
 
     @property
@@ -68,9 +69,11 @@ class GuardState(NamedTuple):
         return self.control.rate_factor
 
     def evaluation_params(self, params: ArrayTree) -> Any:
-        """The snapshot's while the guard doubts the parameters, or is on the way back from them."""
+        """Returns those of the snapshot where the guard doubts the present ones: after a bad step, on the way back,
+        before 16 good steps at a new rate, and where the last losses are higher than they were."""
         state: Any = self
-        doubted = (state.bad > 0) | state.failed | (state.settling > 0) | state.control.held
+        unproven = (state.control.retries > 0) & (state.judge.recent < LEVEL)
+        doubted = (state.bad > 0) | (state.settling > 0) | state.control.held | unproven | is_doubtful(state.judge)
         return jax.tree.map(lambda good, p: jnp.where(doubted, _fetched(good, p), p), self.snapshot.params, params)
 
 
@@ -133,6 +136,13 @@ def _is_sum_finite(u: Any, p: Any) -> Any:
     if u is None or p is None or not jnp.issubdtype(jnp.result_type(p), jnp.inexact):
         return None
     return jnp.isfinite(apply_updates(p, u))
+
+
+def _finite_sums(updates: Any, params: Any) -> Any:
+    """Sets an update to 0 where its sum with the parameter isn't finite, since no later update could bring it back."""
+    kept = jax.tree.map(_is_sum_finite, updates, params, is_leaf=is_none)
+    zeroed = lambda u, k: u if k is None else jnp.where(k, u, jnp.zeros_like(u))
+    return jax.tree.map(zeroed, updates, kept, is_leaf=is_none)
 
 
 def _with_clock(old: Any, now: Any) -> Any:
@@ -218,7 +228,7 @@ def guard(
     if params is None:
         raise ValueError("guard: `params` must be given to `update`, got None.")
     value = extra_args.get("value")
-    like, control, saved = state.failed, state.control, state.snapshot
+    like, control, saved = state.repaired, state.control, state.snapshot
     norm = vary_like(global_norm(updates).astype(control.rate_factor.dtype), like)
     loss = None if value is None else vary_like(jnp.asarray(value, norm.dtype), like)
     at_snapshot = state.since == 0
@@ -242,52 +252,66 @@ def guard(
         asked = by_loss & ~at_snapshot & ~settle & ~control.held
         loss_there = _if(asked, there, lambda: jnp.full_like(norm, jnp.inf))
         convicted = jnp.where(by_loss, is_convicted(reading, loss_there), again)
-    at_fault = state.failed | reading.is_worse | convicted
-    back = ~settle & ~control.held & ~at_snapshot & at_fault
-    step = ~(settle | control.held | back | bad)
+
+    @jax.jit  # traced once, for the check and the step
+    def advance(updates: Any, inner_state: Any) -> tuple[Any, Any]:
+        u, inner_state = update_inner(inner, updates, inner_state, params, extra_args)
+        return map_updates(lambda u: cast_like(control.rate_factor, u) * u, u), inner_state
+
+    def is_failing() -> Any:
+        kept = jax.tree.map(_is_sum_finite, advance(updates, state.inner_state)[0], params, is_leaf=is_none)
+        return vary_like(~_all([jnp.all(k) for k in jax.tree.leaves(kept)]), like)
+
+    at_fault = ~settle & ~control.held & ~at_snapshot & (reading.is_worse | convicted)
+    may_step = ~(settle | control.held | at_fault | bad)
+    due = may_step & reading.is_good & (state.since >= snapshot_every.whole)
+    # Whether updates are finite is a pass over all arrays, so it is checked now and then, and before each snapshot.
+    checked = may_step & ~at_snapshot & (due | (state.since & (state.since - 1) == 0))
+    failing = _if(checked, is_failing, lambda: jnp.zeros_like(like))
+    # In a run that was good this shows that the state of `inner` is broken, else that the rate is too high.
+    broken = failing & (state.judge.recent >= LEVEL) & (control.retries == 0) & ~state.repaired
+    due = due & ~failing
+    back = at_fault | (failing & ~broken)
+    step = may_step & ~back
+    returning = back | settle | control.held
+
     judge = jax.tree.map(lambda a, b: jnp.where(changed, a, b), start_anew(state.judge, reading), state.judge)
     judge = jax.tree.map(lambda a, b: jnp.where(step, a, b), accepted(judge, reading, at_snapshot), judge)
     first = bad & ~back & ~at_snapshot & (state.bad == 0)
     judge = jax.tree.map(lambda a, b: jnp.where(first, a, b), skipped(judge, reading), judge)
     judge = judge._replace(high_norms=jnp.where(reading.spike, judge.high_norms + 1, 0))
 
-    due = step & reading.is_good & (state.since >= snapshot_every.whole)
+    # The first step after a return, or after steps that were skipped at the snapshot, begins with its state as it was.
+    restores = returning | broken | (at_snapshot & ((state.settling > 0) | (state.bad > 0)))
     store = functools.partial(_stored, snapshot_dtype, memory_kind)
-    take = lambda: GuardSnapshot(jax.tree.map(store, params), jax.tree.map(store, state.inner_state), judge)
-    snapshot = _if(due, take, lambda: saved)
+    done = jax.eval_shape(advance, updates, state.inner_state)
 
-    def advance() -> tuple[Any, Any, Any]:
-        u, inner_state = update_inner(inner, updates, state.inner_state, params, extra_args)
-        u = map_updates(lambda u: cast_like(control.rate_factor, u) * u, u)
-        kept = jax.tree.map(_is_sum_finite, u, params, is_leaf=is_none)
-        # where a sum would not be finite the parameter stays, since no later update could bring it back
-        zeroed = lambda u, k: u if k is None else jnp.where(k, u, jnp.zeros_like(u))
-        failed = ~_all([jnp.all(k) for k in jax.tree.leaves(kept)])
-        return jax.tree.map(zeroed, u, kept, is_leaf=is_none), inner_state, vary_like(failed, like)
+    new = lambda _: GuardSnapshot(jax.tree.map(store, params), jax.tree.map(store, state.inner_state), judge)
+    snapshot = _replaced(due, new, saved)
 
-    done = jax.eval_shape(advance)
+    def restore(arrays: Any) -> Any:
+        way, inner_state = arrays
+        good = jax.tree.map(_fetched, snapshot.params, params)
+        gap = lambda w, g, p: None if w is None else _way_back(g, p, w)
+        back_to_good = lambda: jax.tree.map(gap, way, good, params, is_leaf=is_none)
+        inner_state = _with_clock(jax.tree.map(_fetched, snapshot.inner_state, inner_state), inner_state)
+        return _if(returning, back_to_good, lambda: way), inner_state
 
-    def stay() -> tuple[Any, Any, Any]:
-        return jax.tree.map(jnp.zeros_like, done[0]), state.inner_state, jnp.zeros_like(like)
+    # The way back takes the place of the gradients, where it has their structure, so that it costs no memory traffic.
+    in_place = jax.tree.structure(updates) == jax.tree.structure(done[0])
+    way = updates if in_place else jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), done[0])
+    way, inner_state = _replaced(restores, restore, (way, state.inner_state))
+    # For `inner` a step that is skipped has a gradient of 0: keeping its state would copy that at every step.
+    grads = jax.tree.map(lambda g: jnp.where(step, g, jnp.zeros_like(g)), way if in_place else updates)
+    stepped, inner_state = advance(grads, inner_state)
+    move = lambda u, w: jnp.where(step, u, jnp.where(returning, shard_like(w.astype(u.dtype), u), jnp.zeros_like(u)))
+    new_updates = _finite_sums(jax.tree.map(move, stepped, way), params)
 
-    def go_back() -> tuple[Any, Any, Any]:
-        way = lambda u, good, p: None if u is None else _way_back(good, p, u)
-        u = jax.tree.map(way, done[0], good_params(), params, is_leaf=is_none)
-        restored = jax.tree.map(_fetched, saved.inner_state, state.inner_state)
-        return u, _with_clock(restored, state.inner_state), jnp.zeros_like(like)
-
-    placed = lambda branch: lambda: jax.tree.map(shard_like, branch(), done)
-    otherwise = lambda: _if(back | settle | control.held, placed(go_back), placed(stay))
-    new_updates, inner_state, failed = _if(step, advance, otherwise)
-
-    # in a run that was good an update that isn't finite shows that the state of `inner` is broken, not that the rate is
-    broken = state.failed & (state.judge.recent >= LEVEL) & (control.retries == 0)
-    new_control, raised, gave_up = _controlled(control, back, broken, step, due, factor, recovery, max_retries)
+    new_control, raised, gave_up = _controlled(control, back, step, due, factor, recovery, max_retries)
     reset = lambda x: jnp.where(back, 0, x)
-    keep_failed = (state.failed & ~back) | failed  # a step that is skipped doesn't mend the state of `inner`
     since = jnp.where(due, 1, jnp.where(step, safe_increment(state.since), state.since))
-    is_skipped = bad & ~(back | settle | control.held)
-    kinds = (is_skipped & (state.bad == 0), back & ~gave_up, gave_up, raised, changed & step)
+    is_skipped = bad & ~returning
+    kinds = (is_skipped & (state.bad == 0), back & ~gave_up, gave_up, raised, changed & step, broken)
     log = logged(
         state.log, kinds, state.step, new_control.rate_factor, norm if loss is None else loss, is_skipped, back
     )
@@ -300,18 +324,17 @@ def guard(
         reset(since),
         reset(jnp.where(is_skipped, state.bad + 1, jnp.where(settle, state.bad, 0))),
         jnp.where(back, _SETTLE, jnp.where(settle, state.settling - 1, 0)),
-        keep_failed,
+        (state.repaired | broken) & ~back & ~due,
         log,
     )
 
 
 def _controlled(
-    control: Any, back: Any, broken: Any, step: Any, due: Any, factor: Any, recovery: Any, max_retries: Any
-) -> Any:
-    """(what is done with the rate after this step, whether it was raised, whether the retries are used up)."""
+    control: Any, back: Any, step: Any, due: Any, factor: Any, recovery: Any, max_retries: Any
+) -> tuple[GuardControl, Any, Any]:
+    """Returns what is done with the rate after this step, whether it was raised, whether the retries are used up."""
     retries = jnp.where(back, control.retries + 1, jnp.where(due, 0, control.retries))
-    exponent = jnp.where(broken, 0, retries).astype(factor.dtype)
-    cut = jnp.maximum(control.rate_factor * factor**exponent, _LEAST_FACTOR)
+    cut = jnp.maximum(control.rate_factor * factor ** retries.astype(factor.dtype), _LEAST_FACTOR)
     quiet = jnp.where(back, 0, jnp.where(step, safe_increment(control.quiet), control.quiet))
     if recovery is None:
         raised = jnp.zeros_like(back)
@@ -347,6 +370,20 @@ def _if(condition: Any, do: Callable[[], Any], otherwise: Callable[[], Any]) -> 
         lambda: vary_like(do(), second),
         lambda: jax.tree.map(shard_like, otherwise(), first),
     )
+
+
+def _replaced(condition: Any, new: Callable[[Any], Any], old: Any) -> Any:
+    """Returns `new(old)` where the condition holds, else `old`.
+
+    It is a loop of at most one pass, since XLA changes the arrays of a loop in place. A `cond` would copy them all
+    where nothing changes, which is nearly every step.
+    """
+    old = vary_like(old, jax.eval_shape(new, old))
+
+    def once(carry: Any) -> Any:
+        return jnp.zeros_like(carry[0]), jax.tree.map(shard_like, new(carry[1]), carry[1])
+
+    return jax.lax.while_loop(lambda carry: carry[0], once, (condition, old))[1]
 
 
 def guards_in(state: ArrayTree) -> dict[str, GuardState]:

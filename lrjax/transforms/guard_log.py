@@ -9,7 +9,7 @@ import numpy as np
 from lrjax.numerics import Array
 
 EVENTS = 64  # that are remembered
-KINDS = ("skipped", "went back", "gave up", "raised the rate", "took a new level")
+KINDS = ("skipped", "went back", "gave up", "raised the rate", "took a new level", "repaired the state")
 
 
 class GuardLog(NamedTuple):

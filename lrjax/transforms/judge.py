@@ -1,4 +1,4 @@
-"""Whether a loss, or the norm of a gradient, is what it has been lately: the eyes of `guard`."""
+"""The statistics of `guard`: whether a loss, or the norm of a gradient, is as it has been lately."""
 
 import functools
 from typing import Any, NamedTuple
@@ -125,6 +125,17 @@ def is_convicted(reading: Any, loss_there: Any) -> jax.Array:
     half as far from normal."""
     nearer = reading.loss - reading.usual > _UNSEEN * (loss_there - reading.usual)
     return jnp.isfinite(loss_there) & ((loss_there <= reading.highest) | nearer)
+
+
+def is_doubtful(judge: Any) -> jax.Array:
+    """Returns whether the last losses, four or sixteen, are above the best level; is False before there are four."""
+    gained, level = jnp.maximum(judge.start - judge.best, 0), _levels(judge)[0]
+    doubts = []
+    for count in (min(4, len(judge.losses)), min(LEVEL, len(judge.losses))):
+        mean = jnp.mean(judge.losses[-count:])
+        limit = judge.best + jnp.maximum(_NEAR * gained, _SURE * level.noise / count**0.5)
+        doubts.append((judge.recent >= count) & (mean > limit))
+    return functools.reduce(jnp.logical_or, doubts)
 
 
 def _levels(judge: Any) -> list[Any]:

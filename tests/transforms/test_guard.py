@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -83,8 +84,9 @@ def test_a_fault_costs_at_most_a_twentieth_of_the_loss(fault, with_fn):
     (params, state), _ = states_of(ADAM, FAULTS[fault], 500, with_fn)
     report = L.guard_report(state)
     assert final(params) <= 1.05 * final(expected) < 0.4
-    assert report.skipped + report.returns >= 1 and not report.held
-    assert report.returns == 0 or fault in ("flipped for 20", "nan in the state")
+    assert not report.held and (report.returns == 0 or fault == "flipped for 20")
+    kinds = {event.kind for event in report.events}
+    assert kinds & ({"repaired the state"} if fault == "nan in the state" else {"skipped", "went back"})
 
 
 @pytest.mark.parametrize("with_fn", [False, True])
@@ -141,8 +143,22 @@ def test_the_inner_state_comes_back_and_the_schedule_goes_on():
     _, (params, _, states) = states_of(tx, fault, 230, False)
     at = next(e.step for e in L.guard_report(jax.tree.map(lambda x: x[-1], states)).events if e.kind == "went back")
     before, after = (jax.tree.map(lambda x, k=k: x[k], states) for k in (at, at + 1))
-    jax.tree.map(np.testing.assert_array_equal, after.inner_state[0], before.snapshot.inner_state[0])
-    assert int(after.inner_state[-1].step) == int(before.inner_state[-1].step) > 0
+    # with the way back the inner optimizer is given a gradient of 0, and with the first step again the state as it was
+    stored, zero = before.snapshot.inner_state, jax.tree.map(jnp.zeros_like, PARAMS)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6),
+        after.inner_state[0],
+        L.scale_by_adam().update(zero, stored[0])[1],
+    )
+    assert int(after.inner_state[-1].step) == int(before.inner_state[-1].step) + 1 == at + 1
+    again = at + 1 + int(np.argmax(np.asarray(states.since)[at + 1 :] > 0))
+    x, y, _, _ = fault(again - 1, *batch_at(again - 1))
+    grads = jax.grad(loss_fn)(jax.tree.map(lambda p: p[again - 1], params), (x, y))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+        jax.tree.map(lambda x: x[again], states).inner_state[0],
+        L.scale_by_adam().update(grads, stored[0])[1],
+    )
     taken = np.flatnonzero((np.asarray(params["w"]) == np.asarray(before.snapshot.params["w"])).all(axis=1))
     for mine, then in ((before.snapshot.params, params), (before.snapshot.inner_state[0], states.inner_state[0])):
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[taken[0]]), mine, then)
@@ -315,3 +331,27 @@ def test_a_rate_that_no_retry_brings_down_is_held_at_the_start():
     (params, state), _ = states_of(L.guard(L.sgd(1e30)), clean, 100, True)
     assert L.guard_report(state).held
     jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
+
+
+def test_a_healthy_step_copies_no_array():
+    """A copy of all arrays at every step would be most of the guard's time, and memory for them."""
+    tx, width = L.guard(L.adam(1e-3)), 200
+    params = [jnp.zeros((width, width))] * 3
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def run(params, state, x):
+        def step(carry, _):
+            params, state = carry
+            net = lambda params: jnp.mean(functools.reduce(lambda x, w: jnp.tanh(x @ w), params, x) ** 2)
+            loss, grads = jax.value_and_grad(net)(params)
+            updates, state = tx.update(grads, state, params, value=loss)
+            return (L.apply_updates(params, updates), state), loss
+
+        return jax.lax.scan(step, (params, state), None, length=10)
+
+    text = run.lower(params, tx.init(params), jnp.ones((8, width))).compile().as_text()
+    copies = {}
+    for computation in re.split(r"\n\n", text):
+        name = "step" if " dot(" in computation else "elsewhere"
+        copies[name] = copies.get(name, 0) + len(re.findall(rf"= f32\[{width},{width}\]\S* copy\(", computation))
+    assert copies["step"] == 0 < copies["elsewhere"]

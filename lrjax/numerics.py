@@ -312,6 +312,13 @@ def cast_to(x: jax.Array, dtype: Any) -> jax.Array:
     return x.astype(dtype)
 
 
+def unboxed(tree: Any) -> Any:
+    """Returns the tree with arrays in place of the Variables in which flax's nnx keeps them, pytrees themselves."""
+    is_box = lambda x: hasattr(type(x), "__jax_array__") and not jax.tree_util.all_leaves([x])
+    content = lambda box: jax.tree.leaves(box, is_leaf=lambda x: x is not box)[0]
+    return jax.tree.map(lambda x: content(x) if is_box(x) else x, tree, is_leaf=is_box)
+
+
 def safe_increment(count: jax.Array) -> jax.Array:
     """Returns count + 1, or 2³¹−1 where that overflows.
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Count, Decay, NonNegative, Steps
-from lrjax.numerics import Array, ArrayTree, safe_increment
+from lrjax.numerics import Array, ArrayTree, safe_increment, unboxed
 from lrjax.transforms.base import always, assert_trees_match, transformation
 from lrjax.transforms.elementwise import cast_like, compute_dtype
 from lrjax.transforms.masking import MaskedNode
@@ -22,18 +22,14 @@ class AveragedParamsState(NamedTuple):
 
     def evaluation_params(self, params: ArrayTree) -> Any:
         """Returns the average with `params`, those after the last update, in their dtypes."""
-        weight = _as_array(self.weight)
+        weight = jnp.asarray(self.weight)
 
         def leaf(average: Any, p: Any) -> Any:
             if _is_masked(average) or not jnp.issubdtype(jnp.result_type(p), jnp.inexact):
                 return p
-            return _update_average(_as_array(average), jnp.asarray(p), weight).astype(jnp.result_type(p))
+            return _update_average(jnp.asarray(average), jnp.asarray(p), weight).astype(jnp.result_type(p))
 
         return map_like_params(leaf, self.average, params)
-
-
-def _as_array(x: Any) -> jax.Array:
-    return jnp.asarray(jax.tree.leaves(x)[0])  # flax's nnx keeps every array of a state in a box
 
 
 def _is_masked(x: Any) -> bool:
@@ -42,7 +38,7 @@ def _is_masked(x: Any) -> bool:
 
 def map_like_params(leaf: Any, tree: ArrayTree, params: ArrayTree) -> Any:
     """Maps `leaf(x, p)` over a tree of a state and the parameters that it was made for; `x` is None, or a `MaskedNode`,
-    where the tree leaves parameters out. In nnx the two trees have nodes of different classes, and match by leaf.
+    where the tree leaves parameters out. Trees of other classes, as flax's nnx has them, match by leaf.
 
     Raises:
       ValueError: they don't match.
@@ -217,9 +213,13 @@ def evaluation_params(state: ArrayTree, params: ArrayTree) -> Any:
     >>> lrjax.evaluation_params(lrjax.adam(0.1).init(params), params) is params
     True
     """
-    found = list(_find_averages(state))
-    if len(found) < 2:
-        return found[0].evaluation_params(params) if found else params
+    found = [unboxed(part) for part in _find_averages(state)]
+    if not found:
+        return params
+    if jax.tree.structure(arrays := unboxed(params)) != (boxes := jax.tree.structure(params)):
+        return boxes.unflatten(jax.tree.leaves(evaluation_params(found, arrays)))
+    if len(found) == 1:
+        return found[0].evaluation_params(params)
     leaves, structure = jax.tree.flatten(params)
     changed: dict[int, Any] = {}
     for part in found:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.numerics import ArrayTree
+from lrjax.numerics import ArrayTree, unboxed
 from lrjax.transforms.base import as_transformation
 from lrjax.transforms.state_nodes import RATE_KINDS, Key, Leaf, Node, read_nodes
 from lrjax.value import bad_argument
@@ -62,6 +62,9 @@ def migrate_state(
     of dicts, as `flax.serialization.to_state_dict` returns. `version` is the `lrjax.state_version` of the package that
     saved it, which belongs into the checkpoint; lrjax 0.1 had none, its states are of version 1.
 
+    The state of an `nnx.Optimizer` may be given as it is, with `nnx.state(model, nnx.Param)`; the new one is of arrays,
+    and `nnx.update(optimizer.opt_state, nnx.state(found.state))` writes it into an `nnx.Optimizer` of `tx`.
+
     Where two saved arrays fit one place, or one array fits two, neither is taken; moments are taken only with their
     count, and only into a state of the same class. An array of another precision is cast. The rest has its initial
     value, for which `params` must be arrays; if everything is carried over, they may be abstract.
@@ -94,7 +97,7 @@ def migrate_state(
     if type(version) is not int or not 1 <= version <= state_version:
         expected = f"a whole number from 1 to {state_version}, the state_version of this lrjax"
         raise bad_argument("migrate_state", "version", expected, version)
-    init = as_transformation(tx).init
+    init, state, params = as_transformation(tx).init, unboxed(state), unboxed(params)
     abstract = jax.eval_shape(lambda: params) if _are_arrays(params) else params
     like = jax.eval_shape(init, params)
     new, old, structural = read_nodes(like, state, abstract)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from lrjax.numerics import ArrayTree
+from lrjax.numerics import ArrayTree, unboxed
 from lrjax.transforms.learning_rate import InjectedRateState, LearningRateState
 from lrjax.transforms.masking import MaskedState
 
@@ -140,8 +140,7 @@ def number_of(found: Found) -> Any:
         number = node[2]
     else:  # Optax's own optimizer, injected
         number = node.hyperparams["learning_rate"]
-    # flax's nnx wraps every array of a state in a Variable, which is a pytree itself
-    return jax.tree.map(jnp.asarray, number, is_leaf=lambda x: hasattr(x, "__jax_array__"))
+    return jax.tree.map(jnp.asarray, unboxed(number))
 
 
 def has_factor(x: Any) -> bool:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lrjax.domains import NonNegative, NotInDomain, Number, known_domain
-from lrjax.numerics import ArrayTree
+from lrjax.numerics import ArrayTree, unboxed
 from lrjax.transforms.learning_rate import (
     InjectedRateState,
     InjectedRecordState,
@@ -199,7 +199,7 @@ def _nearest_quotient(rate: Any, constant: Any) -> jax.Array:
 
 
 def _constant_of(found: Found) -> Any:
-    return jax.tree.map(jnp.asarray, found.node.constant, is_leaf=lambda x: hasattr(x, "__jax_array__"))
+    return jax.tree.map(jnp.asarray, unboxed(found.node.constant))
 
 
 def _checked(x: Any, constants: Any) -> jax.Array:

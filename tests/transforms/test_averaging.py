@@ -221,6 +221,18 @@ def test_models_of_flax():
     assert nnx.merge(graph, averaged)(jnp.ones((1, 2))).shape == (1, 1)
 
 
+def test_a_guards_parameters_in_nnx_are_those_without():
+    tx, linear = L.guard(L.sgd(0.5)), nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    optimizer, plain = nnx.Optimizer(linear, tx, wrt=nnx.Param), nnx.to_pure_dict(nnx.state(linear, nnx.Param))
+    state = tx.init(plain)
+    for loss in (jnp.float32(1), jnp.float32(jnp.nan)):
+        optimizer.update(linear, jax.tree.map(jnp.ones_like, nnx.state(linear, nnx.Param)), value=loss)
+        updates, state = tx.update(jax.tree.map(jnp.ones_like, plain), state, plain, value=loss)
+        plain = L.apply_updates(plain, updates)
+    found = nnx.to_pure_dict(L.evaluation_params(optimizer, nnx.state(linear, nnx.Param)))
+    jax.tree.map(np.testing.assert_array_equal, found, L.evaluation_params(state, plain))
+
+
 def test_a_batch_of_decays_and_a_scan():
     decays = jnp.array([0.5, 0.9, 0.99])
 

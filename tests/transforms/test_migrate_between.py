@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import lrjax as L
 
@@ -281,6 +282,25 @@ def test_the_rate_of_the_new_optimizer_is_known_at_once():
     assert float(L.get_learning_rate(L.set_learning_rate(to_constant, 0.25))) == 0.25
     with pytest.raises(ValueError, match="follows a schedule"):
         L.set_learning_rate(L.migrate_state(constant, L.adam(COSINE), PARAMS).state, 0.25)
+
+
+def test_the_state_of_an_nnx_optimizer_goes_on_in_another():
+    def after(optimizer, steps):
+        for step in steps:
+            optimizer.update(linear, jax.tree.map(lambda p, step=step: jnp.sin(3 * p + step), nnx.state(linear)))
+        return np.array(linear.kernel)
+
+    optimizers = [L.adam(COSINE), L.chain(L.clip(9.0), L.adamw(COSINE, weight_decay=0.0), L.ema_params(0.9))]
+    linear = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    expected = after(nnx.Optimizer(linear, optimizers[0], wrt=nnx.Param), range(6))
+
+    linear = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    old, new = (nnx.Optimizer(linear, tx, wrt=nnx.Param) for tx in optimizers)
+    after(old, range(3))
+    found = L.migrate_state(old.opt_state, optimizers[1], nnx.state(linear, nnx.Param))
+    nnx.update(new.opt_state, nnx.state(found.state))
+    np.testing.assert_allclose(after(new, range(3, 6)), expected, rtol=2e-5)
+    assert set(found.initial) == {"2/count", "2/weight", "2/average/kernel", "2/average/bias"} and not found.unused
 
 
 def test_parameters_with_the_names_of_fields():

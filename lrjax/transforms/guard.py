@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Count, DType, OpenFraction, Positive, Size, Steps
-from lrjax.numerics import Array, ArrayTree, common_dtype, safe_increment
+from lrjax.numerics import Array, ArrayTree, common_dtype, safe_increment, unboxed
 from lrjax.transforms.apply import apply_updates
 from lrjax.transforms.base import ScheduledState, Transformation, transformation, update_inner
 from lrjax.transforms.elementwise import cast_like, is_none, map_updates
@@ -301,10 +301,11 @@ def guard(
     in_place = jax.tree.structure(updates) == jax.tree.structure(done[0])
     way = updates if in_place else jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), done[0])
     way, inner_state = _replaced(restores, restore, (way, state.inner_state))
-    # For `inner` a step that is skipped has a gradient of 0: keeping its state would copy that at every step.
+    # A bad step has a gradient of 0 for `inner`: keeping its state as it is would copy that at every step.
     grads = jax.tree.map(lambda g: jnp.where(step, g, jnp.zeros_like(g)), way if in_place else updates)
     stepped, inner_state = advance(grads, inner_state)
-    move = lambda u, w: jnp.where(step, u, jnp.where(returning, shard_like(w.astype(u.dtype), u), jnp.zeros_like(u)))
+    moves = step | (first & ~returning)  # after one bad step the momentum goes on, after more of them nothing does
+    move = lambda u, w: jnp.where(moves, u, jnp.where(returning, shard_like(w.astype(u.dtype), u), jnp.zeros_like(u)))
     new_updates = _finite_sums(jax.tree.map(move, stepped, way), params)
 
     new_control, raised, gave_up = _controlled(control, back, step, due, factor, recovery, max_retries)
@@ -406,7 +407,7 @@ def guard_report(state: ArrayTree) -> Any:
     >>> lrjax.guard_report(tx.init(params))
     GuardReport(rate_factor=1.0, skipped=0, returns=0, held=False, events=(), forgotten=0)
     """
-    found = guards_in(state)
+    found = guards_in(unboxed(state))
     if not found:
         raise ValueError(f"guard_report: `state` must hold the state of a `guard`, got {jax.tree.structure(state)}.")
     if any(jnp.ndim(x.step) for x in found.values()):

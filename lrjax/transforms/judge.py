@@ -14,7 +14,9 @@ _GROSS = 10.0  # times the loss at the start: without a history only this much i
 _GROSS_NORM = 100.0  # the same for norms, which vary more
 _JUMP_NORM = 10.0  # times the norm lately, below which a gradient is never a spike
 _LEAST_RISE = 0.1  # of the loss, or of what was gained, below which a rise is never a spike
-_UNSEEN = 2.0  # times as far above the mean as any loss in the history: only such a one is a spike
+_UNSEEN = 2.0  # times as far above the trend as any loss in the history: only such a one is a spike
+_NEIGHBOURS = 8  # on each side, whose mean is the trend
+_FARTHER = 10.0  # times as far from normal as at the good parameters: parameters that are less sure do it 2 times
 _SURE = 2.0  # standard errors by which a level must be above the start, or the best
 _GIVEN_BACK = 0.3  # of what was gained, above which a level is worse
 _NEAR = 0.1  # of what was gained, within which a level is about the best
@@ -79,13 +81,12 @@ def judged(judge: Any, threshold: Any, loss: Any, norm: Any, returned: Any) -> R
     margins = [_SURE * (x.error + start_error) for x in levels]
     limits = [judge.best + jnp.maximum(_GIVEN_BACK * gained, margins[0]), *(judge.start + m for m in margins[1:])]
 
-    mean, std = mean_and_std(judge.losses, judge.known)
-    is_known = jnp.arange(len(judge.losses)) >= len(judge.losses) - judge.known
-    most = jnp.max(jnp.where(is_known, judge.losses, -jnp.inf))
+    mean, residuals = _detrended(judge.losses, judge.known)
+    std = jnp.sqrt(jnp.sum(jnp.square(residuals)) / jnp.maximum(known - 1, 1))
     least = jnp.log(_JUMP_NORM) if only_norm else _LEAST_RISE * jnp.maximum(jnp.abs(mean), gained)
     # batches whose losses are 0 mostly, and high at times, are no spikes: these are far above all that was before
     bounded = mean + jnp.maximum(wider * std, least)
-    highest = jnp.where(enough, jnp.maximum(bounded, mean + _UNSEEN * (most - mean)), jnp.inf)
+    highest = jnp.where(enough, jnp.maximum(bounded, mean + _UNSEEN * jnp.max(residuals)), jnp.inf)
     # without a history; a loss of 0 at the start, as of a penalty on the distance to it, says nothing of its size
     gross = jnp.log(_GROSS_NORM) if only_norm else (_GROSS - 1) * jnp.abs(judge.start)
     begun = (judge.starts > 0) & (gross > 0) & (judge.known < LEVEL)
@@ -121,10 +122,22 @@ class _Level(NamedTuple):
 
 
 def is_convicted(reading: Any, loss_there: Any) -> jax.Array:
-    """Whether the parameters are at fault and not the batch, whose loss at the good parameters this is: normal, or not
-    half as far from normal."""
-    nearer = reading.loss - reading.usual > _UNSEEN * (loss_there - reading.usual)
+    """Returns whether the parameters are at fault and not the batch, whose loss at the good parameters is given: where
+    that is normal, or not a tenth as far from normal."""
+    nearer = reading.loss - reading.usual > _FARTHER * (loss_there - reading.usual)
     return jnp.isfinite(loss_there) & ((loss_there <= reading.highest) | nearer)
+
+
+def _detrended(losses: Any, known: Any) -> tuple[Any, Any]:
+    """Returns the level of the newest losses, and the distance of each from the mean of its neighbours: without the
+    trend, since the losses of a steep descent say nothing of what a spike is at its foot."""
+    is_known = jnp.arange(len(losses)) >= len(losses) - known
+    newest = is_known & (jnp.arange(len(losses)) >= len(losses) - LEVEL)
+    level = jnp.sum(jnp.where(newest, losses, 0)) / jnp.maximum(jnp.sum(newest), 1)
+    width = 2 * _NEIGHBOURS + 1
+    summed = lambda x: jax.lax.reduce_window(x, jnp.zeros([], x.dtype), jax.lax.add, (width,), (1,), "SAME")
+    counts = jnp.maximum(summed(is_known.astype(losses.dtype)), 1)
+    return level, jnp.where(is_known, losses - summed(jnp.where(is_known, losses, 0)) / counts, 0)
 
 
 def is_doubtful(judge: Any) -> jax.Array:

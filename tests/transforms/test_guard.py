@@ -355,3 +355,11 @@ def test_a_healthy_step_copies_no_array():
         name = "step" if " dot(" in computation else "elsewhere"
         copies[name] = copies.get(name, 0) + len(re.findall(rf"= f32\[{width},{width}\]\S* copy\(", computation))
     assert copies["step"] == 0 < copies["elsewhere"]
+
+
+def test_the_report_of_a_framework_s_optimizer():
+    nnx = pytest.importorskip("flax.nnx")
+    model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, L.guard(L.adam(0.1)), wrt=nnx.Param)
+    optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)), value=jnp.float32(1))
+    assert L.guard_report(optimizer) == L.guard_report(optimizer.opt_state) == L.GuardReport(1.0, 0, 0, False, ())

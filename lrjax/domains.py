@@ -139,14 +139,19 @@ def _curve(x: Any) -> Any:
 
 def _accept_numbers(domain: Domain, increasing: bool = False) -> Callable[[Any], Any]:
     def validate(xs: Any) -> tuple[Any, ...]:
-        if isinstance(xs, (str, bytes, Mapping)) or not np.iterable(xs):
-            raise NotInDomain
-        accepted = tuple(domain.validate(x) for x in xs)
+        accepted = tuple(domain.validate(x) for x in items_of(xs))
         if increasing and not _is_increasing(accepted):
             raise NotInDomain
         return accepted
 
     return validate
+
+
+def items_of(xs: Any) -> tuple[Any, ...]:
+    """Returns the items of a sequence; raises NotInDomain for what isn't one, such as an array without axes."""
+    if isinstance(xs, (str, bytes, Mapping)) or not np.iterable(xs) or getattr(xs, "ndim", 1) == 0:
+        raise NotInDomain
+    return tuple(xs)
 
 
 def _is_increasing(xs: Sequence[Any]) -> bool:
@@ -240,9 +245,12 @@ def _size(x: Any) -> int:
 
 
 def _dtype(x: Any) -> str:
+    # numpy takes None for float64, and an array for its own dtype
+    if x is None or isinstance(x, (np.ndarray, np.generic, jax.Array)):
+        raise NotInDomain
     try:
         dtype = jnp.dtype(x)
-    except TypeError:
+    except (TypeError, ValueError):
         raise NotInDomain from None
     if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.complexfloating)):
         raise NotInDomain
@@ -259,7 +267,7 @@ def _pairs(scale: Domain) -> Callable[[Any], Any]:
         items = x.items() if isinstance(x, Mapping) else x
         try:
             pairs = tuple((step.validate(boundary), scale.validate(value)) for boundary, value in items)
-        except TypeError:
+        except (TypeError, ValueError):
             raise NotInDomain from None
         if all(isinstance(boundary, (int, float)) for boundary, _ in pairs):
             pairs = tuple(sorted(pairs, key=lambda pair: pair[0]))

@@ -319,6 +319,12 @@ def unboxed(tree: Any) -> Any:
     return jax.tree.map(lambda x: content(x) if is_box(x) else x, tree, is_leaf=is_box)
 
 
+def clip_to_finite(x: jax.Array) -> jax.Array:
+    """Returns x, with the largest float of its sign for an infinity; what grows without an end stays finite so."""
+    largest = jnp.finfo(x.dtype).max
+    return jnp.clip(x, -largest, largest)
+
+
 def safe_increment(count: jax.Array) -> jax.Array:
     """Returns count + 1, or 2³¹−1 where that overflows.
 

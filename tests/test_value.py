@@ -249,6 +249,14 @@ def test_a_bad_rate_is_named_at_construction(bad):
         (lambda: L.adam(0.1, b2=1.0), "b2"),
         (lambda: L.adam(0.1, nesterov=1), "nesterov"),
         (lambda: L.adam(0.1, mu_dtype="int8"), "mu_dtype"),
+        (lambda: L.adam(0.1, mu_dtype=np.ones(3)), "mu_dtype"),
+        (lambda: L.MultiSteps(L.sgd(0.1), 2, accumulator_dtype=None), "accumulator_dtype"),  # numpy: float64
+        (lambda: L.adafactor(0.1, dtype_momentum=None), "dtype_momentum"),
+        (lambda: L.MultiSteps(L.sgd(0.1), 2, averaged_args=3), "averaged_args"),
+        (lambda: L.lars(0.1, trust_ratio_mask=None), "trust_ratio_mask"),
+        (lambda: L.freeze(None), "mask"),
+        (lambda: L.masked(L.sgd(0.1), None), "mask"),
+        (lambda: L.selective_transform(L.sgd(0.1), freeze_mask=None), "freeze_mask"),
         (lambda: L.sgd(0.1, momentum=np.nan), "momentum"),
         (lambda: L.clip_by_global_norm(-1.0), "max_norm"),
         (lambda: L.scale_by_shape(consistent_rms=1e-50), "consistent_rms"),  # 0 in float32

@@ -10,7 +10,7 @@ from lrjax.transforms.base import optimizer
 from lrjax.transforms.chain import chain
 from lrjax.transforms.decay import add_decayed_weights
 from lrjax.transforms.learning_rate import scale_by_learning_rate
-from lrjax.transforms.masking import Mask, masked, partition
+from lrjax.transforms.masking import Mask, RequiredMask, masked, partition
 from lrjax.transforms.momentum import trace
 from lrjax.transforms.orthogonal import (
     PRESETS,
@@ -31,7 +31,7 @@ def lars(
     weight_decay_mask: Mask = True,
     trust_coefficient: NonNegative = 0.001,
     eps: NonNegative = 0.0,
-    trust_ratio_mask: Mask = True,
+    trust_ratio_mask: RequiredMask = True,
     momentum: Number = 0.9,
     nesterov: bool = False,
 ):

@@ -211,10 +211,17 @@ def from_callable(step: Any, function: Callable):
     dtype = jnp.result_type(float)
     steps = jnp.asarray(step.whole if step.part is None else step.total)
     if steps.ndim == 0:
-        return jnp.asarray(function(steps), dtype)
+        return _returned(function(steps), dtype)
     if isinstance(steps, jax.core.Tracer):
-        return jnp.vectorize(lambda t: jnp.asarray(function(t), dtype))(steps)
-    return jnp.asarray([function(t) for t in steps.ravel()], dtype).reshape(steps.shape)
+        return jnp.vectorize(lambda t: _returned(function(t), dtype))(steps)
+    return jnp.asarray([_returned(function(t), dtype) for t in steps.ravel()], dtype).reshape(steps.shape)
+
+
+def _returned(x: Any, dtype: Any) -> jax.Array:
+    try:
+        return jnp.asarray(x, dtype)
+    except (TypeError, ValueError):
+        raise ValueError(f"from_callable: `function` must return a number, got {x!r}.") from None
 
 
 @functools.cache

@@ -1,18 +1,16 @@
 """Sequences of schedules."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import jax.numpy as jnp
 
-from lrjax.domains import Boundaries, Domain, NotInDomain, is_function, require
+from lrjax.domains import Boundaries, Domain, NotInDomain, is_function, items_of, require
 from lrjax.schedules.base import Schedule, as_schedule, schedule
 
 
 def _schedules(items: Any) -> tuple[Schedule, ...]:
-    if not isinstance(items, Iterable) or isinstance(items, (str, Schedule)):
-        raise NotInDomain
-    items = tuple(items)
+    items = items_of(items)
     if not items or not all(isinstance(s, Schedule) or is_function(s) for s in items):
         raise NotInDomain
     return tuple(map(as_schedule, items))

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 
-from lrjax.domains import MAX_STEPS, AtLeastOne, Count, Domain, NonNegative, NotInDomain, Rate, Steps, require
-from lrjax.numerics import Time, as_time, cosine_weight, fractions, lerp, where_time
+from lrjax.domains import MAX_STEPS, AtLeastOne, Count, Domain, NonNegative, NotInDomain, Rate, Steps, items_of, require
+from lrjax.numerics import Time, as_time, clip_to_finite, cosine_weight, fractions, lerp, where_time
 from lrjax.schedules.base import Schedule, schedule
 from lrjax.schedules.warmup import warmup_cosine_decay_schedule
 
@@ -50,8 +50,8 @@ def cyclic_schedule(
     if mode == "triangular2":
         height = height * 0.5 ** cycles.astype(height.dtype)
     elif mode == "exp_range":
-        height = height * gamma**step.total
-    return min_value + (max_value - min_value) * height
+        height = height * clip_to_finite(gamma**step.total)
+    return clip_to_finite(min_value + (max_value - min_value) * height)
 
 
 @schedule(
@@ -85,7 +85,7 @@ def cosine_restarts_schedule(
     Source: Loshchilov & Hutter 2017, SGDR, arXiv:1608.03983, eq. 5.
     """
     cycle, since, length = _cycle(step, first_cycle_steps, cycle_mult)
-    peak = peak_value * peak_decay ** cycle.astype(peak_value.dtype)
+    peak = clip_to_finite(peak_value * clip_to_finite(peak_decay ** cycle.astype(peak_value.dtype)))
     peak = jnp.where(peak_value >= end_value, jnp.maximum(peak, end_value), jnp.minimum(peak, end_value))
     left = jnp.clip((length - since).total / (length - warmup_steps).total, 0, 1)
     warmup_done, warmup_left = fractions(since, warmup_steps)
@@ -139,8 +139,7 @@ def _cycle_bounds(first: Time, growth: jax.Array) -> tuple[Callable[[jax.Array],
 
 
 def _cosine_cycles(cycles: Any) -> tuple[Schedule, ...]:
-    if isinstance(cycles, (str, Mapping, Schedule)) or not isinstance(cycles, Iterable):
-        raise NotInDomain
+    cycles = items_of(cycles)
     schedules = tuple(warmup_cosine_decay_schedule(**c) if isinstance(c, Mapping) else c for c in cycles)
     if not schedules or not all(isinstance(c, warmup_cosine_decay_schedule) for c in schedules):  # type: ignore[arg-type]
         raise NotInDomain

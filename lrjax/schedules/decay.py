@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from lrjax.domains import Curve, Delay, Duration, Negative, NonNegative, Number, Positive, Rate, Steps, require
-from lrjax.numerics import Time, cosine_weight, fractions, lerp, power_fractions
+from lrjax.numerics import Time, clip_to_finite, cosine_weight, fractions, lerp, power_fractions
 from lrjax.schedules.base import schedule
 
 
@@ -101,8 +101,7 @@ def exponential(step: Time, init_value: Any, length: Time, decay_rate: Any, stai
     """Returns init·decay_rate^(t/T), always finite, bounded by `end_value`."""
     elapsed = step.clip()
     periods = elapsed.divmod(length)[0].astype(init_value.dtype) if staircase else elapsed / length
-    largest = jnp.finfo(init_value.dtype).max
-    rate = jnp.clip(init_value * decay_rate**periods, -largest, largest)
+    rate = clip_to_finite(init_value * clip_to_finite(decay_rate**periods))  # 0·∞ would be nan
     if end_value is None:
         return rate
     rises = (decay_rate > 1) == (init_value >= 0)

@@ -87,6 +87,10 @@ class PathRule(Value):
 
     _formula: ClassVar[Callable[..., Any]]
 
+    def __repr__(self) -> str:  # a plain dict, as in the call
+        arguments = {n: dict(x) if isinstance(x, OrderedDict) else x for n, x in vars(self).items()}
+        return f"{type(self).__name__}({', '.join(f'{n}={x!r}' for n, x in arguments.items())})"
+
     def __call__(self, path: str) -> Any:
         return self._formula(path, **vars(self))
 

@@ -6,12 +6,20 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lrjax.domains import Domain, DType, NotInDomain, Steps, known_domain
-from lrjax.numerics import Array, ArrayTree, RealLike, abs_sq, common_dtype, safe_increment
+from lrjax.domains import Domain, DType, NotInDomain, Steps, items_of, known_domain
+from lrjax.numerics import Array, ArrayTree, RealLike, abs_sq, safe_increment
 from lrjax.schedules.base import Schedule, from_callable
 from lrjax.transforms.base import Transformation, always, assert_trees_match, transformation, update_inner
 from lrjax.transforms.conditional import update_if
-from lrjax.transforms.elementwise import cast_like, compute_dtype, fill_none, inexact_dtype, map_updates, zeros_like
+from lrjax.transforms.elementwise import (
+    cast_like,
+    compute_dtype,
+    fill_none,
+    inexact_dtype,
+    map_updates,
+    without_integers,
+    zeros_like,
+)
 from lrjax.transforms.sharding import vary_as_all
 
 
@@ -79,9 +87,10 @@ Period = Annotated[
 
 
 def _names(x: Any) -> tuple[str, ...]:
-    if isinstance(x, str) or not all(isinstance(name, str) for name in x):
+    names = items_of(x)
+    if not all(isinstance(name, str) for name in names):
         raise NotInDomain
-    return tuple(x)
+    return names
 
 
 Names = Annotated[Any, Domain("a sequence of names of arguments", _names, static=True)]
@@ -89,10 +98,6 @@ Names = Annotated[Any, Domain("a sequence of names of arguments", _names, static
 
 def _never(updates: Any, gradient_step: Any, params: Any) -> tuple[jax.Array, Any]:
     return jnp.array(False), ()
-
-
-def _accumulator(p: Any, dtype: Any) -> jax.Array:
-    return zeros_like(p, common_dtype(dtype, p) if jnp.iscomplexobj(p) else dtype)
 
 
 def _init_multi_steps(params: Any, tx: Any) -> MultiStepsState:
@@ -106,7 +111,7 @@ def _init_multi_steps(params: Any, tx: Any) -> MultiStepsState:
         mini_step=zero,
         gradient_step=jnp.zeros_like(zero),
         inner_opt_state=tx.opt.init(params),
-        acc_grads=jax.tree.map(lambda p: _accumulator(p, tx.accumulator_dtype), params),
+        acc_grads=jax.tree.map(lambda p: zeros_like(p, tx.accumulator_dtype), params),
         skip_state=skip(no_updates, zero, params)[1],
         acc_extra_args={n: vary_as_all(jnp.zeros([], jnp.result_type(float)), params) for n in tx.averaged_args},
     )
@@ -183,7 +188,7 @@ def MultiSteps(
     due = ~skip & (state.mini_step >= k - 1)
     new_updates, inner_state = update_if(due, update, None, state.inner_opt_state)
     keep = lambda new, old: jnp.where(skip, old, jnp.where(due, jnp.zeros_like(new), new))
-    return new_updates, MultiStepsState(
+    return without_integers(new_updates, updates, params), MultiStepsState(
         mini_step=jnp.where(skip, state.mini_step, jnp.where(due, 0, state.mini_step + 1)),
         gradient_step=jnp.where(due, safe_increment(state.gradient_step), state.gradient_step),
         inner_opt_state=inner_state,
@@ -211,5 +216,5 @@ def apply_every(updates: Any, state: Any, params: Any, k: Steps = 1):
     first, last = state.count == 0, state.count >= k.whole - 1
     add = lambda g, acc: jnp.where(first, g, acc + g)
     grad_acc = map_updates(add, fill_none(updates, state.grad_acc), state.grad_acc, dtypes=state.grad_acc)
-    updates = jax.tree.map(lambda acc: jnp.where(last, acc, jnp.zeros_like(acc)), grad_acc)
-    return updates, ApplyEvery(jnp.where(last, 0, state.count + 1), grad_acc)
+    new = jax.tree.map(lambda acc: jnp.where(last, acc, jnp.zeros_like(acc)), grad_acc)
+    return without_integers(new, updates, params), ApplyEvery(jnp.where(last, 0, state.count + 1), grad_acc)

@@ -9,7 +9,7 @@ from lrjax.domains import Decay, DType, Momentum, NonNegative, Number
 from lrjax.numerics import Array, ArrayTree, abs_sq
 from lrjax.numerics import bias_correction as correction
 from lrjax.schedules.base import DecayOrSchedule, ScheduleLike
-from lrjax.transforms.elementwise import Slot, elementwise
+from lrjax.transforms.elementwise import Slot, clip_real, elementwise
 from lrjax.transforms.second_moment import debias
 
 
@@ -367,7 +367,7 @@ def scale_by_adopt(
     def leaf(g: Any, mu: Any, nu: Any) -> Any:
         c = g / jnp.maximum(jnp.sqrt(nu), eps)
         if use_clipping:
-            c = jnp.clip(c, -bound, bound)
+            c = clip_real("scale_by_adopt", c, -bound, bound)
         mu = b1 * mu + rest1 * c
         nu = b2 * nu + rest2 * abs_sq(g)
         return (b1 * mu + rest1 * c if nesterov else mu), mu, nu

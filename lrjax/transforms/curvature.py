@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from lrjax.domains import Decay, DType, Momentum, NonNegative, Positive, Steps
 from lrjax.numerics import Array, ArrayTree, bias_correction, cast_to, safe_increment
 from lrjax.transforms.base import Transformation, transformation, update_inner
-from lrjax.transforms.elementwise import cast_like, is_none, map_updates, zeros_like
+from lrjax.transforms.elementwise import cast_like, clip_real, is_none, map_updates, zeros_like
 from lrjax.transforms.noise import Key, random_key
 from lrjax.transforms.sharding import vary_like
 
@@ -103,7 +103,8 @@ def scale_by_sophia(
     def direction(g: Any, m: Any, h: Any) -> Any:
         m = cast_like(b1, g) * m + cast_like(1 - b1, g) * g
         u = cast_like(scale, g) * m / jnp.maximum(cast_like(gamma, g) * h, cast_like(eps, g))
-        return u if clip_threshold is None else jnp.clip(u, -cast_like(clip_threshold, g), cast_like(clip_threshold, g))
+        bound = None if clip_threshold is None else cast_like(clip_threshold, g)
+        return u if bound is None else clip_real("scale_by_sophia", u, -bound, bound)
 
     u = map_updates(direction, updates, state.mu, state.nu)
 

@@ -9,7 +9,7 @@ from lrjax.numerics import Array, safe_increment
 from lrjax.schedules.base import Schedule, ScheduleLike
 from lrjax.transforms.base import EmptyState, assert_trees_match, transformation
 from lrjax.transforms.elementwise import cast_like, is_none, map_updates
-from lrjax.transforms.masking import Mask, resolve_mask
+from lrjax.transforms.masking import Mask, map_mask, resolve_mask
 
 
 class WeightDecaySchedule(NamedTuple):
@@ -46,4 +46,4 @@ def add_decayed_weights(updates: Any, state: Any, params: Any, weight_decay: Sch
     if mask is None:
         return decayed, state
     choose = lambda flag, new, old: jax.tree.map(lambda n, o: n if flag else o, new, old, is_leaf=is_none)
-    return jax.tree.map(choose, resolve_mask(mask, params), decayed, updates), state
+    return map_mask("add_decayed_weights", choose, resolve_mask(mask, params), decayed, updates), state

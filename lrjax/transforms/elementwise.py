@@ -12,7 +12,7 @@ from lrjax.schedules.base import Schedule
 from lrjax.signatures import ValueClass
 from lrjax.transforms.base import GradientTransformation, assert_trees_match, is_tracing, transformation_class
 from lrjax.transforms.sharding import spec
-from lrjax.value import as_arrays
+from lrjax.value import as_arrays, assert_unbatched
 
 Arguments = ParamSpec("Arguments")
 
@@ -76,7 +76,13 @@ def real_dtype(dtype: Any) -> Any:
 
 def zeros_like(p: Any, dtype: Any = None) -> jax.Array:
     """Returns the initial moment of a parameter."""
-    return jnp.zeros_like(p, dtype or inexact_dtype(jnp.result_type(p)))
+    return jnp.zeros_like(p, _moment_dtype(p, dtype))
+
+
+def _moment_dtype(p: Any, dtype: Any) -> Any:
+    """Returns the dtype of a moment that is asked for: a complex one for a complex parameter."""
+    own = inexact_dtype(jnp.result_type(p))
+    return own if dtype is None else common_dtype(dtype, own) if jnp.iscomplexobj(p) else jnp.dtype(dtype)
 
 
 def map_updates(formula: Callable[..., Any], updates: Any, *trees: Any, dtypes: Any = None) -> Any:
@@ -102,10 +108,27 @@ def _real_if_real(dtype: Any, other: Any) -> Any:
     return dtype if jnp.issubdtype(other, jnp.complexfloating) else real_dtype(dtype)
 
 
+def clip_real(name: str, x: jax.Array, low: Any, high: Any) -> jax.Array:
+    """Clips a number by value, which for a complex one has no meaning; `name` is that of the transformation."""
+    if jnp.iscomplexobj(x):
+        raise TypeError(f"{name}: `updates` must be real, got {x.dtype}.")
+    return jnp.clip(x, low, high)
+
+
 def fill_none(updates: Any, like: Any) -> Any:
     """Replaces None in the updates by zeros, except where `like` has None; there the result is None."""
     fill = lambda g, p: None if p is None else jnp.zeros_like(p) if g is None else g
     return jax.tree.map(fill, updates, like, is_leaf=is_none)
+
+
+def without_integers(new: Any, updates: Any, params: Any) -> Any:
+    """Returns the new updates with None where an integer parameter has no gradient: it takes no floating update."""
+    structure = lambda tree: jax.tree.structure(tree, is_leaf=is_none)
+    if params is None or structure(new) != structure(updates):  # which may be another tree, of measured numbers
+        return new
+    is_integer = lambda p: hasattr(p, "dtype") and not jnp.issubdtype(p.dtype, jnp.inexact)
+    drop = lambda u, n, p: None if u is None and is_integer(p) else n
+    return jax.tree.map(drop, updates, new, params, is_leaf=is_none)
 
 
 def cast_like(scalar: jax.Array, like: jax.Array) -> jax.Array:
@@ -156,6 +179,8 @@ def elementwise(State: Any, needs_params: bool = False, packable: bool = True, *
             if spec.copies:  # a copy: aliased parameters could not be donated
                 return jax.tree.map(jnp.copy, params)
             start = 0 if spec.start is None else getattr(tx, spec.start)
+            if spec.start is not None:
+                assert_unbatched(tx)
             dtype = None if spec.dtype is None else getattr(tx, spec.dtype)
             shape = () if spec.scalar else None
             return jax.tree.map(lambda p: _init_leaf(p, start, dtype, spec.real, shape), params)
@@ -204,7 +229,7 @@ def elementwise(State: Any, needs_params: bool = False, packable: bool = True, *
 
 
 def _init_leaf(p: Any, start: Any, dtype: Any, real: bool, shape: Any) -> jax.Array:
-    dtype = jnp.dtype(dtype or inexact_dtype(jnp.result_type(p)))
+    dtype = _moment_dtype(p, dtype)
     return jnp.full_like(p, start, dtype=real_dtype(dtype) if real else dtype, shape=shape)
 
 

@@ -56,7 +56,7 @@ def _init_factored(params: Any, tx: Any) -> FactoredState:
         unused = lambda: jnp.zeros(1, dtype)  # a new array each time, so that the state can be donated
         axes = _factored_axes(p.shape, tx.factored, tx.min_dim_size_to_factor)
         if axes is None:
-            return unused(), unused(), zeros_like(p, dtype)
+            return unused(), unused(), jnp.zeros_like(p, dtype)
         without = lambda axis: jnp.zeros_like(_reduced(jnp.sum, p, (axis,)), dtype)
         return without(axes[1]), without(axes[0]), unused()
 
@@ -159,6 +159,8 @@ def scale_by_sm3(updates: Any, state: Any, params: Any, b1: Decay = 0.9, b2: Fra
         if g is None or mu is None:
             return None, cover, mu
         wide = jnp.asarray(g).astype(compute_dtype(jnp.result_type(g)))
+        if not wide.size:
+            return mu, cover, mu
         number = lambda x: x.astype(wide.dtype)
         vectors, listed = jax.tree.flatten(cover)  # a list, which flax's nnx turns into a dict by position
         along = lambda v, axis: number(v).reshape([-1 if i == axis else 1 for i in range(wide.ndim)])

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.domains import Domain, DType, is_function
+from lrjax.domains import Domain, DType, NotInDomain, is_function
 from lrjax.numerics import Array, ArrayTree, common_dtype, safe_increment
 from lrjax.schedules.base import Schedule, from_callable
 from lrjax.static import StaticArguments
@@ -186,7 +186,13 @@ def _swap_rate_state(state: Any, hyperparams: Any, inward: bool) -> Any:
     return jax.tree.map(renamed, state, is_leaf=lambda x: type(x) in other)
 
 
-Factory = Annotated[Any, Domain("a function that makes a gradient transformation", lambda x: x, static=True)]
+def _factory(x: Any) -> Any:
+    if not callable(x):
+        raise NotInDomain
+    return x
+
+
+Factory = Annotated[Any, Domain("a function that makes a gradient transformation", _factory, static=True)]
 Static = Annotated[Any, Domain("arguments", StaticArguments, static=True)]
 
 

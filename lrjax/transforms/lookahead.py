@@ -82,6 +82,8 @@ def lookahead(
 
     Source: Zhang et al. 2019, Lookahead Optimizer, arXiv:1907.08610, algorithm 1.
     """
+    if params is None:
+        raise ValueError("lookahead: `params` must be given to `update`, got None.")
     optimizer, fast, slow = fast_optimizer, _fast_params(params), getattr(params, "slow", params)
     updates = updates.fast if isinstance(updates, LookaheadParams) else updates
     assert_trees_match("lookahead", updates=updates, **{"params.fast": fast})

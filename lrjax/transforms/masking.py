@@ -33,6 +33,22 @@ Mask = Annotated[
 ]
 
 
+def _one_mask(x: Any) -> Any:
+    if x is None:  # for weight decay None is every parameter, for `freeze` it would be none
+        raise NotInDomain
+    return as_mask(x)
+
+
+RequiredMask = Annotated[
+    bool | Array | Nested | Callable[[Any], Any],
+    Domain(
+        "a tree of bools like the parameters (or a prefix of it), or a function from them to one",
+        _one_mask,
+        static=True,
+    ),
+]
+
+
 def resolve_mask(mask: Any, params: Any) -> Any:
     """Returns the tree of bools of a mask; `params` if it has no leaves (a placeholder of optax.tree_map_params)."""
     if not jax.tree.leaves(params):
@@ -73,11 +89,16 @@ def _drop_missing_params(name: str, updates: Any, params: Any) -> Any:
         raise
 
 
-def _apply_mask(tree: Any, mask: Any) -> Any:
+def map_mask(name: str, choose: Callable[..., Any], mask: Any, *trees: Any) -> Any:
+    """Maps `choose(flag, *subtrees)` over a mask; the error of a mask of another structure names it."""
     try:
-        return jax.tree.map(lambda flag, subtree: subtree if flag else MaskedNode(), mask, tree)
+        return jax.tree.map(choose, mask, *trees)
     except ValueError as error:
-        raise ValueError(f"masked: `mask` must be a tree like the parameters, or a prefix of it. {error}") from None
+        raise ValueError(f"{name}: `mask` must be a tree like the parameters, or a prefix of it. {error}") from None
+
+
+def _apply_mask(tree: Any, mask: Any) -> Any:
+    return map_mask("masked", lambda flag, subtree: subtree if flag else MaskedNode(), mask, tree)
 
 
 def _masked_update(inner: Any, mask: Any, updates: Any, state: Any, params: Any, extra_args: Any) -> Any:
@@ -99,7 +120,7 @@ def masked(
     state: Any,
     params: Any,
     inner: Transformation,
-    mask: Mask,
+    mask: RequiredMask,
     *,
     mask_compatible_extra_args: bool = False,
     **extra_args: Any,
@@ -220,7 +241,7 @@ def set_to_zero(updates: Any, state: Any, params: Any):
 
 
 @optimizer
-def freeze(mask: Mask):
+def freeze(mask: RequiredMask):
     """Freezes the parameters where the mask is True; returns the other updates unchanged.
 
     >>> import jax.numpy as jnp, lrjax
@@ -232,7 +253,7 @@ def freeze(mask: Mask):
 
 
 @optimizer
-def selective_transform(optimizer: Transformation, *, freeze_mask: Mask):
+def selective_transform(optimizer: Transformation, *, freeze_mask: RequiredMask):
     """Applies `optimizer` with the parameters where the mask is True frozen, without state for them.
 
     >>> import jax.numpy as jnp, lrjax

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from lrjax.domains import Axes, NonNegative
 from lrjax.numerics import ArrayTree, abs_sq
 from lrjax.transforms.base import always, assert_trees_match, no_state, transformation
-from lrjax.transforms.elementwise import cast_like, compute_dtype, group_small_arrays, map_updates
+from lrjax.transforms.elementwise import cast_like, clip_real, compute_dtype, group_small_arrays, map_updates
 
 
 @transformation(no_state, packable=always)
@@ -26,7 +26,7 @@ def clip(updates: Any, state: Any, params: Any, max_delta: NonNegative):
 
     def leaf(g: jax.Array) -> jax.Array:
         bound = cast_like(max_delta, g)
-        return jnp.clip(g, -bound, bound)
+        return clip_real("clip", g, -bound, bound)
 
     return map_updates(leaf, updates), state
 
@@ -122,6 +122,8 @@ def unitwise_norm(x: Any, axis: int | tuple[int, ...] | None = None) -> jax.Arra
 
 def _unit_norms(x: jax.Array, axis: Any) -> jax.Array:
     """Returns one norm per unit; the reduced axes have length 1."""
+    if axis is not None and not all(-x.ndim <= a < x.ndim for a in (axis if isinstance(axis, tuple) else (axis,))):
+        raise ValueError(f"unitwise_norm: `axis` must be of the axes of every array, got {axis} for shape {x.shape}.")
     return jnp.sqrt(jnp.sum(abs_sq(x), axis=_unit_axes(x) if axis is None else axis, keepdims=True))
 
 

@@ -105,7 +105,11 @@ def dimension_numbers_like(params: Any, given: Any) -> Any:
     if callable(given) or isinstance(given, HashableTree):
         tree = given.tree if isinstance(given, HashableTree) else given(params)
         broadcast = lambda n, subtree: jax.tree.map(lambda _: n, subtree)
-        return jax.tree.map(broadcast, tree, params, is_leaf=_is_dimension_numbers)
+        try:
+            return jax.tree.map(broadcast, tree, params, is_leaf=_is_dimension_numbers)
+        except ValueError as error:
+            expected = "a tree like the parameters, or a prefix of it"
+            raise ValueError(f"scale_by_muon: `weight_dimension_numbers` must be {expected}. {error}") from None
     one = _MATRIX if given is None else given
     return jax.tree.map(lambda p: one if given is not None or jnp.ndim(p) == 2 else None, params)
 
@@ -187,6 +191,8 @@ def orthogonalize_via_newton_schulz(
         )
     if dimension_numbers is None and x.ndim != 2:
         raise ValueError(f"orthogonalize_via_newton_schulz: `dimension_numbers` must be given for the shape {x.shape}.")
+    if not x.size:
+        return x
     numbers = _MATRIX if dimension_numbers is None else dimension_numbers
     batch, rows, columns = _axes(x, numbers)
     order = batch + rows + columns
@@ -308,7 +314,7 @@ def scale_by_shape(
     def factor(g: Any, numbers: Any) -> Any:
         rows, columns = _matrix_shape(g, _MATRIX if numbers is None else numbers)
         if consistent_rms is None:
-            return jnp.asarray(math.sqrt(max(1, columns / rows)), jnp.result_type(float))
+            return jnp.asarray(math.sqrt(max(1, columns / max(rows, 1))), jnp.result_type(float))
         return consistent_rms * math.sqrt(max(rows, columns))
 
     shaped = dimension_numbers_like(updates, weight_dimension_numbers)

@@ -41,7 +41,7 @@ def appended(recent: Any, x: Any) -> jax.Array:
 
 def mean_and_std(recent: Any, known: Any) -> tuple[jax.Array, jax.Array]:
     """Of the values that are known, the last ones; unbiased, as PyTorch's `std`, and 0 for less than two."""
-    weight = jnp.arange(len(recent)) >= len(recent) - known
+    weight = jnp.arange(len(recent), dtype=known.dtype) >= len(recent) - known
     count = known.astype(recent.dtype)
     mean = jnp.sum(jnp.where(weight, recent, 0)) / jnp.maximum(count, 1)
     squares = jnp.sum(jnp.where(weight, jnp.square(recent - mean), 0))

@@ -68,6 +68,11 @@ BAD = [
     (lambda: L.join_schedules([], []), "schedules"),
     (lambda: L.join_schedules([3.0], []), "schedules"),
     (lambda: L.sgdr_schedule([]), "cosine_kwargs"),
+    (lambda: L.sgdr_schedule(jnp.array(1.0)), "cosine_kwargs"),
+    (lambda: L.join_schedules(jnp.array(1.0), []), "schedules"),
+    (lambda: L.join_schedules([L.constant_schedule(1.0)] * 2, jnp.array(1.0)), "boundaries"),
+    (lambda: L.piecewise_constant_schedule(1.0, "a"), "boundaries_and_scales"),
+    (lambda: L.piecewise_constant_schedule(1.0, [(1, 2, 3)]), "boundaries_and_scales"),
     (lambda: L.constant_schedule(None), "value"),
     (lambda: L.constant_schedule("a"), "value"),
     (lambda: L.constant_schedule(NAN), "value"),
@@ -103,8 +108,29 @@ def test_absolute_rates_have_a_schedule_of_their_own():
     assert L.piecewise_values_schedule([0.1, 0.01, 0.001], [3, 6])(6) == np.float32(0.001)
 
 
-def test_growth_without_an_end_stays_finite():
-    assert np.isfinite(L.exponential_decay(1.0, 10, 1.5)(10**6))
+GROWING = [
+    L.exponential_decay(1.0, 10, 1.5),
+    L.exponential_decay(0.0, 1, 2.0),  # 0·∞
+    L.step_decay(0.0, 1, 2.0),
+    L.step_decay(-1.0, 1, 2.0),
+    L.warmup_exponential_decay_schedule(0.0, 0.0, 1, 1, 2.0),
+    L.cosine_restarts_schedule(0.1, 10, peak_decay=2.0),
+    L.cosine_restarts_schedule(0.0, 10, peak_decay=2.0, end_value=1.0),
+    L.cyclic_schedule(0.0, 1.0, 10, mode="exp_range", gamma=2.0),
+    L.cyclic_schedule(-1.0, -2.0, 10, mode="exp_range", gamma=2.0),
+]
+
+
+@pytest.mark.parametrize("schedule", GROWING, ids=repr)
+def test_growth_without_an_end_stays_finite(schedule):
+    assert np.isfinite(schedule([1, 10**4, 10**4 + 5, 10**6, 2**31 - 1])).all()
+
+
+def test_a_function_that_returns_no_number_is_named():
+    with pytest.raises(ValueError, match="from_callable: `function` must return a number, got None"):
+        L.sgd(lambda step: None).init(jnp.ones(2))
+    with pytest.raises(ValueError, match="from_callable: `function` must return a number, got 'a'"):
+        L.from_callable(lambda step: "a")([1, 2])
 
 
 def test_a_decay_rate_of_one_is_constant():

@@ -69,11 +69,10 @@ class GuardState(NamedTuple):
         return self.control.rate_factor
 
     def evaluation_params(self, params: ArrayTree) -> Any:
-        """Returns those of the snapshot where the guard doubts the present ones: after a bad step, on the way back,
-        before 16 good steps at a new rate, and where the last losses are higher than they were."""
+        """Returns those of the snapshot where the guard doubts the present ones: after a bad step, from a return to the
+        next snapshot, and where the last losses are higher than they were."""
         state: Any = self
-        unproven = (state.control.retries > 0) & (state.judge.recent < LEVEL)
-        doubted = (state.bad > 0) | (state.settling > 0) | state.control.held | unproven | is_doubtful(state.judge)
+        doubted = (state.bad > 0) | (state.control.retries > 0) | state.control.held | is_doubtful(state.judge)
         return jax.tree.map(lambda good, p: jnp.where(doubted, _fetched(good, p), p), self.snapshot.params, params)
 
 
@@ -246,12 +245,12 @@ def guard(
     again = reading.is_wrong & (state.bad >= patience.whole)
     if value is None or not callable(value_fn := extra_args.get("value_fn")):
         convicted = again
-    else:  # the loss of the same batch at the good parameters: where it is normal there, the batch isn't at fault
+    else:  # the loss of the same batch at the good parameters: where it is as bad there, the batch is at fault
         there = lambda: vary_like(jnp.asarray(value_fn(good_params()), norm.dtype), norm)
         by_loss = reading.is_wrong & ~(reading.loss <= reading.highest)  # not by a gradient that isn't finite
-        asked = by_loss & ~at_snapshot & ~settle & ~control.held
+        asked = again & by_loss & ~at_snapshot & ~settle & ~control.held
         loss_there = _if(asked, there, lambda: jnp.full_like(norm, jnp.inf))
-        convicted = jnp.where(by_loss, is_convicted(reading, loss_there), again)
+        convicted = again & (is_convicted(reading, loss_there) | ~by_loss)
 
     @jax.jit  # traced once, for the check and the step
     def advance(updates: Any, inner_state: Any) -> tuple[Any, Any]:

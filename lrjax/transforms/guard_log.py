@@ -32,7 +32,7 @@ def no_log(zero: Any) -> GuardLog:
 def logged(log: Any, kinds: Any, step: Any, rate_factor: Any, value: Any, skipped: Any, returned: Any) -> GuardLog:
     """With what happened at a step: at most one of the flags `kinds` holds."""
     happened, kind = jnp.any(jnp.stack(kinds)), jnp.argmax(jnp.stack(kinds)).astype(jnp.int32)
-    here = happened & (jnp.arange(EVENTS) == log.count % EVENTS)
+    here = happened & (jnp.arange(EVENTS, dtype=log.count.dtype) == log.count % EVENTS)
     write = lambda old, new: jnp.where(here, new.astype(old.dtype), old)
     return GuardLog(
         log.skipped + skipped.astype(jnp.int32),

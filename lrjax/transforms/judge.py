@@ -50,7 +50,8 @@ class Reading(NamedTuple):
     spike: Array  # of the norm
     bounded: Array  # what the loss is at most, as history
     highest: Array  # above which a loss is a spike
-    usual: Array  # the mean of the history
+    usual: Array  # the mean of the last losses
+    bounded_norm: Array  # the logarithm of the norm, as history: one of 0 would make every deviation normal
 
 
 def unjudged(window: int, zero: Any) -> Judge:
@@ -93,7 +94,9 @@ def judged(judge: Any, threshold: Any, loss: Any, norm: Any, returned: Any) -> R
     highest = jnp.where(begun, jnp.minimum(highest, judge.start + gross), highest)
 
     norm_mean, norm_std = mean_and_std(judge.norms, judge.known)
-    is_jump = log_norm - norm_mean > jnp.maximum(wider * norm_std, jnp.log(_JUMP_NORM))
+    norm_jump = jnp.maximum(wider * norm_std, jnp.log(_JUMP_NORM))
+    is_jump = log_norm - norm_mean > norm_jump
+    bounded_norm = jnp.where(enough, jnp.maximum(log_norm, norm_mean - norm_jump), log_norm)
     spike = jnp.zeros_like(finite)
     if only_norm:
         is_worse, is_good = spike, level.is_known
@@ -110,7 +113,7 @@ def judged(judge: Any, threshold: Any, loss: Any, norm: Any, returned: Any) -> R
     is_wrong = ~finite | is_high
     is_bad = is_wrong | (spike & (judge.high_norms < _ACCEPTS_NORM))
     is_high = finite & is_high
-    return Reading(x, log_norm, is_bad, is_wrong, is_high, is_worse, is_good, spike, bounded, highest, mean)
+    return Reading(x, log_norm, is_bad, is_wrong, is_high, is_worse, is_good, spike, bounded, highest, mean, bounded_norm)
 
 
 class _Level(NamedTuple):
@@ -131,8 +134,8 @@ def is_convicted(reading: Any, loss_there: Any) -> jax.Array:
 def _detrended(losses: Any, known: Any) -> tuple[Any, Any]:
     """Returns the level of the newest losses, and the distance of each from the mean of its neighbours: without the
     trend, since the losses of a steep descent say nothing of what a spike is at its foot."""
-    is_known = jnp.arange(len(losses)) >= len(losses) - known
-    newest = is_known & (jnp.arange(len(losses)) >= len(losses) - LEVEL)
+    is_known = jnp.arange(len(losses), dtype=known.dtype) >= len(losses) - known
+    newest = is_known & (jnp.arange(len(losses), dtype=known.dtype) >= len(losses) - LEVEL)
     level = jnp.sum(jnp.where(newest, losses, 0)) / jnp.maximum(jnp.sum(newest), 1)
     width = 2 * _NEIGHBOURS + 1
     summed = lambda x: jax.lax.reduce_window(x, jnp.zeros([], x.dtype), jax.lax.add, (width,), (1,), "SAME")
@@ -158,7 +161,7 @@ def _levels(judge: Any) -> list[Any]:
     """
     window = len(judge.losses)
     steps = jnp.diff(judge.losses)
-    is_step = jnp.arange(len(steps)) >= window - judge.known
+    is_step = jnp.arange(len(steps), dtype=judge.known.dtype) >= window - judge.known
     squares = jnp.sum(jnp.where(is_step, jnp.square(steps), 0)) / jnp.maximum(judge.known - 1, 1).astype(steps.dtype)
     noise, counts = jnp.sqrt(squares / 2), dict.fromkeys((min(LEVEL, window), window))
     means, errors = [jnp.mean(judge.losses[window - n :]) for n in counts], [noise / n**0.5 for n in counts]
@@ -172,7 +175,7 @@ def accepted(judge: Any, reading: Any, at_snapshot: Any) -> Judge:
         recent=judge.recent + 1,
         known=jnp.minimum(judge.known + 1, len(judge.losses)),
         losses=appended(judge.losses, reading.loss),
-        norms=appended(judge.norms, reading.norm),
+        norms=appended(judge.norms, reading.bounded_norm),
     )
     # Losses at the start are more than one where the run came back there.
     is_start = at_snapshot & (judge.best >= judge.start)

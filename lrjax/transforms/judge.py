@@ -136,7 +136,7 @@ def _detrended(losses: Any, known: Any) -> tuple[Any, Any]:
     trend, since the losses of a steep descent say nothing of what a spike is at its foot."""
     is_known = jnp.arange(len(losses), dtype=known.dtype) >= len(losses) - known
     newest = is_known & (jnp.arange(len(losses), dtype=known.dtype) >= len(losses) - LEVEL)
-    level = jnp.sum(jnp.where(newest, losses, 0)) / jnp.maximum(jnp.sum(newest), 1)
+    level = jnp.sum(jnp.where(newest, losses, 0)) / jnp.maximum(jnp.sum(newest.astype(losses.dtype)), 1)
     width = 2 * _NEIGHBOURS + 1
     summed = lambda x: jax.lax.reduce_window(x, jnp.zeros([], x.dtype), jax.lax.add, (width,), (1,), "SAME")
     counts = jnp.maximum(summed(is_known.astype(losses.dtype)), 1)

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from lrjax.training.interrupt import Interrupted, is_interrupted
 from lrjax.training.parameters import is_joined, is_key, merge
 from lrjax.training.program import Carry, Interval, Program, RunInputs, put_on_devices, split_init
 from lrjax.training.record import Record
+from lrjax.training.runs import Runs
 from lrjax.training.sharding import RUNS, normalized_spec, runs_mesh
 from lrjax.training.task import Task
 from lrjax.training.waves import Waves, fetch
@@ -33,30 +34,6 @@ MEMORY_FRACTION = 0.8  # of a device's free memory that the runs may take
 NEVER = 2**31 - 1
 
 Show = Callable[[np.ndarray, int, int], None]  # gets run indices, begin and end of the steps that were recorded
-
-
-@dataclass(frozen=True)
-class Runs:
-    """The runs of an engine. The first axis of the arrays is the run."""
-
-    make_optimizer: Callable[[Any], Any]  # from the hyperparameters of a run
-    hyperparams: Any
-    seeds: Sequence[int]  # without repetition
-    seed_index: np.ndarray  # of each run, in `seeds`
-    is_control: np.ndarray  # bool: whether it never updates
-    max_concurrent: int | None = None  # runs that have a carry at the same time; None for all
-
-
-def with_controls(
-    make_optimizer: Callable[[Any], Any], hyperparams: Any, seeds: Sequence[int], seed_index: np.ndarray
-) -> tuple[Runs, np.ndarray]:
-    """Returns (runs of every setting of `hyperparams` with the seeds at `seed_index`, then a control of each seed; the
-    setting of each run, −1 for a control)."""
-    settings, each, controls = len(jax.tree.leaves(hyperparams)[0]), len(seed_index), len(seeds)
-    repeat = lambda x: np.concatenate([x.repeat(each, axis=0), x[:1].repeat(controls, axis=0)])
-    setting_of = np.append(np.arange(settings).repeat(each), np.full(controls, -1))
-    index = np.append(np.tile(seed_index, settings), np.arange(controls)).astype(np.int32)
-    return Runs(make_optimizer, jax.tree.map(repeat, hyperparams), seeds, index, setting_of < 0), setting_of
 
 
 class Engine:

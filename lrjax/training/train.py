@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from lrjax.hyperparameters import batch_length
 from lrjax.training.batches import known_steps
 from lrjax.training.checkpoint import Checkpoint, fingerprint
+from lrjax.training.continuation import check_start, continue_run
 from lrjax.training.divergence import control_from_first_losses
 from lrjax.training.engine import Engine, check_mesh
 from lrjax.training.interrupt import Interrupted, handling_signals, warn_interrupted
@@ -35,7 +36,8 @@ def train(
     optimizer: TransformationLike,
     *,
     steps: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
+    start: Run | None = None,
     eval_every: int | None = None,
     guard: bool = False,
     mesh: Mesh | None = None,
@@ -49,8 +51,11 @@ def train(
     Args:
       task: the model, loss and data.
       optimizer: a gradient transformation, lrjax's or Optax's.
-      steps: updates. Default: those of the task, or the number of batches, where that is known.
+      steps: updates, those of `start` included. Default: those of the task, or the number of batches, where that is
+        known.
       seed: of the initial parameters, `init(jax.random.key(seed))`, the order of the examples and the keys of the loss.
+        Default: 0, or that of `start`.
+      start: a finished or interrupted run of this task, to go on with from its last step; it stays as it is. See below.
       eval_every: steps between two evaluations of the task's metrics, which are always evaluated after the last step.
       guard: whether to watch the run: where it goes wrong it goes back and on at a lower rate, see `lrjax.guard`;
         `Run.guard` is a report. For other settings give the optimizer inside of a `guard`.
@@ -61,6 +66,17 @@ def train(
       on_eval: called with a dict for each evaluation: "step", the updates made before it, and the metrics.
       progress: whether to show a bar, in a terminal or a notebook (needs rich; in a notebook ipywidgets too).
 
+    With `start` the parameters, the model state, the state of the optimizer, the batches, the keys and the schedules go
+    on where that run ended, so that 100 steps and a `start` to 200 are 200 steps, bit for bit. The result is the whole
+    run, from its first step on; callbacks get the new steps.
+
+    The optimizer may be another: with another rate or schedule, such as an `extend_schedule` or a `cooldown_schedule`,
+    a clip, an average, a guard, or another method of the same moments. Its state is that of `migrate_state`: what is
+    new begins anew, and what the optimizer of `start` kept needs a place. Moments, averages or a cut of the rate that
+    would be lost are an error, which lists them. Numbers in the state of `inject_hyperparams` stay those of the state.
+
+    The data and metrics may be others. An iterator goes on where it is: its next batch is that of the first new step.
+
     Raises:
       ValueError: an argument is invalid; the message says which, and what it takes.
 
@@ -70,23 +86,29 @@ def train(
     >>> run = lrjax.train(task, lrjax.sgd(0.5), steps=20)
     >>> run.params.round(3), run.losses.shape
     (Array([1., 1.], dtype=float32), (20,))
+    >>> cooldown = lrjax.cooldown_schedule(0.5, start=20, steps=5, shape="linear")
+    >>> lrjax.train(task, lrjax.sgd(cooldown), steps=25, start=run).learning_rates[18:].round(3)
+    array([0.5, 0.5, 0.5, 0.4, 0.3, 0.2, 0.1], dtype=float32)
     """
     check_task("train", task)
     check_mesh("train", mesh)
     steps = run_length("train", task, steps)
-    seed = seed_list("train", [seed])[0]
+    seed = check_start("train", start, None if seed is None else seed_list("train", [seed])[0], steps)
+    begin = 0 if start is None else len(start.losses)
     optimizer = guarded("train", optimizer, guard)
     runs = single_run("train", optimizer, seed)
     hashed = checkpoint is not None
     every = eval_interval("train", eval_every)
-    engine = Engine("train", task, runs, steps, eval_every=every, mesh=mesh, hashed=hashed)
+    engine = Engine("train", task, runs, steps, eval_every=every, mesh=mesh, hashed=hashed, begin=begin)
+    if start is not None:
+        continue_run(engine, start, optimizer)
     kept, steps_made = KeptModels(engine, "all", np.zeros(1, int)), steps
     with ExitStack() as stack:
         stack.enter_context(handling_signals())
         saver = None
         if checkpoint is not None:
             saver = stack.enter_context(closing(Checkpoint("train", checkpoint, fingerprint(engine))))
-        show_bar = stack.enter_context(progress_bar(steps, TrainStatus(engine), progress))
+        show_bar = stack.enter_context(progress_bar(steps - begin, TrainStatus(engine), progress))
         call_back = _Callbacks(engine, on_step, on_eval)
 
         def show(run_indices: np.ndarray, begin: int, end: int) -> None:
@@ -96,7 +118,7 @@ def train(
         try:
             train_to_end(engine, kept, show, saver)
         except Interrupted:
-            if not (steps_made := int(engine.record.position[1])):
+            if (steps_made := int(engine.record.position[1])) == begin:
                 raise
     if steps_made < steps:
         warn_interrupted("train", f"{steps_made:,} of {steps:,} steps were made.")

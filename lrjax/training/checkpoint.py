@@ -48,7 +48,7 @@ def fingerprint(engine: Engine) -> dict[str, Any]:
     program, source, task, runs = engine.program, engine.source, engine.task, engine.runs
     carry = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), engine.carry_shapes())
     first, key = jax.tree.map(lambda x: x[0], runs.hyperparams), jax.eval_shape(lambda: jax.random.key(0))
-    chunk = engine.example_chunk
+    chunk = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), engine.example_chunk)  # on any devices
     batch = jax.eval_shape(program.batch_at, chunk, 0, 0)
 
     def update(hyperparams: Any, carry: Carry) -> Any:

@@ -31,7 +31,7 @@ def check_start(caller: str, start: Any, seed: int | None, steps: int) -> int:
     if steps <= (made := len(start.losses)):
         words = f"more than the {made:,} of `start`: it counts these and the new ones"
         raise bad_argument(caller, "steps", words, steps)
-    if not all(np.isfinite(np.asarray(x, np.complex128)).all() for x in jax.tree.leaves(split(start.params)[0])):
+    if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(split(start.params)[0])):
         raise bad_argument(caller, "start", "a Run that ended with finite parameters", start)
     return start.seed
 
@@ -80,10 +80,9 @@ def _migrated(engine: Engine, start: Run, trained: Any, optimizer: Any) -> Any:
     """Returns the optimizer state of `start` for the optimizer of the engine."""
     tx = engine.program.optimizer(jax.tree.map(lambda x: x[0], engine.runs.hyperparams))
     found = migrate_state(start.opt_state, tx, trained, updates=len(start.losses))
-    unmatched = [f"`{path}`: {why}" for path, why in found.initial.items() if why != "not saved"]
-    lost = [f"`{path}`: no place" for path in _lost(start.opt_state, found.unused, trained)]
-    if unmatched or lost:
-        listed = [*unmatched, *lost]
+    listed = [f"`{path}`" for path in _lost(start.opt_state, found.unused, trained)]
+    listed += [f"`{path}` of the new state: {why}" for path, why in found.initial.items() if why != "not saved"]
+    if listed:
         more = f", and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
         raise ValueError(
             f"{engine.caller}: `optimizer` must have a place for all that the optimizer of `start` kept; of it these "

@@ -13,13 +13,14 @@ import numpy as np
 from lrjax.training.divergence import diverged, final_loss
 from lrjax.training.engine import Engine
 from lrjax.training.files import write_file
-from lrjax.training.parameters import is_key
+from lrjax.training.parameters import is_key, merge, split
 from lrjax.training.program import Carry
 from lrjax.training.record import Record, first_reached
 from lrjax.training.task import Task
 from lrjax.transforms.averaging import evaluation_params
 from lrjax.transforms.guard import guard_report, guards_in
 from lrjax.transforms.guard_log import GuardReport
+from lrjax.transforms.lookahead import LookaheadParams
 from lrjax.value import bad_argument
 
 
@@ -46,7 +47,7 @@ class Run:
     diverged: bool  # by the rule of `sweep`
     modes: dict[str, str]  # of the metrics: "min" or "max"
     task: str  # its name
-    optimizer: str  # its repr
+    optimizer: str  # its repr; the latest one, where `start` was another's run
     interrupted: bool = False  # whether a signal stopped it before its last step
     as_model: Callable[[Any, Any], Any] | None = None  # of the task
 
@@ -66,7 +67,11 @@ class Run:
     def evaluation_params(self) -> Any:
         """The parameters to evaluate with, which the metrics were measured with: an average where the optimizer keeps
         one (`ema_params`), the slow ones of `lookahead`, else `params`; see `lrjax.evaluation_params`."""
-        return evaluation_params(self.opt_state, self.params)
+        trained, others = split(self.params)  # the optimizer has seen no others
+        found = evaluation_params(self.opt_state, trained)
+        if found is trained:
+            return self.params
+        return merge(found, others.slow if isinstance(others, LookaheadParams) else others)
 
     @property
     def final(self) -> float:

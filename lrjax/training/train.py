@@ -74,6 +74,7 @@ def train(
     a clip, an average, a guard, or another method of the same moments. Its state is that of `migrate_state`: what is
     new begins anew, and what the optimizer of `start` kept needs a place. Moments, averages or a cut of the rate that
     would be lost are an error, which lists them. Numbers in the state of `inject_hyperparams` stay those of the state.
+    AdaMax and ADOPT keep other moments than Adam under the same names, see `migrate_state`.
 
     The data and metrics may be others. An iterator goes on where it is: its next batch is that of the first new step.
 

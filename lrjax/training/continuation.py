@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrjax.numerics import unboxed
 from lrjax.training.engine import Engine
 from lrjax.training.parameters import Joined, is_joined, split
 from lrjax.training.program import Carry
@@ -90,7 +91,8 @@ def _migrated(engine: Engine, start: Run, trained: Any, optimizer: Any) -> Any:
             "them, replace the state: dataclasses.replace(start, opt_state=lrjax.migrate_state(start.opt_state, "
             "optimizer, start.params).state)."
         )
-    return found.state
+    structure = jax.tree.structure(jax.eval_shape(tx.init, trained))  # with the boxes of nnx, if there were any
+    return structure.unflatten(jax.tree.leaves(found.state))
 
 
 def _shortened(optimizer: Any) -> str:
@@ -101,7 +103,8 @@ def _shortened(optimizer: Any) -> str:
 def _lost(state: Any, unused: tuple[str, ...], trained: Any) -> list[str]:
     """Returns the paths of unused numbers that the updates depend on: not of counts, of a scale that is 1, and of what
     a state repeats of the optimizer or of its last update."""
-    nodes = read_nodes(state, state, jax.eval_shape(lambda: trained))[1]
+    state = unboxed(state)
+    nodes = read_nodes(state, state, jax.eval_shape(lambda: unboxed(trained)))[1]
     paths = set(unused)
     return [
         leaf.name

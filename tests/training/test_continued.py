@@ -280,3 +280,28 @@ def test_the_best_run_of_a_search_goes_on():
     swept = L.sweep(SIMPLE, L.adam(jnp.array([1e-4, 0.1])), steps=HALF, seeds=[3], progress=False)
     run = train(L.adam(0.1), steps=STEPS, start=swept.run)
     np.testing.assert_allclose(run.losses, train(L.adam(0.1), steps=STEPS, seed=3).losses, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("boxed", [True, False])
+def test_models_of_nnx_go_on(boxed, tmp_path):
+    nnx = pytest.importorskip("flax.nnx")
+
+    def model(rngs):
+        parts = nnx.Linear(4, 8, rngs=rngs), nnx.BatchNorm(8, rngs=rngs), nnx.Dropout(0.2, rngs=rngs)
+        return nnx.Sequential(*parts, nnx.Linear(8, 1, rngs=rngs))
+
+    data = {"data": X, "batch_size": 16}
+    loss = lambda model, batch: jnp.mean((model(batch) - 1.0) ** 2)
+    graph, params = nnx.split(nnx.Linear(4, 1, rngs=nnx.Rngs(0)))
+    if boxed:  # in Variables, as nnx keeps them
+        task = L.Task(lambda params, batch: loss(nnx.merge(graph, params), batch), params, **data)
+    else:
+        task = L.Task.from_nnx(model, loss, **data)
+    tx = L.chain(L.clip_by_block_rms(1.0), L.adam(0.1), L.ema_params(0.9))
+    whole, half = train(tx, task, steps=STEPS), train(tx, task, steps=HALF)
+    half.save(tmp_path / "half")
+    for start in (half, L.Run.load(tmp_path / "half", task)):
+        same(train(tx, task, steps=STEPS, start=start), whole)
+    with pytest.raises(ValueError, match="these are not carried over to .*`2/weight`"):
+        train(L.adam(0.1), task, steps=STEPS, start=half)

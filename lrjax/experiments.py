@@ -10,6 +10,6 @@ from lrjax.search.sweep import sweep as sweep
 from lrjax.search.tune import TuneResult as TuneResult
 from lrjax.search.tune import tune as tune
 from lrjax.training.objective import Metric as Metric
+from lrjax.training.result import Run as Run
 from lrjax.training.task import Task as Task
-from lrjax.training.train import Run as Run
 from lrjax.training.train import train as train

@@ -23,8 +23,8 @@ from lrjax.tasks.file import BUILT_IN, TaskError, TaskFile, in_file, load_task, 
 from lrjax.training.batches import known_steps
 from lrjax.training.divergence import DIVERGED_ABOVE
 from lrjax.training.files import write_file
+from lrjax.training.result import Run
 from lrjax.training.task import Task
-from lrjax.training.train import Run
 from lrjax.value import Value
 
 _FUNCTION = re.compile(r"^(compare|range_test|sweep|train|tune): ")  # redundant after the name of the command

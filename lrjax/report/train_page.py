@@ -10,7 +10,7 @@ from lrjax.report.frame import figure, findings_page
 from lrjax.report.plots import SHOWN_EVENTS
 from lrjax.report.rate_charts import binned, bins
 from lrjax.report.scale import number, plural, step_count
-from lrjax.training.train import Run
+from lrjax.training.result import Run
 from lrjax.transforms.guard_log import GuardReport
 
 _ROWS = 10  # of the table

@@ -22,18 +22,18 @@ from lrjax.search.techniques import FAMILIES, NEAR, RATES, REFERENCE, STEP, tech
 from lrjax.training.batches import check_repeatable, distinct_seeds
 from lrjax.training.checkpoint import Checkpoint, check_folder, fingerprint
 from lrjax.training.divergence import Control
-from lrjax.training.engine import Engine, Show, check_mesh, with_controls
+from lrjax.training.engine import Engine, Show, check_mesh
 from lrjax.training.interrupt import Interrupted, handling_signals, warn_interrupted
 from lrjax.training.kept_models import KeptModels
 from lrjax.training.loop import train_to_end
 from lrjax.training.progress import progress_bar
+from lrjax.training.result import Run, build_run
+from lrjax.training.runs import with_controls
 from lrjax.training.task import Task
 from lrjax.training.train import (
     FixedOptimizer,
-    Run,
     as_hyperparam,
     as_is,
-    build_run,
     check_task,
     eval_interval,
     run_length,

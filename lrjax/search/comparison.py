@@ -8,7 +8,7 @@ import numpy as np
 from lrjax.search.deciding_metric import DecidingMetric
 from lrjax.training.divergence import Control
 from lrjax.training.record import first_reached
-from lrjax.training.train import Run
+from lrjax.training.result import Run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,11 @@ from lrjax.schedules.base import Schedule
 from lrjax.schedules.decay import exponential_decay
 from lrjax.search.sweep import positive_number
 from lrjax.training.batches import known_steps
-from lrjax.training.engine import Engine, Runs, check_mesh
+from lrjax.training.engine import Engine, check_mesh
 from lrjax.training.kept_models import KeptModels
 from lrjax.training.loop import train_to_end
 from lrjax.training.progress import TrainStatus, progress_bar
+from lrjax.training.runs import Runs
 from lrjax.training.task import Task
 from lrjax.training.train import check_task, run_length, seed_list
 from lrjax.transforms.base import TransformationLike

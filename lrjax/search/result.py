@@ -15,7 +15,7 @@ from lrjax.search.verdict import Verdict, verdict
 from lrjax.training.divergence import Control
 from lrjax.training.files import write_file
 from lrjax.training.record import first_reached, tail_steps
-from lrjax.training.train import Run
+from lrjax.training.result import Run
 from lrjax.value import bad_argument
 
 

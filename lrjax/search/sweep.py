@@ -23,13 +23,15 @@ from lrjax.search.settings import Settings, notes_of, settings_of
 from lrjax.training.batches import distinct_seeds
 from lrjax.training.checkpoint import Checkpoint, fingerprint
 from lrjax.training.divergence import DIVERGED_ABOVE
-from lrjax.training.engine import Engine, check_mesh, with_controls
+from lrjax.training.engine import Engine, check_mesh
 from lrjax.training.interrupt import Interrupted, handling_signals, warn_interrupted
 from lrjax.training.kept_models import Keep, KeptModels
 from lrjax.training.loop import train_to_end
 from lrjax.training.progress import SweepStatus, progress_bar
+from lrjax.training.result import Run, build_run
+from lrjax.training.runs import with_controls
 from lrjax.training.task import Task
-from lrjax.training.train import Run, build_run, check_task, eval_interval, positive_integer, run_length, seed_list
+from lrjax.training.train import check_task, eval_interval, positive_integer, run_length, seed_list
 from lrjax.transforms.base import TransformationLike
 from lrjax.value import bad_argument
 

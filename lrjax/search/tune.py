@@ -18,16 +18,18 @@ from lrjax.search.verdict import Verdict, verdict
 from lrjax.training.batches import check_repeatable, distinct_seeds
 from lrjax.training.checkpoint import Checkpoint, fingerprint
 from lrjax.training.divergence import DIVERGED_ABOVE, control_windows
-from lrjax.training.engine import Engine, Runs, Show, check_mesh
+from lrjax.training.engine import Engine, Show, check_mesh
 from lrjax.training.interrupt import Interrupted, handling_signals, is_interrupted, warn_interrupted
 from lrjax.training.kept_models import KeptModels
 from lrjax.training.loop import run_controls
 from lrjax.training.program import Carry
 from lrjax.training.progress import SweepStatus, progress_bar
 from lrjax.training.record import tail_steps
+from lrjax.training.result import Run, build_run
+from lrjax.training.runs import Runs
 from lrjax.training.sharding import RUNS, runs_mesh
 from lrjax.training.task import Task
-from lrjax.training.train import Run, build_run, check_task, eval_interval, run_length, seed_list
+from lrjax.training.train import check_task, eval_interval, run_length, seed_list
 from lrjax.transforms.base import TransformationLike
 from lrjax.value import bad_argument
 

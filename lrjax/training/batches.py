@@ -88,7 +88,9 @@ def _uses_its_key(init: Callable[[Any], Any]) -> bool:
     return any(variable in program.invars for variable in used)
 
 
-def as_batches(caller: str, task: Task, steps: int, seeds: Sequence[int], hashed: bool = False) -> Batches:
+def as_batches(
+    caller: str, task: Task, steps: int, seeds: Sequence[int], hashed: bool = False, begin: int = 0
+) -> Batches:
     """Returns the batches of a task.
 
     Args:
@@ -97,6 +99,7 @@ def as_batches(caller: str, task: Task, steps: int, seeds: Sequence[int], hashed
       steps: of each run.
       seeds: of all runs.
       hashed: whether batches from an iterable are hashed while they are loaded.
+      begin: the first step.
 
     Raises:
       ValueError: there are too few batches, or the data are of no known kind.
@@ -114,7 +117,7 @@ def as_batches(caller: str, task: Task, steps: int, seeds: Sequence[int], hashed
     if callable(data):
         return Batches(lambda start, count: np.int32(start), _FunctionOfStep(data))
     if isinstance(data, Iterator | list) or (isinstance(data, Iterable) and not is_tree_of_arrays(data)):
-        return _loaded(Loader(caller, data, steps, hashed))
+        return _loaded(Loader(caller, data, steps, hashed, begin))
     if is_tree_of_arrays(data):
         words = "given, since the data are arrays: examples in a batch; or `stacked=True`, where a batch is one step"
         raise bad_argument("Task", "batch_size", words, None)

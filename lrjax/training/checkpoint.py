@@ -48,7 +48,7 @@ def fingerprint(engine: Engine) -> dict[str, Any]:
     program, source, task, runs = engine.program, engine.source, engine.task, engine.runs
     carry = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), engine.carry_shapes())
     first, key = jax.tree.map(lambda x: x[0], runs.hyperparams), jax.eval_shape(lambda: jax.random.key(0))
-    chunk = engine.example_chunk
+    chunk = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), engine.example_chunk)  # on any devices
     batch = jax.eval_shape(program.batch_at, chunk, 0, 0)
 
     def update(hyperparams: Any, carry: Carry) -> Any:
@@ -61,7 +61,8 @@ def fingerprint(engine: Engine) -> dict[str, Any]:
     objective = program.objective
     loss = objective if objective.value_and_grad_fn is None else objective.user_value_and_grad
     validation = tuple(jax.tree.map(lambda x: x[0], batches) for batches in task.validation_batches[:1])
-    return {
+    started = {} if engine.initial is None else {"start": digest([engine.begin, *jax.tree.leaves(engine.initial)])}
+    return started | {
         "steps": engine.steps,
         "seeds": list(map(int, runs.seeds)),
         "hyperparameters": digest(runs.hyperparams),
@@ -151,7 +152,7 @@ class Checkpoint:
         if (search := notes["search"]) is not None:
             engine.rearrange(np.array(notes["order"]), notes["runs_per_device"])
         if notes["wave_size"] != engine.program.wave_size:  # on other devices, unfinished runs start again
-            engine.record.position[:], waves, search = 0, [], None
+            engine.record.position[:], waves, search = (0, engine.begin), [], None
         shapes: dict[str, Any] = {}
         if waves:
             shapes["carried"] = [_as_saved(engine.carry_shapes()) for _ in waves]

@@ -5,11 +5,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -20,6 +21,7 @@ from lrjax.training.interrupt import Interrupted, is_interrupted
 from lrjax.training.parameters import is_joined, is_key, merge
 from lrjax.training.program import Carry, Interval, Program, RunInputs, put_on_devices, split_init
 from lrjax.training.record import Record
+from lrjax.training.runs import Runs
 from lrjax.training.sharding import RUNS, normalized_spec, runs_mesh
 from lrjax.training.task import Task
 from lrjax.training.waves import Waves, fetch
@@ -35,30 +37,6 @@ NEVER = 2**31 - 1
 Show = Callable[[np.ndarray, int, int], None]  # gets run indices, begin and end of the steps that were recorded
 
 
-@dataclass(frozen=True)
-class Runs:
-    """The runs of an engine. The first axis of the arrays is the run."""
-
-    make_optimizer: Callable[[Any], Any]  # from the hyperparameters of a run
-    hyperparams: Any
-    seeds: Sequence[int]  # without repetition
-    seed_index: np.ndarray  # of each run, in `seeds`
-    is_control: np.ndarray  # bool: whether it never updates
-    max_concurrent: int | None = None  # runs that have a carry at the same time; None for all
-
-
-def with_controls(
-    make_optimizer: Callable[[Any], Any], hyperparams: Any, seeds: Sequence[int], seed_index: np.ndarray
-) -> tuple[Runs, np.ndarray]:
-    """Returns (runs of every setting of `hyperparams` with the seeds at `seed_index`, then a control of each seed; the
-    setting of each run, −1 for a control)."""
-    settings, each, controls = len(jax.tree.leaves(hyperparams)[0]), len(seed_index), len(seeds)
-    repeat = lambda x: np.concatenate([x.repeat(each, axis=0), x[:1].repeat(controls, axis=0)])
-    setting_of = np.append(np.arange(settings).repeat(each), np.full(controls, -1))
-    index = np.append(np.tile(seed_index, settings), np.arange(controls)).astype(np.int32)
-    return Runs(make_optimizer, jax.tree.map(repeat, hyperparams), seeds, index, setting_of < 0), setting_of
-
-
 class Engine:
     """Trains runs of a task, wave by wave.
 
@@ -72,6 +50,7 @@ class Engine:
       runs_per_device: runs that a device trains at the same time; None for a default that suits the device.
       stop_diverged: whether runs stop when their parameters are not finite.
       hashed: whether loaded batches are hashed, for a checkpoint.
+      begin: the step at which the runs begin: their carry there is `initial`, which must be set then.
     """
 
     def __init__(
@@ -86,9 +65,13 @@ class Engine:
         runs_per_device: int | None = None,
         stop_diverged: bool = True,
         hashed: bool = False,
+        begin: int = 0,
     ):
         self.caller, self.task, self.runs, self.steps, self.eval_every = caller, task, runs, steps, eval_every or NEVER
-        self.source = as_batches(caller, task, steps, runs.seeds, hashed)
+        self.begin = begin
+        self.initial: Carry | None = None  # of one run, on the host; None where runs begin as the task says
+        self.evaluated_before = np.zeros(0, int)  # updates made before the evaluations up to `begin`
+        self.source = as_batches(caller, task, steps, runs.seeds, hashed, begin)
         program = build_program(caller, task, runs, self.source, mesh, runs_per_device, stop_diverged)
         self.waves = Waves(self.count, program)
         self._loaded: dict[tuple[int, int], Any] = {}
@@ -110,7 +93,7 @@ class Engine:
     def evaluated_at(self) -> np.ndarray:
         """Updates made before each evaluation."""
         at = np.arange(self.eval_every, self.steps + 1, self.eval_every)
-        return np.unique(np.append(at, self.steps))
+        return np.unique(np.concatenate([self.evaluated_before, at[at > self.begin], [self.steps]]))
 
     def is_evaluated(self, step: int) -> bool:
         return step % self.eval_every == 0 or step == self.steps
@@ -237,11 +220,21 @@ class Engine:
             self.waves.inputs[wave] = self._run_inputs(wave)
         inputs = self.waves.inputs[wave]
         carry = self.waves.carried.pop(wave, None)
-        carry = self._compiled.start(inputs, self._given_init) if carry is None else carry
+        carry = self._first_carry(inputs) if carry is None else carry
         mask = put_on_devices(active[self.waves.run_indices(wave)], self.program.by_run)
         carry, recorded = self._compiled.advance(carry, inputs, mask, chunk, interval, self.validation)
         self.waves.carried[wave] = carry
         return recorded
+
+    def _first_carry(self, inputs: RunInputs) -> Carry:
+        """Returns the carry of a wave at its first step."""
+        if self.initial is None:
+            return self._compiled.start(inputs, self._given_init)
+
+        # copies, since the carry is donated
+        repeat = lambda x: (jnp if is_key(x) else np).stack([x] * self.program.wave_size)
+        carry = jax.tree.map(repeat, self.initial)
+        return put_on_devices(carry, jax.tree.map(lambda x: x.sharding, self.carry_shapes()))
 
     def _read(self, wave: int, active: np.ndarray, begin: int, end: int, recorded: Any, show: Show) -> None:
         """Waits for a dispatched call and writes what it recorded."""

@@ -29,18 +29,21 @@ def steps_that_fit(maximum: int, size: int) -> int:
 
 class Loader:
     """Loads each batch once, ahead of the steps, and none after the last step. What can be iterated again, such as a
-    list, starts again at its end.
+    list, starts again at its end, and its first batch is that of step 0. An iterator goes on where it is: its next
+    batch is that of step `begin`.
 
     Args:
       caller: the function that the user called, for errors.
       data: an iterable of batches.
       steps: of a run: the number of batches that are needed.
       hashed: whether batches are hashed while they are loaded.
+      begin: the first step.
     """
 
-    def __init__(self, caller: str, data: Iterable[Any], steps: int, hashed: bool):
+    def __init__(self, caller: str, data: Iterable[Any], steps: int, hashed: bool, begin: int = 0):
         self.caller, self.data, self.steps, self.is_repeatable = caller, data, steps, not isinstance(data, Iterator)
         self._hashed = hashlib.blake2b(digest_size=8) if hashed else None
+        self._first = 0 if self.is_repeatable else begin  # the step of the first batch
         self._digests = [""]  # [n]: of the first n batches
         self._has_warned = False
         source = self._repeat() if self.is_repeatable else self._epoch(iter(data))
@@ -53,9 +56,9 @@ class Loader:
 
     def _start(self, source: Iterator[Any]) -> None:
         """Starts to read at the first batch."""
-        source = self._hash(islice(source, self.steps))
+        source = self._hash(islice(source, self.steps - self._first))
         self._source = source if isinstance(self.data, (list, tuple)) else read_ahead(source, self.chunk_size)
-        self._taken = 0
+        self._taken = self._first  # the step of the next batch
 
     def chunk(self, start: int, count: int) -> Any:
         """Returns `count` batches, stacked, with the last one repeated up to `chunk_size`."""
@@ -72,12 +75,13 @@ class Loader:
             raise bad_argument("Task", "data", words, shapes) from None
 
     def digest(self, steps: int) -> str:
-        """Returns the digest of the first batches, reading those that were not read yet."""
+        """Returns the digest of the batches of the first steps, reading those that were not read yet."""
         if self._hashed is None:
             return ""
-        if steps >= len(self._digests):
+        count = max(steps - self._first, 0)
+        if count >= len(self._digests):
             self._skip_to(steps)
-        return self._digests[steps]
+        return self._digests[count]
 
     def _skip_to(self, step: int) -> None:
         if step < self._taken:

@@ -1,7 +1,6 @@
 """Trains one run of a task: `train`."""
 
 import dataclasses
-import pickle
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from os import PathLike
@@ -15,168 +14,21 @@ from jax.sharding import Mesh
 from lrjax.hyperparameters import batch_length
 from lrjax.training.batches import known_steps
 from lrjax.training.checkpoint import Checkpoint, fingerprint
-from lrjax.training.divergence import control_from_first_losses, diverged, final_loss
-from lrjax.training.engine import Engine, Runs, check_mesh
-from lrjax.training.files import write_file
+from lrjax.training.continuation import check_start, continue_run
+from lrjax.training.divergence import control_from_first_losses
+from lrjax.training.engine import Engine, check_mesh
 from lrjax.training.interrupt import Interrupted, handling_signals, warn_interrupted
 from lrjax.training.kept_models import KeptModels
 from lrjax.training.loop import train_to_end
-from lrjax.training.parameters import is_key
-from lrjax.training.program import Carry
 from lrjax.training.progress import TrainStatus, progress_bar
-from lrjax.training.record import Record, first_reached
+from lrjax.training.result import Run, build_run, rates_by_name, rates_of_run
+from lrjax.training.runs import Runs
 from lrjax.training.task import Task
-from lrjax.transforms.averaging import evaluation_params
 from lrjax.transforms.base import GradientTransformation, TransformationLike, as_transformation
 from lrjax.transforms.guard import guard as watched
-from lrjax.transforms.guard import guard_report, guards_in
-from lrjax.transforms.guard_log import GuardReport
 from lrjax.value import NotInDomain, bad_argument
 
 Callback = Callable[[dict[str, Any]], None]
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Run:
-    """The result of a run: the record as NumPy arrays, and the trained parameters and states.
-
-    >>> import jax.numpy as jnp, lrjax
-    >>> task = lrjax.Task(lambda w, x: jnp.mean((w - x) ** 2), jnp.zeros(()), jnp.ones(8), batch_size=4)
-    >>> run = lrjax.train(task, lrjax.sgd(lrjax.linear_schedule(0.5, 0.0, 4)), steps=4)
-    >>> run.learning_rates, float(run.params)
-    (array([0.5  , 0.375, 0.25 , 0.125], dtype=float32), 1.0)
-    """
-
-    params: Any  # after the last step; `evaluation_params` may be others
-    model_state: Any  # None where the task has none
-    opt_state: Any
-    losses: np.ndarray  # [steps]: before each update; nan from where the parameters are not finite
-    learning_rates: Any  # [steps]: of each update; a dict of these by group of parameters; None where unknown
-    metrics: dict[str, np.ndarray]  # by name: [evaluations]; empty where it was interrupted before the first
-    evaluated_at: np.ndarray  # [evaluations]: updates made before each
-    aux: dict[str, np.ndarray]  # by name: [steps]
-    seed: int
-    diverged: bool  # by the rule of `sweep`
-    modes: dict[str, str]  # of the metrics: "min" or "max"
-    task: str  # its name
-    optimizer: str  # its repr
-    interrupted: bool = False  # whether a signal stopped it before its last step
-    as_model: Callable[[Any, Any], Any] | None = None  # of the task
-
-    @property
-    def model(self) -> Any:
-        """The trained model, an instance of the class of its framework, with the `evaluation_params`.
-
-        Raises:
-          ValueError: the task has no `as_model`, or the run was loaded without its task.
-        """
-        if self.as_model is None:
-            raise ValueError("Run.model: no model is known, use `params`; tasks made by `Task.from_nnx` and the like "
-                             "have one. A saved run needs its task: Run.load(path, task).")  # fmt: skip
-        return self.as_model(self.evaluation_params, self.model_state)
-
-    @property
-    def evaluation_params(self) -> Any:
-        """The parameters to evaluate with, which the metrics were measured with: an average where the optimizer keeps
-        one (`ema_params`), the slow ones of `lookahead`, else `params`; see `lrjax.evaluation_params`."""
-        return evaluation_params(self.opt_state, self.params)
-
-    @property
-    def final(self) -> float:
-        """The first metric after the last step, or without metrics the mean loss over the last tenth of the steps."""
-        if self.metrics:
-            return float(next(iter(self.metrics.values()))[-1])
-        return float(final_loss(self.losses[None])[0])
-
-    def steps_to(self, metric: str, value: float) -> int | None:
-        """Returns the updates made when the metric first was as good as `value`; None where it never was. The metric
-        may be "loss", the loss of a batch.
-
-        Raises:
-          ValueError: there is no such metric.
-        """
-        if metric == "loss":
-            values, at, mode = self.losses, np.arange(len(self.losses)), "min"
-        elif metric in self.metrics:
-            values, at, mode = self.metrics[metric], self.evaluated_at, self.modes[metric]
-        else:
-            raise bad_argument("Run.steps_to", "metric", f"one of {['loss', *self.metrics]}", metric)
-        reached = first_reached(values, at, value, mode)
-        return int(reached) if np.isfinite(reached) else None
-
-    @property
-    def guard(self) -> GuardReport | None:
-        """What `guard` did; None where the optimizer has none, or several."""
-        return guard_report(self.opt_state) if len(guards_in(self.opt_state)) == 1 else None
-
-    def __repr__(self) -> str:
-        steps = f"{len(self.losses)} steps{', interrupted' if self.interrupted else ''}"
-        return f"Run({self.task}, {self.optimizer}, seed {self.seed}, {steps}: ends at {self.final:.4g})"
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Returns a dict for each step, for `pandas.DataFrame` and loggers: loss, rate, auxiliary scalars, and the
-        metrics after it, None where they were not evaluated."""
-        at = {int(step) - 1: i for i, step in enumerate(self.evaluated_at)}
-        rates = _rates_by_name(self.learning_rates)
-        rows = []
-        for step in range(len(self.losses)):
-            row: dict[str, Any] = {"step": step, "loss": float(self.losses[step])}
-            row |= {name: float(x[step]) for name, x in {**rates, **self.aux}.items()}
-            row |= {name: float(x[at[step]]) if step in at else None for name, x in self.metrics.items()}
-            rows.append(row)
-        return rows
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Writes a pickle file, since parameters and states may be of any class."""
-        write_file(path, self.to_bytes())
-
-    def to_bytes(self) -> bytes:
-        """Returns the bytes that `save` writes."""
-        fields = {name: x for name, x in vars(self).items() if name != "as_model"}  # not every function pickles
-        return pickle.dumps(jax.tree.map(_as_saved, fields))
-
-    @classmethod
-    def load(cls, path: str | PathLike[str], task: Task | None = None) -> "Run":
-        """Reads what `save` wrote; `model` needs the task. A pickle can run code: read only files that you trust."""
-        with open(path, "rb") as file:
-            fields = pickle.load(file)
-        as_model = None if task is None else task.as_model
-        return cls(**jax.tree.map(_as_loaded, fields, is_leaf=lambda x: isinstance(x, _SavedKey)), as_model=as_model)
-
-    def plot(self, ax: Any = None) -> Any:
-        """Plots the smoothed loss, the metrics and the rate over the steps with matplotlib (extra: plot). Returns the
-        axes."""
-        from lrjax.report.plots import plot_run
-
-        return plot_run(self, ax)
-
-    def _repr_html_(self) -> str:
-        from lrjax.report.plots import run_html
-
-        return run_html(self)
-
-
-@dataclasses.dataclass(frozen=True)
-class _SavedKey:
-    data: np.ndarray
-
-
-def _as_saved(x: Any) -> Any:
-    if isinstance(x, jax.Array):
-        return _SavedKey(np.asarray(jax.random.key_data(x))) if is_key(x) else np.asarray(x)
-    return x
-
-
-def _as_loaded(x: Any) -> Any:
-    return jax.random.wrap_key_data(jnp.asarray(x.data)) if isinstance(x, _SavedKey) else x
-
-
-def _rates_by_name(rates: Any) -> dict[str, np.ndarray]:
-    if rates is None:
-        return {}
-    if isinstance(rates, dict):
-        return {f"learning_rate/{group}": x for group, x in rates.items()}
-    return {"learning_rate": rates}
 
 
 def train(
@@ -184,7 +36,8 @@ def train(
     optimizer: TransformationLike,
     *,
     steps: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
+    start: Run | None = None,
     eval_every: int | None = None,
     guard: bool = False,
     mesh: Mesh | None = None,
@@ -198,8 +51,11 @@ def train(
     Args:
       task: the model, loss and data.
       optimizer: a gradient transformation, lrjax's or Optax's.
-      steps: updates. Default: those of the task, or the number of batches, where that is known.
+      steps: updates, those of `start` included. Default: those of the task, or the number of batches, where that is
+        known.
       seed: of the initial parameters, `init(jax.random.key(seed))`, the order of the examples and the keys of the loss.
+        Default: 0, or that of `start`.
+      start: a finished or interrupted run of this task, to go on with from its last step; it stays as it is. See below.
       eval_every: steps between two evaluations of the task's metrics, which are always evaluated after the last step.
       guard: whether to watch the run: where it goes wrong it goes back and on at a lower rate, see `lrjax.guard`;
         `Run.guard` is a report. For other settings give the optimizer inside of a `guard`.
@@ -210,6 +66,18 @@ def train(
       on_eval: called with a dict for each evaluation: "step", the updates made before it, and the metrics.
       progress: whether to show a bar, in a terminal or a notebook (needs rich; in a notebook ipywidgets too).
 
+    With `start` the parameters, the model state, the state of the optimizer, the batches, the keys and the schedules go
+    on where that run ended, so that 100 steps and a `start` to 200 are 200 steps, bit for bit. The result is the whole
+    run, from its first step on; callbacks get the new steps.
+
+    The optimizer may be another: with another rate or schedule, such as an `extend_schedule` or a `cooldown_schedule`,
+    a clip, an average, a guard, or another method of the same moments. Its state is that of `migrate_state`: what is
+    new begins anew, and what the optimizer of `start` kept needs a place. Moments, averages or a cut of the rate that
+    would be lost are an error, which lists them. Numbers in the state of `inject_hyperparams` stay those of the state.
+    AdaMax and ADOPT keep other moments than Adam under the same names, see `migrate_state`.
+
+    The data and metrics may be others. An iterator goes on where it is: its next batch is that of the first new step.
+
     Raises:
       ValueError: an argument is invalid; the message says which, and what it takes.
 
@@ -219,23 +87,29 @@ def train(
     >>> run = lrjax.train(task, lrjax.sgd(0.5), steps=20)
     >>> run.params.round(3), run.losses.shape
     (Array([1., 1.], dtype=float32), (20,))
+    >>> cooldown = lrjax.cooldown_schedule(0.5, start=20, steps=5, shape="linear")
+    >>> lrjax.train(task, lrjax.sgd(cooldown), steps=25, start=run).learning_rates[18:].round(3)
+    array([0.5, 0.5, 0.5, 0.4, 0.3, 0.2, 0.1], dtype=float32)
     """
     check_task("train", task)
     check_mesh("train", mesh)
     steps = run_length("train", task, steps)
-    seed = seed_list("train", [seed])[0]
+    seed = check_start("train", start, None if seed is None else seed_list("train", [seed])[0], steps)
+    begin = 0 if start is None else len(start.losses)
     optimizer = guarded("train", optimizer, guard)
     runs = single_run("train", optimizer, seed)
     hashed = checkpoint is not None
     every = eval_interval("train", eval_every)
-    engine = Engine("train", task, runs, steps, eval_every=every, mesh=mesh, hashed=hashed)
+    engine = Engine("train", task, runs, steps, eval_every=every, mesh=mesh, hashed=hashed, begin=begin)
+    if start is not None:
+        continue_run(engine, start, optimizer)
     kept, steps_made = KeptModels(engine, "all", np.zeros(1, int)), steps
     with ExitStack() as stack:
         stack.enter_context(handling_signals())
         saver = None
         if checkpoint is not None:
             saver = stack.enter_context(closing(Checkpoint("train", checkpoint, fingerprint(engine))))
-        show_bar = stack.enter_context(progress_bar(steps, TrainStatus(engine), progress))
+        show_bar = stack.enter_context(progress_bar(steps - begin, TrainStatus(engine), progress))
         call_back = _Callbacks(engine, on_step, on_eval)
 
         def show(run_indices: np.ndarray, begin: int, end: int) -> None:
@@ -245,7 +119,7 @@ def train(
         try:
             train_to_end(engine, kept, show, saver)
         except Interrupted:
-            if not (steps_made := int(engine.record.position[1])):
+            if (steps_made := int(engine.record.position[1])) == begin:
                 raise
     if steps_made < steps:
         warn_interrupted("train", f"{steps_made:,} of {steps:,} steps were made.")
@@ -262,7 +136,7 @@ class _Callbacks:
 
     def __call__(self, begin: int, end: int) -> None:
         record = self._engine.record
-        rates = _rates_by_name(_rates_of_run(record, 0)) if self._on_step else {}
+        rates = rates_by_name(rates_of_run(record, 0)) if self._on_step else {}
         for step in range(begin, min(end, int(record.steps_made[0]))):
             if self._on_step is not None:
                 numbers = {name: float(x[step]) for name, x in rates.items()}
@@ -271,39 +145,6 @@ class _Callbacks:
             if self._on_eval is not None and record.metrics and self._engine.is_evaluated(step + 1):
                 metrics = {name: float(x[0, step]) for name, x in record.metrics.items()}
                 self._on_eval({"step": step + 1, **metrics})
-
-
-def build_run(
-    engine: Engine, carry: Carry, run: int, optimizer: str, limit: float, steps_made: int | None = None
-) -> Run:
-    """Builds the result of a run of an engine, at its end, or where it was interrupted after `steps_made`."""
-    record, steps = engine.record, engine.steps if steps_made is None else steps_made
-    at = engine.evaluated_at[engine.evaluated_at <= steps]
-    carry = engine.to_devices(carry)
-    return Run(
-        params=carry.params,
-        model_state=carry.model_state,
-        opt_state=carry.opt_state,
-        losses=record.losses[run, :steps].copy(),
-        learning_rates=_rates_of_run(record, run, steps),
-        metrics={name: x[run, at - 1] for name, x in record.metrics.items() if len(at)},
-        evaluated_at=at if record.metrics else at[:0],
-        aux={name: x[run, :steps].copy() for name, x in record.aux.items()},
-        seed=int(engine.runs.seeds[engine.runs.seed_index[run]]),
-        diverged=bool(diverged(record.losses[[run], :steps], record.finite[[run]], np.array([limit]))[0]),
-        modes={name: metric.mode for name, metric in engine.program.metrics},
-        task=engine.task.name,
-        optimizer=optimizer,
-        interrupted=steps < engine.steps,
-        as_model=engine.task.as_model,
-    )
-
-
-def _rates_of_run(record: Record, run: int, steps: int | None = None) -> Any:
-    rates = {name: x[run, :steps].copy() for name, x in record.learning_rates.items()}
-    if not rates:
-        return None
-    return rates[""] if set(rates) == {""} else rates
 
 
 def as_is(x: Any) -> Any:

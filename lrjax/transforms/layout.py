@@ -102,7 +102,6 @@ def _is_packed(x: Any) -> bool:
 
 @transformation(
     lambda params, tx: PackedState(tx.inner.init(_pack(params, group_small_arrays(jax.tree.leaves(params))))),
-    packable=always,
 )
 def packed(updates: Any, state: Any, params: Any, inner: Packable, **extra_args: Any):
     """Applies `inner` with small arrays of the same shape stacked, for trees of hundreds of them.

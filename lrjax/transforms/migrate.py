@@ -49,7 +49,13 @@ class Migration(NamedTuple):
 
 
 def migrate_state(
-    state: ArrayTree, tx: Any, params: ArrayTree, version: int = state_version, *, strict: bool = False
+    state: ArrayTree,
+    tx: Any,
+    params: ArrayTree,
+    version: int = state_version,
+    *,
+    strict: bool = False,
+    updates: int | None = None,
 ) -> Migration:
     """Carries a saved optimizer state over to `tx`, another optimizer, as far as the two have the same things in them.
 
@@ -74,6 +80,8 @@ def migrate_state(
 
     Args:
       strict: raise an error unless every array was carried over, and none is left, as after an update of lrjax.
+      updates: how many there were, for new schedules, where the saved state doesn't tell: that of plain gradient
+        descent in Optax counts nothing.
 
     Returns:
       `Migration(state, carried, initial, unused)`: the state, and lists of what was carried over and what was not.
@@ -97,12 +105,14 @@ def migrate_state(
     if type(version) is not int or not 1 <= version <= state_version:
         expected = f"a whole number from 1 to {state_version}, the state_version of this lrjax"
         raise bad_argument("migrate_state", "version", expected, version)
+    if updates is not None and (isinstance(updates, bool) or not isinstance(updates, int) or updates < 0):
+        raise bad_argument("migrate_state", "updates", "a whole number >= 0, or None", updates)
     init, state, params = as_transformation(tx).init, unboxed(state), unboxed(params)
     abstract = jax.eval_shape(lambda: params) if _are_arrays(params) else params
     like = jax.eval_shape(init, params)
     new, old, structural = read_nodes(like, state, abstract)
     matched = _match(new, old, structural)
-    _carry_position(matched, new, old)
+    _carry_position(matched, new, old, updates)
     constants = {leaf.name for node in new for (field, _), leaf in node.leaves.items() if _is_constant(node, field)}
     paths = [leaf.name for node in new for leaf in node.leaves.values()]
     initial = {p: matched.why.get(p, "not saved") for p in paths if p not in matched.taken and p not in constants}
@@ -237,12 +247,15 @@ def _note(matched: _Matched, nodes: Iterable[Node], why: str) -> None:
             matched.why.setdefault(leaf.name, why)
 
 
-def _carry_position(matched: _Matched, new: list[Node], old: list[Node]) -> None:
+def _carry_position(matched: _Matched, new: list[Node], old: list[Node], updates: int | None) -> None:
     """Sets the steps of schedules that the saved state didn't have to the number of updates, if it is known."""
     counts = [(node, leaf) for node in old if (leaf := _updates_so_far(node)) is not None]
-    if not counts or any(not _same(leaf.x, counts[0][1].x) for _, leaf in counts):
+    if counts and all(_same(leaf.x, counts[0][1].x) for _, leaf in counts):
+        count = counts[0][1]
+    elif updates is not None:
+        counts, count = [], Leaf(("updates",), np.int32(updates))
+    else:
         return
-    count = counts[0][1]
     for node in new:
         leaf = node.leaves.get((_POSITIONS.get(node.kind or "", ""), ()))
         if leaf is not None and leaf.name not in matched.taken and not _misfit(leaf.x, count.x):

@@ -17,7 +17,7 @@ from lrjax.search.range_test import RULES, RangeTest
 from lrjax.search.result import SweepResult
 from lrjax.search.techniques import FAMILIES, techniques
 from lrjax.search.tune import TuneResult
-from lrjax.training.train import Run
+from lrjax.training.result import Run
 
 STEPS = 40
 RATES = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])

@@ -130,6 +130,7 @@ def main():
             len({i // across.shape[1] for i in group}) == 1 for group in groups
         ), (name, groups)
     interrupted(jax.make_mesh((2, 4), ("runs", "model")), only, expected)
+    continued(jax.make_mesh((4, 2), ("data", "model")), both)
     print("all")
 
 
@@ -155,6 +156,39 @@ def interrupted(mesh, fields, expected):
         resumed = swept(mesh, checkpoint=folder, **fields)
     same(resumed, expected)
     assert made == 40
+
+
+def continued(mesh, fields):
+    """`train(start=)`: sharded, on one device, and from a checkpoint of one device on two."""
+    from lrjax.training import engine
+
+    tx = L.chain(L.clip_by_global_norm(1.0), L.adamw(L.cosine_decay_schedule(0.03, 30)), L.ema_params(0.9))
+    options = {"steps": 30, "eval_every": 10, "progress": False}
+    whole = L.train(task_of(**fields), tx, mesh=mesh, **options)
+    half = L.train(task_of(**fields), tx, mesh=mesh, **options | {"steps": 10})
+    run = L.train(task_of(**fields), tx, mesh=mesh, start=half, **options)
+    trees = ((x.params, x.opt_state) for x in (run, whole))
+    for a, b in zip(*map(jax.tree.leaves, trees), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.sharding == b.sharding
+    np.testing.assert_array_equal(run.metrics["all"], whole.metrics["all"])
+    dispatch, calls, engine.FIRST_CALL_STEPS = engine.Engine._dispatch, [], 1
+
+    def breaking(self, *rest):
+        calls.append(None)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return dispatch(self, *rest)
+
+    with tempfile.TemporaryDirectory() as folder:
+        engine.Engine._dispatch = breaking
+        with pytest.raises(KeyboardInterrupt):
+            L.train(task_of(), tx, start=half, checkpoint=folder, **options)
+        engine.Engine._dispatch = dispatch
+        two = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("runs",))
+        again = L.train(task_of(), tx, start=half, checkpoint=folder, mesh=two, **options)
+    np.testing.assert_allclose(again.losses, whole.losses, rtol=1e-5)
+    np.testing.assert_allclose(again.metrics["all"], whole.metrics["all"], rtol=1e-5)
 
 
 texts = []

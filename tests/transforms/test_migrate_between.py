@@ -310,3 +310,17 @@ def test_parameters_with_the_names_of_fields():
     for form in FORMS.values():
         state = L.migrate_state(form(saved), new, params, strict=True).state
         jax.tree.map(np.testing.assert_array_equal, state[1][0], saved[0])
+
+
+def test_the_updates_so_far_may_be_said_where_the_state_counts_nothing():
+    params, plan = {"w": jnp.ones(3)}, L.linear_schedule(0.1, 0.0, 100)
+    saved, tx = optax.sgd(0.1).init(params), L.chain(L.clip(L.constant_schedule(1.0)), L.sgd(plan))
+    found = L.migrate_state(saved, tx, params, updates=40)
+    _, state = tx.update(params, found.state, params)
+    assert found.carried == {"0/step": "updates", "1/1/step": "updates"}
+    assert L.get_learning_rate(state) == plan(40) and state[0].step == 41
+    counted = optax.adam(plan).init(params)  # a state that counts is right
+    assert L.migrate_state(counted, L.adam(plan), params, updates=40).state[1].step == 0
+    for updates in (-1, 1.5, True):
+        with pytest.raises(ValueError, match="migrate_state: `updates` must be a whole number >= 0, or None"):
+            L.migrate_state(saved, tx, params, updates=updates)

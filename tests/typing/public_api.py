@@ -49,6 +49,8 @@ lrjax.sgd("fast")  # type: ignore[arg-type]
 # A task is a value that every function takes.
 task = lrjax.Task(lambda params, batch: jnp.mean(batch * params["w"]), params, jnp.ones((8, 3)), batch_size=4)
 assert_type(lrjax.train(task, adam, steps=10), lrjax.Run)
+lrjax.train(task, adam, steps=20, start=lrjax.train(task, adam, steps=10))
+lrjax.train(task, adam, steps=20, start="run.pkl")  # type: ignore[arg-type]
 assert_type(lrjax.sweep(task, lrjax.adam, learning_rates=[0.1, 0.2], steps=10), lrjax.SweepResult)
 assert_type(lrjax.tune(task, adam, steps=10).run, lrjax.Run | None)
 assert_type(lrjax.compare(task, {"adam": adam}, steps=10), lrjax.Comparison)

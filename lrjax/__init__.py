@@ -159,11 +159,11 @@ from lrjax.transforms.factored import FactoredState as FactoredState
 from lrjax.transforms.factored import ScaleBySM3State as ScaleBySM3State
 from lrjax.transforms.factored import scale_by_factored_rms as scale_by_factored_rms
 from lrjax.transforms.factored import scale_by_sm3 as scale_by_sm3
-from lrjax.transforms.guard import GuardState as GuardState
 from lrjax.transforms.guard import guard as guard
 from lrjax.transforms.guard import guard_report as guard_report
 from lrjax.transforms.guard_log import GuardEvent as GuardEvent
 from lrjax.transforms.guard_log import GuardReport as GuardReport
+from lrjax.transforms.guard_state import GuardState as GuardState
 from lrjax.transforms.inject import InjectHyperparamsState as InjectHyperparamsState
 from lrjax.transforms.inject import InjectStatefulHyperparamsState as InjectStatefulHyperparamsState
 from lrjax.transforms.inject import StatefulSchedule as StatefulSchedule

@@ -2,117 +2,26 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Count, DType, OpenFraction, Positive, Size, Steps
-from lrjax.numerics import Array, ArrayTree, common_dtype, safe_increment, unboxed
+from lrjax.numerics import ArrayTree, common_dtype, safe_increment, unboxed
 from lrjax.transforms.apply import apply_updates
 from lrjax.transforms.base import ScheduledState, Transformation, transformation, update_inner
 from lrjax.transforms.elementwise import cast_like, is_none, map_updates
-from lrjax.transforms.guard_log import GuardLog, logged, no_log, report_of
-from lrjax.transforms.judge import (
-    ACCEPTS,
-    LEVEL,
-    Judge,
-    accepted,
-    is_convicted,
-    is_doubtful,
-    judged,
-    restored,
-    skipped,
-    start_anew,
-    unjudged,
-)
+from lrjax.transforms.guard_log import logged, report_of
+from lrjax.transforms.guard_state import GuardControl, GuardSnapshot, GuardState, fetched, guard_state, stored
+from lrjax.transforms.judge import ACCEPTS, LEVEL, accepted, is_convicted, judged, restored, skipped, start_anew
 from lrjax.transforms.learning_rate import InjectedRateState, LearningRateState
 from lrjax.transforms.norms import global_norm
-from lrjax.transforms.sharding import shard_like, vary_as_all, vary_like
+from lrjax.transforms.sharding import shard_like, vary_like
 
 _SETTLE = 3  # corrections of the rounding of a return; the second is exact, see `_way_back`
 _BACKOFF = 10  # doublings of the time until the rate is raised again
 _LEAST_FACTOR = 1e-30  # of the rate, which float32 holds
-
-
-class GuardSnapshot(NamedTuple):
-    params: ArrayTree
-    inner_state: ArrayTree
-    judge: Judge
-
-
-class GuardControl(NamedTuple):
-    """What the guard does with the rate."""
-
-    rate_factor: Array  # float32 (): multiplies the updates; 1 unless the rate was cut
-    quiet: Array  # int32 (): good steps since the last change of the rate
-    raised: Array  # bool (): whether the last change of the rate was up
-    backoff: Array  # int32 (): how often the rate was cut again after it was raised
-    retries: Array  # int32 (): returns to this snapshot
-    held: Array  # bool (): whether the retries are used up: the parameters stay those of the snapshot
-
-
-class GuardState(NamedTuple):
-    inner_state: ArrayTree
-    snapshot: GuardSnapshot  # the last good one
-    judge: Judge
-    control: GuardControl
-    step: Array  # int32 (): calls so far
-    since: Array  # int32 (): updates since the snapshot, or the return to it; at 0 the parameters are its own
-    bad: Array  # int32 (): bad steps in a row
-    settling: Array  # int32 (): corrections of a return that are left
-    repaired: Array  # bool (): whether the state of `inner` was replaced since the snapshot
-    log: GuardLog
-
-    @property
-    def rate_factor(self) -> Array:
-        return self.control.rate_factor
-
-    def evaluation_params(self, params: ArrayTree) -> Any:
-        """Returns those of the snapshot where the guard doubts the present ones: after a bad step, from a return to the
-        next snapshot, and where the last losses are higher than they were."""
-        state: Any = self
-        doubted = (state.bad > 0) | (state.control.retries > 0) | state.control.held | is_doubtful(state.judge)
-        return jax.tree.map(lambda good, p: jnp.where(doubted, _fetched(good, p), p), self.snapshot.params, params)
-
-
-def _start(params: Any, tx: Any) -> GuardState:
-    inner_state, zero = tx.inner.init(params), vary_as_all(jnp.zeros([], jnp.int32), params)
-    number, flag = zero.astype(jnp.result_type(float)), zero > 0
-    judge = unjudged(tx.window, number)
-    store = functools.partial(_stored, tx.snapshot_dtype, tx.memory_kind)
-    snapshot = GuardSnapshot(
-        jax.tree.map(lambda p: store(jnp.copy(p)), params),
-        jax.tree.map(lambda x: store(jnp.copy(x)), inner_state),
-        jax.tree.map(jnp.copy, judge),
-    )
-    # in arrays of their own each, so that a state may be donated
-    new, no = (lambda: jnp.copy(zero)), (lambda: jnp.copy(flag))
-    control = GuardControl(number + 1, new(), no(), new(), new(), no())
-    return GuardState(inner_state, snapshot, judge, control, new(), new(), new(), new(), no(), no_log(zero))
-
-
-def _stored(dtype: Any, memory_kind: Any, x: Any) -> Any:
-    """As the snapshot keeps it; scalars, which take no memory, as they are."""
-    if not jnp.ndim(x):
-        return x
-    if dtype is not None and jnp.issubdtype(x.dtype, jnp.floating):
-        x = x.astype(dtype)
-    return x if memory_kind is None else _moved(x, memory_kind)
-
-
-def _moved(x: Any, memory_kind: str) -> Any:
-    if isinstance(x, jax.core.Tracer):
-        space = jax.memory.Space.Device if memory_kind == "device" else jax.memory.Space.Host
-        return jax.device_put(x, space)
-    return jax.device_put(x, x.sharding.with_memory_kind(memory_kind))
-
-
-def _fetched(x: Any, like: Any) -> Any:
-    """Out of the snapshot, as the array that it was taken of."""
-    if jnp.ndim(x) and jax.typeof(x).memory_space != jax.typeof(like).memory_space:
-        x = _moved(x, "device")
-    return x if x.dtype == like.dtype else x.astype(like.dtype)
 
 
 def _way_back(good: Any, p: Any, u: Any) -> Any:
@@ -160,7 +69,7 @@ def _with_clock(old: Any, now: Any) -> Any:
     return jax.tree.map(one, old, now, is_leaf=is_clock)
 
 
-@transformation(_start, packable=lambda tx: tx.inner._packable(tx.inner))
+@transformation(guard_state, packable=lambda tx: tx.inner._packable(tx.inner))
 def guard(
     updates: Any,
     state: Any,
@@ -180,37 +89,34 @@ def guard(
 ):
     """Watches a run: where it goes wrong, it goes back to the last good parameters and on from there at a lower rate.
 
-    Experimental: of 105 runs at rates from 1e-3 to 1e3 three still ended worse than they began, and a step takes up to
-    twice as long (`notebooks/guarding.md`).
+    The loss is the extra argument `value`; without it only the norm of the gradient is looked at, which sees less. A
+    step is bad when loss or gradient isn't finite, when the loss is `threshold` standard deviations above its trend of
+    the last `window` steps, or when the gradient's norm, by its logarithm, is as far above its mean.
 
-    The loss is the extra argument `value`; without it the gradient's norm alone is looked at, which sees less. A step
-    is bad when the loss or the gradient isn't finite, when the loss is `threshold` standard deviations above the mean
-    of the last `window` ones, or when the gradient's norm, by its logarithm, is as far above its own. What then
-    happens:
-
-    - A bad step is skipped: no update, `inner` stays. If the next batch is good, that one batch was at fault.
-    - After more than `patience` bad steps in a row the parameters are at fault. So they are at once when the mean loss
-      of 16 steps gives back three tenths of what was gained or is above the one at the start, and when an update isn't
-      finite.
-      Parameters and the state of `inner` go back to the snapshot, except the step of a schedule, which goes on. The
-      rate is multiplied by `factor`; at the n-th return to the same snapshot by `factor`ⁿ, so that a rate that is a
-      million times too high takes 6 of them. The batches are others than before. An update that isn't finite in a run
-      that was good is the fault of the state of `inner`, and the first time cuts nothing.
-    - At the snapshot itself the batch must be at fault, and is skipped. After 64 such steps that are finite the data
+    - After one bad step the batch may be at fault: its gradient counts as 0, so that `inner` goes on with its momentum.
+    - After more than `patience` bad steps in a row the parameters are at fault; so they are when the mean loss of 16
+      steps gives back three tenths of what was gained, or is above the one at the start, and when an update isn't
+      finite. Parameters and the state of `inner` go back to the snapshot, except the step of a schedule, which goes on.
+      The rate is multiplied by `factor`, at the n-th return to the same snapshot by `factor`ⁿ: so a rate that is a
+      million times too high takes 6 of them. The batches are others than before.
+    - With the extra argument `value_fn`, a function from parameters to the loss of the batch, as `lrjax.train` gives
+      it, a batch whose loss is as bad at the snapshot is at fault itself, and no reason for a return.
+    - At the snapshot itself a bad batch is always at fault; nothing moves. After 64 such steps that are finite the data
       have changed: their loss is the normal one from then on.
+    - An update that isn't finite in a run that was good shows a broken state of `inner`: the first time that alone is
+      replaced by the snapshot's. It is looked for 1, 2, 4, 8, … updates after a snapshot, and before the next.
     - After `recovery` good steps the rate is divided by `factor` again, up to what it was; each time that this led to a
       return it waits twice as long. None never raises it.
     - After `max_retries` returns to one snapshot it stays there, for good, and `guard_report(state).held` is True.
 
     A snapshot is taken every `snapshot_every` updates, of parameters whose own loss and gradient are good, after 16
     good steps at about the lowest mean loss so far; the first is the start. It takes the memory of the parameters and
-    of the state of `inner`, in `snapshot_dtype` (then the way back is as exact as that), in `memory_kind`.
+    of the state of `inner`, in `snapshot_dtype` (then the way back is as exact as that), in `memory_kind`. Where the
+    present parameters are in doubt, `lrjax.evaluation_params` returns those of the snapshot.
 
     The updates are those that bring the parameters back: the first to within rounding, the second, at the next step,
-    exactly. So put `guard` outside of all else that changes updates. An update never makes a parameter infinite or nan.
-
-    With the extra argument `value_fn`, a function from parameters to the loss of the batch, as `lrjax.train` gives it,
-    no second batch is needed: where the loss is normal at the snapshot, the parameters are at fault, else the batch.
+    exactly. So put `guard` outside of all else that changes updates, but inside of `MultiSteps`, of whose gradients a
+    bad one would count as 0. An update never makes a parameter infinite or nan.
 
     State: `GuardState`, of which `guard_report(state)` tells; `get_learning_rate` knows the factor. Needs: `params`.
 
@@ -233,7 +139,7 @@ def guard(
     at_snapshot = state.since == 0
     reading: Any = judged(state.judge, threshold, loss, norm, at_snapshot & (control.retries > 0))
 
-    good_params = lambda: jax.tree.map(_fetched, saved.params, params)
+    good_params = lambda: jax.tree.map(fetched, saved.params, params)
     is_back = _if(
         state.settling > 0,
         lambda: _all([jnp.all(a == b) for a, b in zip(*map(jax.tree.leaves, (good_params(), params)), strict=True)]),
@@ -282,7 +188,7 @@ def guard(
 
     # The first step after a return, or after steps that were skipped at the snapshot, begins with its state as it was.
     restores = returning | broken | (at_snapshot & ((state.settling > 0) | (state.bad > 0)))
-    store = functools.partial(_stored, snapshot_dtype, memory_kind)
+    store = functools.partial(stored, snapshot_dtype, memory_kind)
     done = jax.eval_shape(advance, updates, state.inner_state)
 
     new = lambda _: GuardSnapshot(jax.tree.map(store, params), jax.tree.map(store, state.inner_state), judge)
@@ -290,10 +196,10 @@ def guard(
 
     def restore(arrays: Any) -> Any:
         way, inner_state = arrays
-        good = jax.tree.map(_fetched, snapshot.params, params)
+        good = jax.tree.map(fetched, snapshot.params, params)
         gap = lambda w, g, p: None if w is None else _way_back(g, p, w)
         back_to_good = lambda: jax.tree.map(gap, way, good, params, is_leaf=is_none)
-        inner_state = _with_clock(jax.tree.map(_fetched, snapshot.inner_state, inner_state), inner_state)
+        inner_state = _with_clock(jax.tree.map(fetched, snapshot.inner_state, inner_state), inner_state)
         return _if(returning, back_to_good, lambda: way), inner_state
 
     # The way back takes the place of the gradients, where it has their structure, so that it costs no memory traffic.

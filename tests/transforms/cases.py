@@ -199,7 +199,6 @@ CASES: dict[str, Case] = {
         OTHERWISE,
         source=False,
         made=L.guard(ADAM),
-        skips={"x64": "it compares counts of int32 and int64, which don't promote here"},
         without=(("memory_kind", "pinned_host"),),  # needs a device with a memory of its own
     ),
     # transforms/lookahead.py

@@ -18,6 +18,8 @@ _UNSEEN = 2.0  # times as far above the trend as any loss in the history: only s
 _NEIGHBOURS = 8  # on each side, whose mean is the trend
 _FARTHER = 10.0  # times as far from normal as at the good parameters: parameters that are less sure do it 2 times
 _SURE = 2.0  # standard errors by which a level must be above the start, or the best
+_WILD = 3.0  # times the noise at the start, above which the losses scatter by the parameters
+_STARTS = 3  # losses at the start, of which their noise is known
 _GIVEN_BACK = 0.3  # of what was gained, above which a level is worse
 _NEAR = 0.1  # of what was gained, within which a level is about the best
 _FORGETS = 1e-3  # of its distance to the level now, which the best level follows at each step
@@ -106,7 +108,7 @@ def judged(judge: Any, threshold: Any, loss: Any, norm: Any, returned: Any) -> R
         is_worse = functools.reduce(
             jnp.logical_or, [x.is_known & (x.mean > limit) for x, limit in zip(levels, limits, strict=True)]
         )
-        is_good = level.is_known & (level.most <= judge.best + _NEAR * gained)
+        is_good = level.is_known & (level.most <= judge.best + _NEAR * gained) & ~_is_wild(judge, level)
         # the good parameters have lost what was gained: so the data aren't what they were
         highest = jnp.where(returned & enough, jnp.minimum(highest, limits[0] + 3 * level.noise), highest)
     is_high = x > highest
@@ -145,10 +147,18 @@ def _detrended(losses: Any, known: Any) -> tuple[Any, Any]:
     return level, jnp.where(is_known, losses - summed(jnp.where(is_known, losses, 0)) / counts, 0)
 
 
+def _is_wild(judge: Any, level: Any) -> jax.Array:
+    """Returns whether the losses scatter more than they fell, and far more than those of several batches at the start:
+    then the parameters scatter, by a rate that is too high, and any of them may be worse than the start."""
+    noise_at_start = jnp.sqrt(judge.start_squares / jnp.maximum(judge.starts - 1, 1).astype(level.noise.dtype))
+    scatters = (judge.starts >= _STARTS) & (level.noise > _WILD * noise_at_start)
+    return scatters & (judge.start - level.mean < 2 * level.noise)
+
+
 def is_doubtful(judge: Any) -> jax.Array:
-    """Returns whether the last losses, four or sixteen, are above the best level; is False before there are four."""
+    """Returns whether the last losses, four or sixteen, are above the best level, or scatter as if by the rate."""
     gained, level = jnp.maximum(judge.start - judge.best, 0), _levels(judge)[0]
-    doubts = []
+    doubts = [level.is_known & _is_wild(judge, level)]
     for count in (min(4, len(judge.losses)), min(LEVEL, len(judge.losses))):
         mean = jnp.mean(judge.losses[-count:])
         limit = judge.best + jnp.maximum(_NEAR * gained, _SURE * level.noise / count**0.5)

@@ -19,6 +19,7 @@ _NEIGHBOURS = 8  # on each side, whose mean is the trend
 _FARTHER = 10.0  # times as far from normal as at the good parameters: parameters that are less sure do it 2 times
 _SURE = 2.0  # standard errors by which a level must be above the start, or the best
 _WILD = 3.0  # times the noise at the start, above which the losses scatter by the parameters
+_SPIKE = 4.0  # standard deviations, more than noise reaches in a history of its length
 _STARTS = 3  # losses at the start, of which their noise is known
 _GIVEN_BACK = 0.3  # of what was gained, above which a level is worse
 _NEAR = 0.1  # of what was gained, within which a level is about the best
@@ -156,9 +157,13 @@ def _is_wild(judge: Any, level: Any) -> jax.Array:
 
 
 def is_doubtful(judge: Any) -> jax.Array:
-    """Returns whether the last losses, four or sixteen, are above the best level, or scatter as if by the rate."""
+    """Returns whether the next loss may be a bad one: the last four or sixteen are above the best level, or scatter as
+    if by the rate, or there are such spikes that one of them would be above the start."""
     gained, level = jnp.maximum(judge.start - judge.best, 0), _levels(judge)[0]
-    doubts = [level.is_known & _is_wild(judge, level)]
+    _, residuals = _detrended(judge.losses, judge.known)
+    spike, usual = jnp.max(residuals), jnp.std(residuals)
+    has_spikes = (spike > _SPIKE * usual) & (level.mean + spike > judge.start)
+    doubts = [level.is_known & (_is_wild(judge, level) | has_spikes)]
     for count in (min(4, len(judge.losses)), min(LEVEL, len(judge.losses))):
         mean = jnp.mean(judge.losses[-count:])
         limit = judge.best + jnp.maximum(_NEAR * gained, _SURE * level.noise / count**0.5)

@@ -32,6 +32,8 @@ def _way_back(good: Any, p: Any, u: Any) -> Any:
     arrives at `good` to the bit. It is bounded, since the difference of two large numbers may overflow: that takes one
     more.
     """
+    if jnp.result_type(p) == bool:
+        return jnp.zeros_like(u)  # a flag, which no update trains
     dtype = common_dtype(p, u)
     gap = jnp.asarray(good, dtype) - jnp.asarray(p, dtype)
     if jnp.issubdtype(u.dtype, jnp.floating):

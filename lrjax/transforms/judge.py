@@ -49,7 +49,7 @@ class Reading(NamedTuple):
     is_wrong: Array  # and not by its norm alone
     is_high: Array  # wrong, but finite
     is_worse: Array  # the level, so that the parameters are at fault
-    is_good: Array  # the level is about the best
+    is_good: Array  # the level is about the best, and the loss no higher than most
     spike: Array  # of the norm
     bounded: Array  # what the loss is at most, as history
     highest: Array  # above which a loss is a spike
@@ -110,6 +110,7 @@ def judged(judge: Any, threshold: Any, loss: Any, norm: Any, returned: Any) -> R
             jnp.logical_or, [x.is_known & (x.mean > limit) for x, limit in zip(levels, limits, strict=True)]
         )
         is_good = level.is_known & (level.most <= judge.best + _NEAR * gained) & ~_is_wild(judge, level)
+        is_good &= x <= mean + _SURE * std
         # the good parameters have lost what was gained: so the data aren't what they were
         highest = jnp.where(returned & enough, jnp.minimum(highest, limits[0] + 3 * level.noise), highest)
     is_high = x > highest

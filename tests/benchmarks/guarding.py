@@ -48,6 +48,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 FAULTS = ("nan batch", "inf gradient", "gradient of 100×", "corrupted every 50", "flipped for 20", "nan in the state")
 AT = 150  # the step of a fault
 FAULTS_RATE, SEEDS = 1e-3, 8
+SIZES = [(10_000_000, 10, 40), (10_000, 4, 2000)]  # parameters, layers, steps in one call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,8 +185,15 @@ def with_faults(chosen: dict[str, Setting]) -> str:
     return "\n".join(lines)
 
 
-def time_of_a_step(numbers: int = 10_000_000, layers: int = 10, batch: int = 128, rounds: int = 7) -> str:
-    """Milliseconds of a compiled step of Adam for a network of so many parameters, in turns; the medians."""
+def times_of_a_step() -> str:
+    return "\n".join(
+        ["| network | batch | alone | guard | more |", "|---|---|---|---|---|", *map(time_of_a_step, SIZES)]
+    )
+
+
+def time_of_a_step(size: tuple[int, int, int], batch: int = 128, rounds: int = 7) -> str:
+    """Microseconds of a compiled step of Adam for a network of so many parameters, in turns; the medians."""
+    numbers, layers, steps = size
     width = round((numbers / layers) ** 0.5)
     params = [jax.random.normal(k, (width, width)) * width**-0.5 for k in jax.random.split(jax.random.key(0), layers)]
     x = jax.random.normal(jax.random.key(1), (batch, width))
@@ -204,7 +212,7 @@ def time_of_a_step(numbers: int = 10_000_000, layers: int = 10, batch: int = 128
                 updates, state = tx.update(grads, state, params, value=loss)
                 return (L.apply_updates(params, updates), state), loss
 
-            return jax.lax.scan(step, (params, state), None, length=40)[0]
+            return jax.lax.scan(step, (params, state), None, length=steps)[0]
 
         return run
 
@@ -215,13 +223,10 @@ def time_of_a_step(numbers: int = 10_000_000, layers: int = 10, batch: int = 128
         for way, run in runs.items():
             begin = time.perf_counter()
             state[way] = jax.block_until_ready(run(*state[way]))
-            seconds[way].append((time.perf_counter() - begin) / 40)
-    alone, guarded = (1e3 * statistics.median(x[1:]) for x in seconds.values())
-    made = sum(p.size for p in params) / 1e6
-    return (
-        f"A step of Adam, {made:.0f} M parameters, batch {batch}, {jax.devices()[0].device_kind}: {alone:.1f} ms "
-        f"alone, {guarded:.1f} ms with `guard`, snapshots included: {guarded / alone - 1:+.1%}."
-    )
+            seconds[way].append((time.perf_counter() - begin) / steps)
+    alone, guarded = (1e6 * statistics.median(x[1:]) for x in seconds.values())
+    made = sum(p.size for p in params)
+    return f"| {made:,} parameters | {batch} | {alone:,.0f} µs | {guarded:,.0f} µs | {guarded / alone - 1:+.1%} |"
 
 
 def main() -> None:
@@ -236,7 +241,7 @@ def main() -> None:
     makers: dict[str, Callable[[], str]] = {
         "rates": lambda: at_all_rates(given, optimizers),
         "faults": lambda: with_faults(given),
-        "time": time_of_a_step,
+        "time": times_of_a_step,
     }
     for name, make in makers.items():
         if chosen.only in (None, name):

@@ -118,7 +118,7 @@ def guard(
 
     The updates are those that bring the parameters back: the first to within rounding, the second, at the next step,
     exactly. So put `guard` outside of all else that changes updates, but inside of `MultiSteps`, of whose gradients a
-    bad one would count as 0. An update never makes a parameter infinite or nan.
+    bad one would count as 0. An update never makes a parameter infinite or nan. An update has no reverse-mode derivative.
 
     State: `GuardState`, of which `guard_report(state)` tells; `get_learning_rate` knows the factor. Needs: `params`.
 

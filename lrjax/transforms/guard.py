@@ -32,7 +32,7 @@ def _way_back(good: Any, p: Any, u: Any) -> Any:
     arrives at `good` to the bit. It is bounded, since the difference of two large numbers may overflow: that takes one
     more.
     """
-    if jnp.result_type(p) == bool:
+    if jnp.issubdtype(jnp.result_type(p), jnp.bool_):
         return jnp.zeros_like(u)  # a flag, which no update trains
     dtype = common_dtype(p, u)
     gap = jnp.asarray(good, dtype) - jnp.asarray(p, dtype)
@@ -118,7 +118,7 @@ def guard(
 
     The updates are those that bring the parameters back: the first to within rounding, the second, at the next step,
     exactly. So put `guard` outside of all else that changes updates, but inside of `MultiSteps`, of whose gradients a
-    bad one would count as 0. An update never makes a parameter infinite or nan. An update has no reverse-mode derivative.
+    bad one would count as 0. An update never makes a parameter infinite or nan, and has no reverse-mode derivative.
 
     State: `GuardState`, of which `guard_report(state)` tells; `get_learning_rate` knows the factor. Needs: `params`.
 

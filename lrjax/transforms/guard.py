@@ -91,9 +91,10 @@ def guard(
 ):
     """Watches a run: where it goes wrong, it goes back to the last good parameters and on from there at a lower rate.
 
-    The loss is the extra argument `value`; without it only the norm of the gradient is looked at, which sees less. A
-    step is bad when loss or gradient isn't finite, when the loss is `threshold` standard deviations above its trend of
-    the last `window` steps, or when the gradient's norm, by its logarithm, is as far above its mean.
+    Give the loss as the extra argument `value`: without it only the norm of the gradient is looked at, which misses
+    most of what a rate that is too high does. A step is bad when loss or gradient isn't finite, when the loss is
+    `threshold` standard deviations above its trend of the last `window` steps, or when the gradient's norm, by its
+    logarithm, is as far above its mean.
 
     - After one bad step the batch may be at fault: its gradient counts as 0, so that `inner` goes on with its momentum.
     - After more than `patience` bad steps in a row the parameters are at fault; so they are when the mean loss of 16
@@ -108,7 +109,7 @@ def guard(
     - An update that isn't finite in a run that was good shows a broken state of `inner`: the first time that alone is
       replaced by the snapshot's. It is looked for 1, 2, 4, 8, … updates after a snapshot, and before the next.
     - After `recovery` good steps the rate is divided by `factor` again, up to what it was; each time that this led to a
-      return it waits twice as long. None never raises it.
+      return it waits twice as long. It is never raised with `recovery=None`, and without the loss.
     - After `max_retries` returns to one snapshot it stays there, for good, and `guard_report(state).held` is True.
 
     A snapshot is taken every `snapshot_every` updates, of parameters whose own loss and gradient are good, after 16
@@ -215,14 +216,13 @@ def guard(
     move = lambda u, w: jnp.where(moves, u, jnp.where(returning, shard_like(w.astype(u.dtype), u), jnp.zeros_like(u)))
     new_updates = _finite_sums(jax.tree.map(move, stepped, way), params)
 
-    new_control, raised, gave_up = _controlled(control, back, step, due, factor, recovery, max_retries)
+    raises = None if loss is None else recovery  # gradient norms alone can't tell that it is safe
+    new_control, raised, gave_up = _controlled(control, back, step, due, factor, raises, max_retries)
     reset = lambda x: jnp.where(back, 0, x)
     since = jnp.where(due, 1, jnp.where(step, safe_increment(state.since), state.since))
     is_skipped = bad & ~returning
     kinds = (is_skipped & (state.bad == 0), back & ~gave_up, gave_up, raised, changed & step, broken)
-    log = logged(
-        state.log, kinds, state.step, new_control.rate_factor, norm if loss is None else loss, is_skipped, back
-    )
+    log = logged(state.log, kinds, state.step, new_control.rate_factor, loss, norm, is_skipped, back)
     return new_updates, GuardState(
         inner_state,
         snapshot,
@@ -312,11 +312,11 @@ def guard_report(state: ArrayTree) -> Any:
     >>> import jax.numpy as jnp, lrjax
     >>> tx, params = lrjax.guard(lrjax.adam(1e-3)), jnp.ones(1)
     >>> lrjax.guard_report(tx.init(params))
-    GuardReport(rate_factor=1.0, skipped=0, returns=0, held=False, events=(), forgotten=0)
+    GuardReport(rate_factor=1.0, skipped=0, returns=0, held=False, events=(), forgotten=0, without_loss=False)
     """
     found = guards_in(unboxed(state))
     if not found:
-        raise ValueError(f"guard_report: `state` must hold the state of a `guard`, got {jax.tree.structure(state)}.")
+        raise ValueError("guard_report: `state` must hold the state of a `guard`, got one without.")
     if any(jnp.ndim(x.step) for x in found.values()):
         raise ValueError("guard_report: `state` must be of one run, got a batch; take one by `jax.tree.map`.")
     reports = {path: report_of(x.log, x.rate_factor, x.control.held) for path, x in found.items()}

@@ -237,7 +237,10 @@ def test_gradients_alone_are_enough_where_they_explode():
     for _ in range(200):
         updates, state = tx.update(2 * params, state, params)
         params = L.apply_updates(params, updates)
-    assert L.guard_report(state).returns > 0 and float(jnp.max(jnp.abs(params))) < 1
+    report = L.guard_report(state)
+    assert report.returns > 0 and float(jnp.max(jnp.abs(params))) < 1
+    assert report.without_loss and "No loss was given" in str(report) and "at gradient norm" in str(report)
+    assert not any(event.kind == "raised the rate" for event in report.events)
 
 
 @pytest.mark.slow

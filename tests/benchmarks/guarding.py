@@ -133,10 +133,11 @@ def healthy_runs(chosen: dict[str, Setting], optimizers: list[str]) -> str:
 
 def _cost_of(found: list[np.ndarray], before: float) -> str:
     alone, guarded, acted = np.stack(found, axis=1)  # [settings, seeds]
-    floor = before / 1000  # below it a loss is as good as 0
-    logs = np.log(np.maximum(guarded.mean(1), floor) / np.maximum(alone.mean(1), floor))
-    mean, error = np.mean(logs), np.std(logs) / max(len(logs) - 1, 1) ** 0.5
-    return f"{alone.size} | {int(acted.sum())} | {np.expm1(mean):+.1%} ± {error:.1%}"
+    is_healthy = alone <= before  # not where another seed diverges
+    mean = lambda x: np.maximum(np.mean(x, axis=1, where=is_healthy), before / 1000)  # below that it is as good as 0
+    logs = np.log(mean(guarded) / mean(alone))
+    cost, error = np.mean(logs), np.std(logs) / max(len(logs) - 1, 1) ** 0.5
+    return f"{is_healthy.sum()} | {int(acted[is_healthy].sum())} | {np.expm1(cost):+.1%} ± {error:.1%}"
 
 
 def faulty_runs(setting: Setting, tx: Any) -> np.ndarray:

@@ -86,11 +86,17 @@ def of_finding(names: dict) -> None:
     assert set(names["suggestions"]) == {"valley", "slide", "steep", "minimum"}
 
 
+def of_guarding(names: dict) -> None:
+    assert names["loss_fn"](names["final"], names["batch"]) < 0.1
+    assert names["model_loss"](names["good_model"], names["batch"]) < 0.1
+
+
 CHECKS = {
     "README": of_readme,
     "getting_started": of_getting_started,
     "training": of_training,
     "finding": of_finding,
+    "guarding": of_guarding,
 }
 
 

@@ -12,11 +12,15 @@ from lrjax.training.parameters import Joined, is_joined, split
 from lrjax.training.program import Carry
 from lrjax.training.result import Run
 from lrjax.training.waves import fetch
+from lrjax.transforms.guard import guards_in
 from lrjax.transforms.migrate import migrate_state
 from lrjax.transforms.state_nodes import Node, read_nodes
 from lrjax.value import bad_argument
 
 _SHOWN = 5  # paths in an error
+_REPLACED = (
+    "`start=dataclasses.replace(start, opt_state=lrjax.migrate_state(start.opt_state, optimizer, start.params).state)`"
+)
 # states whose `hyperparams` repeat numbers of the optimizer
 _RECORDED = ("ScheduledState", "InjectHyperparamsState", "InjectStatefulHyperparamsState")
 
@@ -29,15 +33,19 @@ def check_start(caller: str, start: Any, seed: int | None, steps: int) -> int:
         raise bad_argument(caller, "start", "a Run, of `train` or `Run.load`", start)
     if seed not in (None, start.seed):
         raise bad_argument(caller, "seed", f"left out, or {start.seed} as that of `start`", seed)
-    if steps <= (made := len(start.losses)):
-        words = f"more than the {made:,} of `start`: it counts these and the new ones"
-        raise bad_argument(caller, "steps", words, steps)
+    if steps <= len(start.losses):
+        raise bad_argument(caller, "steps", counted_from(start), steps)
     if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(split(start.params)[0])):
         raise bad_argument(caller, "start", "a Run that ended with finite parameters", start)
     return start.seed
 
 
-def continue_run(engine: Engine, start: Run, optimizer: Any) -> None:
+def counted_from(start: Run) -> str:
+    """Returns what `steps` must be beside `start`, for an error."""
+    return f"more than the {len(start.losses):,} of `start`: it counts these and the new ones"
+
+
+def continue_run(engine: Engine, start: Run) -> None:
     """Makes the run of an engine, built with `begin` at the end of `start`, go on from there, and copies its record.
 
     Raises:
@@ -54,7 +62,7 @@ def continue_run(engine: Engine, start: Run, optimizer: Any) -> None:
             words = f"a Run of this task, with the {kind} {_words(expected)}"
             raise bad_argument(engine.caller, "start", words, _words(given))
     trained, others = split(start.params)
-    opt_state = _migrated(engine, start, jax.tree.map(jnp.asarray, trained), optimizer)
+    opt_state = _migrated(engine, start, jax.tree.map(jnp.asarray, trained))
     carry = Carry(trained, others, start.model_state, opt_state, jnp.array(True))
     on_host = jax.tree.map(lambda x: fetch(x) if isinstance(x, jax.Array) else np.asarray(x), carry)
     engine.initial = jax.tree.map(_joined_like, like, on_host, is_leaf=is_joined)
@@ -77,27 +85,30 @@ def _joined_like(like: Any, x: Any) -> Any:
     return Joined(vector, like.structure, like.shapes)
 
 
-def _migrated(engine: Engine, start: Run, trained: Any, optimizer: Any) -> Any:
+def _migrated(engine: Engine, start: Run, trained: Any) -> Any:
     """Returns the optimizer state of `start` for the optimizer of the engine."""
     tx = engine.program.optimizer(jax.tree.map(lambda x: x[0], engine.runs.hyperparams))
     found = migrate_state(start.opt_state, tx, trained, updates=len(start.losses))
     listed = [f"`{path}`" for path in _lost(start.opt_state, found.unused, trained)]
     listed += [f"`{path}` of the new state: {why}" for path, why in found.initial.items() if why != "not saved"]
     if listed:
+        without = f"To go on without, `import dataclasses` and give {_REPLACED}."
+        if _lost_guard(start, tx, trained):
+            raise ValueError(
+                f"{engine.caller}: `optimizer` must be guarded, since the run of `start` was: give `guard=True`, or "
+                f"`lrjax.guard(optimizer)`. {without}"
+            )
         more = f", and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
         raise ValueError(
-            f"{engine.caller}: `optimizer` must have a place for all that the optimizer of `start` kept; of it these "
-            f"are not carried over to {_shortened(optimizer)}: {', '.join(listed[:_SHOWN])}{more}. To go on without "
-            "them, replace the state: dataclasses.replace(start, opt_state=lrjax.migrate_state(start.opt_state, "
-            "optimizer, start.params).state)."
+            f"{engine.caller}: `optimizer` must have a place for all that the optimizer of `start` kept. {without} Not "
+            f"carried over: {', '.join(listed[:_SHOWN])}{more}."
         )
     structure = jax.tree.structure(jax.eval_shape(tx.init, trained))  # with the boxes of nnx, if there were any
     return structure.unflatten(jax.tree.leaves(found.state))
 
 
-def _shortened(optimizer: Any) -> str:
-    words = repr(optimizer)
-    return words if len(words) <= 100 else f"{words[:97]}..."
+def _lost_guard(start: Run, tx: Any, trained: Any) -> bool:
+    return bool(guards_in(start.opt_state)) and not guards_in(jax.eval_shape(tx.init, trained))
 
 
 def _lost(state: Any, unused: tuple[str, ...], trained: Any) -> list[str]:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from lrjax.hyperparameters import batch_length
 from lrjax.training.batches import known_steps
 from lrjax.training.checkpoint import Checkpoint, fingerprint
-from lrjax.training.continuation import check_start, continue_run
+from lrjax.training.continuation import check_start, continue_run, counted_from
 from lrjax.training.divergence import control_from_first_losses
 from lrjax.training.engine import Engine, check_mesh
 from lrjax.training.interrupt import Interrupted, handling_signals, warn_interrupted
@@ -93,7 +93,7 @@ def train(
     """
     check_task("train", task)
     check_mesh("train", mesh)
-    steps = run_length("train", task, steps)
+    steps = run_length("train", task, steps, start)
     seed = check_start("train", start, None if seed is None else seed_list("train", [seed])[0], steps)
     begin = 0 if start is None else len(start.losses)
     optimizer = guarded("train", optimizer, guard)
@@ -102,7 +102,7 @@ def train(
     every = eval_interval("train", eval_every)
     engine = Engine("train", task, runs, steps, eval_every=every, mesh=mesh, hashed=hashed, begin=begin)
     if start is not None:
-        continue_run(engine, start, optimizer)
+        continue_run(engine, start)
     kept, steps_made = KeptModels(engine, "all", np.zeros(1, int)), steps
     with ExitStack() as stack:
         stack.enter_context(handling_signals())
@@ -197,9 +197,11 @@ def check_task(caller: str, task: Any) -> None:
         raise bad_argument(caller, "task", "a lrjax.Task", task)
 
 
-def run_length(caller: str, task: Task, steps: Any) -> int:
+def run_length(caller: str, task: Task, steps: Any, start: Any = None) -> int:
     """Checks the argument `steps`, or returns its default."""
     if steps is None and (steps := known_steps(task)) is None:
+        if isinstance(start, Run):
+            raise bad_argument(caller, "steps", f"given, {counted_from(start)}", None)
         raise bad_argument(caller, "steps", "given, here or as `Task(..., steps=N)`: these data have no end", None)
     return positive_integer(caller, "steps", steps)
 

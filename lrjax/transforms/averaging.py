@@ -1,5 +1,6 @@
 """Averages of the parameters over the steps, and the parameters to evaluate with."""
 
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -203,7 +204,8 @@ def evaluation_params(state: ArrayTree, params: ArrayTree) -> Any:
 
     Args:
       state: of the optimizer, after an update.
-      params: those after that update; with `lookahead`, its `LookaheadParams`.
+      params: those after that update; with `lookahead`, its `LookaheadParams`. With a flax `nnx.Optimizer` as `state`,
+        its model, whatever else is in it (BatchNorm, Dropout): then a model is returned, in the same mode.
 
     Raises:
       ValueError: two states average the same parameters, or they are of other parameters.
@@ -216,6 +218,11 @@ def evaluation_params(state: ArrayTree, params: ArrayTree) -> Any:
     found = [unboxed(part) for part in _find_averages(state)]
     if not found:
         return params
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is not None and isinstance(params, nnx.Module):
+        graph, trained, others = nnx.split(params, getattr(state, "wrt", nnx.Param), ...)
+        # copied, so that the two models share no Variable
+        return nnx.merge(graph, evaluation_params(found, trained), others, copy=True)
     if jax.tree.structure(arrays := unboxed(params)) != (boxes := jax.tree.structure(params)):
         return boxes.unflatten(jax.tree.leaves(evaluation_params(found, arrays)))
     if len(found) == 1:

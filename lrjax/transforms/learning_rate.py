@@ -77,6 +77,15 @@ def _constant(rate: Any) -> jax.Array:
     return jnp.copy(jnp.asarray(rate if is_number else 0.0, jnp.result_type(float)))
 
 
+def rate_of_last_update(tx: Any, step: Any) -> jax.Array | None:
+    """Returns the rate that an update of this transformation has left in its state at a step, with a scale of 1; None
+    if it doesn't apply one rate."""
+    rate = getattr(tx, "learning_rate", getattr(tx, "step_size_fn", None))
+    if not isinstance(tx, (scale_by_learning_rate, scale_by_schedule)) or not is_rate(rate):
+        return None
+    return jnp.asarray(_rate_at(rate, jnp.maximum(step, 1) - 1), jnp.result_type(float))
+
+
 def _init_rate(rate: Any, params: Any) -> LearningRateState:
     at_zero = lambda r: jnp.asarray(_rate_at(r, 0), jnp.result_type(float))
     if jax.tree.leaves(params):
@@ -95,7 +104,8 @@ def _scale_by_rate(updates: Any, state: LearningRateState, params: Any, rate: An
     if not isinstance(state, LearningRateState):
         raise ValueError(
             f"scale_by_learning_rate: `state` must be a LearningRateState, got {type(state).__name__}. "
-            "Create it with `init(params)`."
+            "Create it with `init(params)`; of a saved state, Optax's or another optimizer's, "
+            "`lrjax.migrate_state(state, tx, params).state` makes one."
         )
     if params is not None:
         assert_trees_match("scale_by_learning_rate", updates=updates, params=params)

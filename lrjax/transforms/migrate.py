@@ -9,6 +9,8 @@ import numpy as np
 
 from lrjax.numerics import ArrayTree, unboxed
 from lrjax.transforms.base import as_transformation
+from lrjax.transforms.learning_rate import rate_of_last_update
+from lrjax.transforms.members import transformation_at
 from lrjax.transforms.state_nodes import RATE_KINDS, Key, Leaf, Node, read_nodes
 from lrjax.value import bad_argument
 
@@ -63,6 +65,7 @@ def migrate_state(
     stand: so clips may be added to a chain or taken from it, Adam become AdamW, a constant rate a schedule, and any of
     them be wrapped (`MultiSteps`, `masked`, `partition`, `inject_hyperparams`, ...) or unwrapped. Each of `state` and
     `tx` may be Optax's. A schedule goes on at the step that was reached, also where only the moments had counted it.
+    Optax keeps no rate: it is then the schedule's at the last update, and no `scale_learning_rate` was made.
 
     The state may be as `init` and `update` return it, or of dicts and lists, as `orbax` restores without a template, or
     of dicts, as `flax.serialization.to_state_dict` returns. `version` is the `lrjax.state_version` of the package that
@@ -113,7 +116,9 @@ def migrate_state(
     new, old, structural = read_nodes(like, state, abstract)
     matched = _match(new, old, structural)
     _carry_position(matched, new, old, updates)
+    rates = _rates_not_kept(matched, new, old, as_transformation(tx))
     constants = {leaf.name for node in new for (field, _), leaf in node.leaves.items() if _is_constant(node, field)}
+    constants |= rates.keys()
     paths = [leaf.name for node in new for leaf in node.leaves.values()]
     initial = {p: matched.why.get(p, "not saved") for p in paths if p not in matched.taken and p not in constants}
     unused = [
@@ -133,7 +138,8 @@ def migrate_state(
             f"migrate_state: `params` must be arrays, since these keep their initial values: {_listed(initial)}."
         )
     start = init(params) if initial else None
-    state = _assemble(like, matched.taken, start, _constants(init, abstract, constants))
+    known = {path: x for path, x in rates.items() if x is not None}
+    state = _assemble(like, matched.taken, start, _constants(init, abstract, constants - known.keys()) | known)
     carried = {path: leaf.name for path, leaf in matched.taken.items() if path not in constants}
     return Migration(state, carried, initial, tuple(unused))
 
@@ -261,6 +267,25 @@ def _carry_position(matched: _Matched, new: list[Node], old: list[Node], updates
         if leaf is not None and leaf.name not in matched.taken and not _misfit(leaf.x, count.x):
             matched.taken[leaf.name] = count
             matched.used.update([count.name, *(c.name for source, c in counts if source.fields == {"count"})])
+
+
+def _rates_not_kept(matched: _Matched, new: list[Node], old: list[Node], tx: Any) -> dict[str, Any]:
+    """Returns what follows from the position where the saved state keeps no rate, as Optax's: a scale of 1, and the
+    schedule's rate at the last update. By path; None where that is the initial value."""
+    if any(node.is_rate and ("scale", ()) in node.by_key() for node in old):
+        return {}
+    values: dict[str, Any] = {}
+    for node in filter(lambda node: node.is_rate, new):
+        leaves = node.by_key()
+        step = matched.taken.get(leaves["step", ()].name)
+        paths = [leaf.name for (field, _), leaf in leaves.items() if field in ("scale", "learning_rate")]
+        if step is None or any(path in matched.taken or path in matched.why for path in paths):
+            continue
+        values |= dict.fromkeys(paths)
+        if ("learning_rate", ()) in leaves:
+            rate = rate_of_last_update(transformation_at(tx, node.path), step.x)
+            values[leaves["learning_rate", ()].name] = rate
+    return values
 
 
 def _updates_so_far(node: Node) -> Leaf | None:

@@ -217,8 +217,44 @@ def test_models_of_flax():
     jax.tree.map(
         lambda x, p: np.testing.assert_allclose(x, p - 0.75, rtol=1e-5, atol=1e-6), nnx.to_pure_dict(averaged), start
     )
-    graph, _ = nnx.split(linear)
-    assert nnx.merge(graph, averaged)(jnp.ones((1, 2))).shape == (1, 1)
+
+
+class Normed(nnx.Module):
+    def __init__(self, rngs):
+        self.first, self.norm = nnx.Linear(2, 4, rngs=rngs), nnx.BatchNorm(4, rngs=rngs)
+        self.dropout, self.last = nnx.Dropout(0.5, rngs=rngs), nnx.Linear(4, 1, rngs=rngs)
+        self.shared = self.last
+
+    def __call__(self, x):
+        return self.shared(self.dropout(self.norm(self.first(x))))
+
+
+@pytest.mark.parametrize("wrt", [nnx.Param, nnx.PathContains("last")], ids=["all", "a part"])
+@pytest.mark.parametrize("tx", [L.chain(L.sgd(0.5), L.average_params()), L.guard(L.sgd(0.5)), L.sgd(0.5)], ids=repr)
+def test_models_of_nnx_come_back_as_models(tx, wrt):
+    """With variables that are no parameters: statistics of BatchNorm, and keys of Dropout."""
+    model, x = Normed(nnx.Rngs(0)), jnp.array([[1.0, 2.0], [3.0, -1.0]])
+    optimizer = nnx.Optimizer(model, tx, wrt=wrt)
+    for loss in (jnp.float32(1), jnp.float32(jnp.nan)):
+        model(x)
+        optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, wrt)), value=loss)
+    model.eval()
+    averaged = L.evaluation_params(optimizer, model)
+    expected = L.evaluation_params(optimizer, nnx.state(model, wrt))
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(averaged, wrt), expected)
+    others = lambda model: jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+    before = others(model)
+    jax.tree.map(np.testing.assert_array_equal, others(averaged), before)
+    assert averaged.shared is averaged.last and np.isfinite(averaged(x)).all()
+    if type(tx) is type(L.sgd(0.5)):
+        assert averaged is model
+        return
+    averaged.train()
+    averaged(x)  # changes its own statistics
+    jax.tree.map(np.testing.assert_array_equal, others(model), before)
+    assert not np.array_equal(averaged.norm.mean[...], model.norm.mean[...])
+    jitted = nnx.jit(lambda optimizer, model: L.evaluation_params(optimizer, model)(x))(optimizer, model)
+    np.testing.assert_allclose(jitted, L.evaluation_params(optimizer, model)(x), rtol=1e-5)
 
 
 def test_a_guards_parameters_in_nnx_are_those_without():

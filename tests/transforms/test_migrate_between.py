@@ -176,6 +176,53 @@ def test_optaxs_state_goes_on_here_and_ours_there(name, form):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-5, atol=1e-8), got, expected)
 
 
+PLACES = {  # of the rate, and whether it is computed there
+    "adamw": (lambda m: lambda tx: tx, True),
+    "in a chain": (lambda m: lambda tx: m.chain(m.clip(9.0), tx), True),
+    "in a named chain": (lambda m: lambda tx: m.named_chain(("clip", m.clip(9.0)), ("it", tx)), True),
+    "in MultiSteps": (multi_steps, True),
+    "in apply_if_finite": (lambda m: lambda tx: m.apply_if_finite(tx, 3), True),
+    "in groups": (lambda m: lambda tx: m.partition({"x": tx}, {"w": "x", "b": "x"}), True),
+    "in Optax's chain": (lambda m: lambda tx: optax.chain(tx), False),
+}
+
+
+@pytest.mark.parametrize("saved", ["a schedule", "a number"])
+@pytest.mark.parametrize("name", PLACES)
+def test_the_rate_that_optax_does_not_keep_follows_from_the_step(name, saved):
+    wrap, computed = PLACES[name]
+    theirs, tx = around(wrap, optax.adamw(OPTAX_COSINE if saved == "a schedule" else 0.1), L.adamw(COSINE))
+    state, _ = run(theirs, range(3))
+    if name == "in MultiSteps":  # ours keeps a loss too
+        found = L.migrate_state(state, tx, PARAMS)
+        assert found.initial == {"acc_extra_args/value": "not saved"} and found.unused == ()
+    else:
+        found = L.migrate_state(state, tx, jax.eval_shape(lambda: PARAMS), strict=True)
+        assert found.initial == {} and found.unused == ()
+    assert not any("scale" in path for path in found.carried)
+    expected, _ = run(tx, range(3))
+    rate = L.get_learning_rate(expected if computed else tx.init(PARAMS))
+    np.testing.assert_array_equal(L.get_learning_rate(found.state), rate)
+    jax.tree.map(
+        np.testing.assert_array_equal, *(L.get_learning_rate(run(tx, [3], s)[0]) for s in (found.state, expected))
+    )
+
+
+def test_the_rate_at_the_start_and_one_that_is_not_a_schedules():
+    start = L.migrate_state(optax.adam(OPTAX_COSINE).init(PARAMS), L.adam(COSINE), PARAMS, strict=True).state
+    jax.tree.map(np.testing.assert_array_equal, start, L.adam(COSINE).init(PARAMS))
+    rates = {"w": COSINE, "b": 0.5}
+    found = L.migrate_state(run(optax.adam(0.1), range(3))[0], L.adam(rates), PARAMS, strict=True)
+    jax.tree.map(np.testing.assert_array_equal, L.get_learning_rate(found.state), {"w": np.float32(0.1), "b": 0.5})
+
+
+def test_optaxs_state_in_an_update_is_refused_with_what_to_do():
+    with pytest.raises(
+        ValueError, match=r"must be a LearningRateState, got .*lrjax.migrate_state\(state, tx, params\)"
+    ):
+        run(L.adam(0.1), [0], optax.adam(0.1).init(PARAMS))
+
+
 def test_optaxs_momentum_without_a_schedule_has_counted_nothing_and_it_is_said():
     saved, _ = run(optax.sgd(0.1, momentum=0.9), range(3))
     found = L.migrate_state(saved, L.sgd(COSINE, momentum=0.9), PARAMS)

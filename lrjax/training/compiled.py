@@ -35,7 +35,8 @@ class _Key:
         self._hash = hash(self.items)
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, _Key) and self.items == other.items)
+        # no global name, since at interpreter exit there are none
+        return self is other or (type(other) is type(self) and self.items == other.items)
 
     def __hash__(self) -> int:
         return self._hash

@@ -317,5 +317,5 @@ def test_models_of_nnx_go_on(boxed, tmp_path):
     half.save(tmp_path / "half")
     for start in (half, L.Run.load(tmp_path / "half", task)):
         same(train(tx, task, steps=STEPS, start=start), whole)
-    with pytest.raises(ValueError, match="these are not carried over to .*`2/weight`"):
+    with pytest.raises(ValueError, match="Not carried over: `2/weight`"):
         train(L.adam(0.1), task, steps=STEPS, start=half)

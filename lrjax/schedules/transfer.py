@@ -120,10 +120,10 @@ def width_multipliers(
     Both forms train alike. The first changes nothing in the forward pass; the second is that of the package mup, and
     allows an embedding that is also the output matrix.
 
-    "adam" is for every optimizer whose updates don't depend on the scale of the gradient (Adam, RMSprop, AdaGrad, Lion),
-    with an eps far below the gradients, which fall with the width. "sgd" is with and without momentum. Muon, LARS and
-    LAMB have rules of their own. The decay of `adamw` is multiplied by the rate of its parameter, so it becomes i times
-    smaller in hidden matrices.
+    "adam" is for every optimizer whose updates don't depend on the scale of the gradient, such as Adam, RMSprop and
+    Lion, with an eps far below the gradients, which fall with the width. "sgd" is with and without momentum. Muon, LARS
+    and LAMB have rules of their own. The decay of `adamw` is multiplied by the rate of its parameter, so in hidden
+    matrices it becomes i times smaller.
 
     Args:
       params_small: parameters of the model on which the rate is found, or their shapes, as of `jax.eval_shape`.

@@ -91,7 +91,7 @@ class CoordinateCheck:
         return [
             {
                 "name": name,
-                **{f"width {width}": float(size) for width, size in zip(self.widths, sizes.mean(axis=1), strict=True)},
+                **{f"width {width}": known(size) for width, size in zip(self.widths, sizes.mean(axis=1), strict=True)},
                 "exponent": known(exponent),
                 "error": known(error),
                 "verdict": verdict,
@@ -231,6 +231,8 @@ def _optimizers(optimizer: Any) -> Callable[[int], Any]:
     if is_function(optimizer) and not isinstance(optimizer, type):
         return optimizer
     try:
+        if isinstance(optimizer, type):  # `lrjax.adam`, which would take the width for a rate
+            raise NotInDomain
         as_transformation(optimizer)
     except NotInDomain:
         words = "an optimizer, lrjax's or Optax's, or a function from the width to one"
@@ -264,11 +266,11 @@ def _difference(new: Any, old: Any) -> np.ndarray:
 
 def _operator_size(change: np.ndarray, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> float:
     """Returns the largest root mean square of the outputs for inputs of root mean square 1."""
+    if not change.size:
+        return 0.0
     if not np.isfinite(change).all():
         return np.nan
     others = tuple(axis for axis in range(change.ndim) if axis not in inputs + outputs)
     fan_in, fan_out = (int(np.prod([change.shape[axis] for axis in part])) for part in (inputs, outputs))
     matrices = change.transpose(*others, *inputs, *outputs).reshape(-1, fan_in, fan_out)
-    if not matrices.size:
-        return 0.0
     return float(np.linalg.norm(matrices, 2, axis=(1, 2)).max() * np.sqrt(fan_in / fan_out))

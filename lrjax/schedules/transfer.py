@@ -9,7 +9,7 @@ import numpy as np
 
 from lrjax.domains import NotInDomain, Positive, known_domain
 from lrjax.numerics import ArrayTree
-from lrjax.schedules.base import RateOrSchedule
+from lrjax.schedules.base import RateOrSchedule, Schedule
 from lrjax.schedules.groups import ScalarOrSchedule, by_path, is_rate
 from lrjax.value import bad_argument
 
@@ -168,7 +168,9 @@ def width_multipliers(
         return (1.0 if method == "adam" else growth.outputs) / growth.inputs
 
     growths = _growths("width_multipliers", params_small, params_big, axes)
-    return jax.tree.map(lambda growth: base * multiplier(growth), growths, is_leaf=_is_growth)
+    is_one = lambda growth: isinstance(base, Schedule) and multiplier(growth) == 1  # a product would be longer
+    rate_of = lambda growth: base if is_one(growth) else base * multiplier(growth)
+    return jax.tree.map(rate_of, growths, is_leaf=_is_growth)
 
 
 def width_init_multipliers(

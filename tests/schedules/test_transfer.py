@@ -97,6 +97,7 @@ def test_the_rate_may_be_a_schedule_an_array_or_traced():
     decay = L.cosine_decay_schedule(0.4, 10)
     rates = L.width_multipliers(*models, decay)
     np.testing.assert_allclose(rates["w"](jnp.arange(12)), decay(jnp.arange(12)) / 4, rtol=1e-6)
+    assert L.width_multipliers(*models, decay, method="sgd")["w"] == decay  # and not a product of it with 1
     state = L.adam(rates).init(models[1])
     assert L.get_learning_rate(state)["out"] == pytest.approx(0.1)
     many = L.width_multipliers(*models, np.array([0.1, 0.2]))

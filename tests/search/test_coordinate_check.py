@@ -42,6 +42,7 @@ def shapes(width):
     return jax.eval_shape(init(width), jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_without_multipliers_hidden_and_output_updates_grow_with_them_none_does():
     activations = lambda params: {"hidden": hidden(params, X), "out": hidden(params, X) @ params["out"]}
     plain = L.coordinate_check(task_of, WIDTHS, L.adam(0.01), steps=2, seeds=3, activations=activations)

@@ -84,6 +84,9 @@ from lrjax.schedules.groups import layerwise_learning_rates as layerwise_learnin
 from lrjax.schedules.piecewise import piecewise_constant_schedule as piecewise_constant_schedule
 from lrjax.schedules.piecewise import piecewise_interpolate_schedule as piecewise_interpolate_schedule
 from lrjax.schedules.piecewise import piecewise_values_schedule as piecewise_values_schedule
+from lrjax.schedules.transfer import scale_rate as scale_rate
+from lrjax.schedules.transfer import width_init_multipliers as width_init_multipliers
+from lrjax.schedules.transfer import width_multipliers as width_multipliers
 from lrjax.schedules.warmup import cosine_onecycle_schedule as cosine_onecycle_schedule
 from lrjax.schedules.warmup import linear_onecycle_schedule as linear_onecycle_schedule
 from lrjax.schedules.warmup import onecycle_momentum_schedule as onecycle_momentum_schedule

@@ -2,6 +2,8 @@
 
 from lrjax.search.compare import compare as compare
 from lrjax.search.comparison import Comparison as Comparison
+from lrjax.search.coordinate_check import CoordinateCheck as CoordinateCheck
+from lrjax.search.coordinate_check import coordinate_check as coordinate_check
 from lrjax.search.range_test import RangeTest as RangeTest
 from lrjax.search.range_test import range_test as range_test
 from lrjax.search.result import SweepResult as SweepResult

@@ -177,3 +177,20 @@ def plot_range(result: Any, ax: Any = None) -> Any:
     _legend(ax, loc="upper left", bbox_to_anchor=(1, 1))
     ax.set(xscale="log", xlabel="learning rate", ylabel="smoothed loss")
     return ax
+
+
+def plot_coordinates(result: Any, ax: Any = None) -> Any:
+    """Plots the sizes of updates over the width: the mean of the seeds, with the exponent in the legend."""
+    ax = _axes(ax)
+    import matplotlib
+
+    colours = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(result.names)))
+    for colour, name, sizes, exponent in zip(colours, result.names, result.sizes, result.exponents, strict=True):
+        mean = np.where(sizes.mean(axis=1) > 0, sizes.mean(axis=1), np.nan)
+        label = f"{name}: {exponent:.2f}" if np.isfinite(exponent) else name
+        ax.plot(result.widths, mean, ".-", color=colour, lw=1.2, label=label)
+    ax.set(xscale="log", yscale="log", xlabel="width", ylabel="size of the change", xticks=result.widths)
+    ax.set_xticks(result.widths, [str(width) for width in result.widths])
+    ax.set_xticks([], minor=True)
+    _legend(ax, title="exponent", fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    return ax

@@ -13,6 +13,7 @@ from lrjax.report.train_page import train_findings, train_page
 from lrjax.report.tune_page import tune_findings, tune_page
 from lrjax.search.compare import GIVEN_GROUP
 from lrjax.search.comparison import Comparison, Entry
+from lrjax.search.coordinate_check import CoordinateCheck
 from lrjax.search.range_test import RULES, RangeTest
 from lrjax.search.result import SweepResult
 from lrjax.search.techniques import FAMILIES, techniques
@@ -201,3 +202,12 @@ def of_run(**fields):
 
 
 TWO = {"R²": ("max", np.linspace(-4, 0.3, 10)), "error": ("min", np.geomspace(3, 1e-3, 10))}
+
+
+def coordinate_result():
+    widths = np.array([32, 64, 128, 256])
+    powers = np.array([0.0, 1.0, -1.0])
+    sizes = widths[None, :, None] ** powers[:, None, None] * np.array([0.9, 1.0, 1.1])
+    no_update, diverged = np.zeros((1, 4, 3)), np.full((1, 4, 3), NAN)
+    names = ("<i>embed", "hidden/w", "out", "frozen", "lost")
+    return CoordinateCheck(widths, names, np.concatenate([sizes, no_update, diverged]), steps=5)

@@ -9,6 +9,7 @@ from tests.pages import charts_of
 from tests.report.made import (
     NAN,
     comparison,
+    coordinate_result,
     nothing_tuned,
     of_sweep,
     own_entries,
@@ -45,3 +46,16 @@ def test_pictures_where_there_is_nothing_to_name_have_no_legend():
 def test_a_table_in_a_notebook_takes_words_and_numbers():
     html = comparison([Entry("Optimizers", "<i>", lrjax.adam(jnp.float32(0.1)))])._repr_html_()
     assert "&lt;i&gt;" in html and "<i>" not in html and "1.23e" not in html
+
+
+def test_a_coordinate_check_is_a_line_for_each_name_and_a_table_with_its_verdict():
+    plt = pytest.importorskip("matplotlib.pyplot")
+    result = coordinate_result()
+    ax = result.plot()
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    assert set(lines) == {"<i>embed: 0.00", "hidden/w: 1.00", "out: -1.00", "frozen", "lost"}
+    assert lines["hidden/w: 1.00"].get_ydata() == pytest.approx(result.widths)
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+    plt.close("all")
+    html = result._repr_html_()
+    assert "&lt;i&gt;embed" in html and "<i>" not in html and "Not finite in lost" in html and "nan" not in html

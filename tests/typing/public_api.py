@@ -55,10 +55,18 @@ assert_type(lrjax.sweep(task, lrjax.adam, learning_rates=[0.1, 0.2], steps=10), 
 assert_type(lrjax.tune(task, adam, steps=10).run, lrjax.Run | None)
 assert_type(lrjax.compare(task, {"adam": adam}, steps=10), lrjax.Comparison)
 assert_type(lrjax.range_test(task, adam).suggestions, dict[str, float])
+check = lrjax.coordinate_check(lambda width: task, [32, 64], lambda width: lrjax.adam(1 / width), steps=2)
+assert_type(check.verdict, str)
+lrjax.adam(
+    lrjax.width_multipliers(params, params, lrjax.cosine_decay_schedule(0.1, 10), method="adam", axes={"w": (0, 1)})
+)
+lrjax.sgd(lrjax.scale_rate(lrjax.cosine_decay_schedule(0.1, 10), 64, to=256, rule="linear"))
 lrjax.sweep(task, adam, keep="all")
 lrjax.train(task, adam, steps=10).params["w"]
 lrjax.compare(task, {"adam": adam, "sgd": lrjax.sgd}, steps=10)
 
+lrjax.coordinate_check(task, [32, 64], adam)  # type: ignore[arg-type]
+lrjax.scale_rate(0.1, 64, to=256, rule="cubic")  # type: ignore[arg-type]
 lrjax.sweep(task, adam, keep="worst")  # type: ignore[arg-type]
 lrjax.train(task)  # type: ignore[call-arg]
 lrjax.train(task, adam, batch_size=3)  # type: ignore[call-arg]

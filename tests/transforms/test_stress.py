@@ -111,7 +111,8 @@ def test_dtypes_and_every_way_to_compile(key):
     got_state, got = jax.jit(jax.vmap(scanned, in_axes=(None, 0, 0)))(tx, *twice)
     expected = jax.tree.map(lambda *x: jnp.stack(x), *updates)
     for i in (0, 1):
-        assert_same(jax.tree.map(lambda x, i=i: x[i], (got_state, got)), (state, expected), ulps=2)
+        ulps = 4 if name == "scheduled" else 2  # a scheduled b1: 1 − b1ᵗ amplifies how its power is rounded
+        assert_same(jax.tree.map(lambda x, i=i: x[i], (got_state, got)), (state, expected), ulps=ulps)
 
 
 @pytest.mark.sampled(8)

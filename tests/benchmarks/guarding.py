@@ -48,7 +48,8 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 FAULTS = ("nan batch", "inf gradient", "gradient of 100×", "corrupted every 50", "flipped for 20", "nan in the state")
 AT = 150  # the step of a fault
 FAULTS_RATE, SEEDS = 1e-3, 8
-SIZES = [(10_000_000, 10, 40), (10_000, 4, 2000)]  # parameters, layers, steps in one call
+# parameters, layers, batch, steps in one call
+SIZES = [(10_000_000, 10, 128, 40), (10_000_000, 10, 1024, 10), (10_000, 4, 128, 2000)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,9 +208,9 @@ def times_of_a_step() -> str:
     )
 
 
-def time_of_a_step(size: tuple[int, int, int], batch: int = 128, rounds: int = 7) -> str:
+def time_of_a_step(size: tuple[int, int, int, int], rounds: int = 7) -> str:
     """Microseconds of a compiled step of Adam for a network of so many parameters, in turns; the medians."""
-    numbers, layers, steps = size
+    numbers, layers, batch, steps = size
     width = round((numbers / layers) ** 0.5)
     params = [jax.random.normal(k, (width, width)) * width**-0.5 for k in jax.random.split(jax.random.key(0), layers)]
     x = jax.random.normal(jax.random.key(1), (batch, width))

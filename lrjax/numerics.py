@@ -312,6 +312,11 @@ def cast_to(x: jax.Array, dtype: Any) -> jax.Array:
     return x.astype(dtype)
 
 
+def path_name(path: Any) -> str:
+    """Returns the path of a leaf, as `jax.tree_util.tree_leaves_with_path` gives it, as text: "layers/0/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def unboxed(tree: Any) -> Any:
     """Returns the tree with arrays in place of the Variables in which flax's nnx keeps them, pytrees themselves."""
     is_box = lambda x: hasattr(type(x), "__jax_array__") and not jax.tree_util.all_leaves([x])

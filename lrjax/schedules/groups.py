@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from lrjax.domains import Domain, NotInDomain, is_function, known_domain
-from lrjax.numerics import ArrayTree, Nested, RealLike
+from lrjax.numerics import ArrayTree, Nested, RealLike, path_name
 from lrjax.schedules.base import RateOrSchedule, Schedule
 from lrjax.signatures import ValueClass
 from lrjax.value import Value, value_class
@@ -144,7 +144,7 @@ ScalarOrSchedule = Annotated[
 def rates_like(params: Any, rates: Any) -> Any:
     """Returns a tree like `params` with the rate of each parameter, a number or a schedule."""
     if isinstance(rates, by_path):
-        rate_of = lambda path, _: rates(jax.tree_util.keystr(path, simple=True, separator="/"))
+        rate_of = lambda path, _: rates(path_name(path))
         return jax.tree_util.tree_map_with_path(rate_of, params)
     try:
         return jax.tree.map(lambda rate, subtree: jax.tree.map(lambda _: rate, subtree), rates, params, is_leaf=is_rate)
@@ -186,7 +186,7 @@ def layerwise_learning_rates(
     except NotInDomain:
         raise ValueError(f"layerwise_learning_rates: `base` must be {_RATE.description}, got {base!r}.") from None
     paths, structure = jax.tree_util.tree_flatten_with_path(params)
-    layers = [(layer_of or _layer)(jax.tree_util.keystr(path, simple=True, separator="/")) for path, _ in paths]
+    layers = [(layer_of or _layer)(path_name(path)) for path, _ in paths]
     numbered = [layer for layer in layers if layer is not None]
     last = max(numbered, default=0) + (1 if None in layers else 0)
     return structure.unflatten([rate * float(decay) ** (last - (last if k is None else k)) for k in layers])

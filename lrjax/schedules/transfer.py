@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from lrjax.domains import NotInDomain, Positive, known_domain
-from lrjax.numerics import ArrayTree
+from lrjax.numerics import ArrayTree, path_name
 from lrjax.schedules.base import RateOrSchedule, Schedule
 from lrjax.schedules.groups import ScalarOrSchedule, by_path, is_rate
 from lrjax.value import bad_argument
@@ -241,10 +241,6 @@ def _growth(caller: str, path: str, small: tuple[int, ...], big: tuple[int, ...]
             )
     ratio = lambda of: float(np.prod([big[i] for i in of]) / np.prod([small[i] for i in of]))
     return Growth(ratio(inputs), ratio(outputs))
-
-
-def path_name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def check_axes(caller: str, axes: Any) -> None:

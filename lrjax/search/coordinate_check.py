@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.special import stdtrit
 
 from lrjax.domains import NotInDomain, is_function
-from lrjax.schedules.transfer import check_axes, layer_axes, path_name
+from lrjax.numerics import path_name
+from lrjax.schedules.transfer import check_axes, layer_axes
 from lrjax.training.parameters import split
 from lrjax.training.task import Task
 from lrjax.training.train import positive_integer, seed_list, train
@@ -128,6 +128,8 @@ def _fit(widths: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
     if degrees < 1:
         return slope, np.inf
     rest = y - y.mean() - slope * x
+    from scipy.special import stdtrit  # here, for the time of the import
+
     return slope, float(stdtrit(degrees, CONFIDENCE)) * float(np.sqrt(rest @ rest / degrees / spread))
 
 

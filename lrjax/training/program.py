@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lrjax.numerics import Array, ArrayTree
+from lrjax.numerics import Array, ArrayTree, path_name
 from lrjax.training.objective import Metric, Objective
 from lrjax.training.parameters import is_key, join_small, merge, split
 from lrjax.training.sharding import RUNS, RunSharding, normalized_spec
@@ -304,7 +304,7 @@ def _named_scalars(recorded: dict[str, Any]) -> dict[str, dict[str, jax.Array]]:
     for kind, tree in recorded.items():
         named[kind] = {}
         for path, x in jax.tree_util.tree_leaves_with_path(tree):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            name = path_name(path)
             if not jnp.ndim(x):
                 named[kind][name] = jnp.asarray(x, jnp.result_type(float))
             elif kind == "aux":

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lrjax.numerics import path_name
 from lrjax.static import HashableTree
 from lrjax.value import bad_argument
 
@@ -69,7 +70,7 @@ class Specs:
         def fitting(path: Any, x: Any, spec: PartitionSpec) -> PartitionSpec:
             reason = _misfit(spec, np.shape(x), mesh)
             if reason and strict:
-                name = jax.tree_util.keystr(path, simple=True, separator="/") or "the array"
+                name = path_name(path) or "the array"
                 words = f"specs that fit: {name} has the shape {np.shape(x)}, and {reason}"
                 raise bad_argument("Task", self.name, words, spec)
             return PartitionSpec() if reason else normalized_spec(spec, mesh)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrjax.domains import Domain, NotInDomain, is_function
-from lrjax.numerics import Array, ArrayTree, safe_increment
+from lrjax.numerics import Array, ArrayTree, path_name, safe_increment
 from lrjax.schedules.base import Schedule, or_schedule
 from lrjax.signatures import ValueClass
 from lrjax.value import Value, as_arrays, assert_unbatched, may_compile, value_class
@@ -167,7 +167,7 @@ def assert_trees_match(name: str, **trees: Any) -> None:
         ]
         if all(jnp.shape(a) == jnp.shape(b) for _, a, b in pairs):
             return
-        names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _, _ in pairs]
+        names = [path_name(path) for path, _, _ in pairs]
         named, other_named = ({n: pair[i] for n, pair in zip(names, pairs, strict=True)} for i in (1, 2))
     except ValueError:
         named, other_named = updates, other

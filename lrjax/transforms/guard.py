@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lrjax.domains import Count, DType, OpenFraction, Positive, Size, Steps
-from lrjax.numerics import ArrayTree, common_dtype, safe_increment, unboxed
+from lrjax.numerics import ArrayTree, common_dtype, path_name, safe_increment, unboxed
 from lrjax.transforms.apply import apply_updates
 from lrjax.transforms.base import ScheduledState, Transformation, transformation, update_inner
 from lrjax.transforms.elementwise import cast_like, is_none, map_updates
@@ -183,10 +183,10 @@ def guard(
     step = may_step & ~back
     returning = back | settle | control.held
 
-    judge = jax.tree.map(lambda a, b: jnp.where(changed, a, b), start_anew(state.judge, reading), state.judge)
-    judge = jax.tree.map(lambda a, b: jnp.where(step, a, b), accepted(judge, reading, at_snapshot), judge)
+    judge = _selected(changed, start_anew(state.judge, reading), state.judge)
+    judge = _selected(step, accepted(judge, reading, at_snapshot), judge)
     first = bad & ~back & ~at_snapshot & (state.bad == 0)
-    judge = jax.tree.map(lambda a, b: jnp.where(first, a, b), skipped(judge, reading), judge)
+    judge = _selected(first, skipped(judge, reading), judge)
     judge = judge._replace(high_norms=jnp.where(reading.spike, judge.high_norms + 1, 0))
 
     # The first step after a return, or after steps that were skipped at the snapshot, begins with its state as it was.
@@ -226,7 +226,7 @@ def guard(
     return new_updates, GuardState(
         inner_state,
         snapshot,
-        jax.tree.map(lambda a, b: jnp.where(back, a, b), restored(saved.judge, judge), judge),
+        _selected(back, restored(saved.judge, judge), judge),
         new_control,
         safe_increment(state.step),
         reset(since),
@@ -266,6 +266,10 @@ def _controlled(
     )
 
 
+def _selected(condition: Any, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
 def _all(flags: Any) -> jax.Array:
     return functools.reduce(jnp.logical_and, flags, jnp.array(True))
 
@@ -298,7 +302,7 @@ def guards_in(state: ArrayTree) -> dict[str, GuardState]:
     """The states of all guards, by their paths; of the outer one where one is inside of another."""
     is_guard = lambda x: isinstance(x, GuardState)
     paths = jax.tree_util.tree_leaves_with_path(state, is_leaf=is_guard)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in paths if is_guard(x)}
+    return {path_name(path): x for path, x in paths if is_guard(x)}
 
 
 def guard_report(state: ArrayTree) -> Any:

@@ -44,7 +44,6 @@ class Reading(NamedTuple):
     """What a step shows."""
 
     loss: Array
-    norm: Array  # its logarithm
     is_bad: Array  # not for an update
     is_wrong: Array  # and not by its norm alone
     is_high: Array  # wrong, but finite
@@ -117,9 +116,7 @@ def judged(judge: Any, threshold: Any, loss: Any, norm: Any, returned: Any) -> R
     is_wrong = ~finite | is_high
     is_bad = is_wrong | (spike & (judge.high_norms < _ACCEPTS_NORM))
     is_high = finite & is_high
-    return Reading(
-        x, log_norm, is_bad, is_wrong, is_high, is_worse, is_good, spike, bounded, highest, mean, bounded_norm
-    )
+    return Reading(x, is_bad, is_wrong, is_high, is_worse, is_good, spike, bounded, highest, mean, bounded_norm)
 
 
 class _Level(NamedTuple):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrjax.numerics import ArrayTree, unboxed
+from lrjax.numerics import ArrayTree, path_name, unboxed
 from lrjax.transforms.base import as_transformation
 from lrjax.transforms.learning_rate import rate_of_last_update
 from lrjax.transforms.members import transformation_at
@@ -311,7 +311,7 @@ def _constants(init: Any, abstract: Any, paths: set[str]) -> dict[str, Any]:
     def compute() -> dict[str, Any]:
         params = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), abstract)
         found = jax.tree_util.tree_leaves_with_path(init(params))
-        named = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in found}
+        named = {path_name(path): x for path, x in found}
         return {path: named[path] for path in paths}
 
     return compute()
@@ -322,7 +322,7 @@ def _assemble(like: Any, taken: dict[str, Leaf], start: Any, constants: dict[str
     initial = [None] * len(paths) if start is None else jax.tree.leaves(start)
     values, seen = [], set()
     for (path, x), at_first in zip(paths, initial, strict=True):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = path_name(path)
         if name in constants:
             values.append(constants[name])
         elif name in taken:

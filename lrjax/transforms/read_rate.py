@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import keystr, tree_leaves_with_path
+from jax.tree_util import tree_leaves_with_path
 
-from lrjax.numerics import ArrayTree, unboxed
+from lrjax.numerics import ArrayTree, path_name, unboxed
 from lrjax.transforms.learning_rate import InjectedRateState, LearningRateState
 from lrjax.transforms.masking import MaskedState
 
@@ -114,7 +114,7 @@ def all_found(
         yield Found(group, path, node, False, copy, scheduled)
     if isinstance(node, MaskedState) or type(node).__name__ == "MaskedState":  # ours or Optax's
         if not (len(path) > 1 and getattr(path[-2], "name", None) == "inner_states"):
-            group = (*group, Mask(keystr(path, simple=True, separator="/")))
+            group = (*group, Mask(path_name(path)))
     children = [(key, child) for (key,), child in tree_leaves_with_path(node, is_leaf=lambda x: x is not node)]
     holders = [(key, child) for key, child in children if _holds(child)]
     in_use = [key for key, _ in holders if getattr(key, "name", None) == "inner_state"]

@@ -32,7 +32,18 @@ def same(tree):
     return tree
 
 
-class Digits:
+class Framework:
+    """What is saved of a training, `arrays`: all of it, where a framework keeps it in one tree."""
+
+    @property
+    def arrays(self):
+        return self.whole
+
+    def restore(self, arrays):
+        self.whole = arrays
+
+
+class Digits(Framework):
     """What the classifiers share: images of digits, flat, and their labels."""
 
     falls_to = 0.3  # the loss at the end, as a part of that at the start
@@ -76,13 +87,6 @@ class PlainJAX(Digits):
     def params(self):
         return self.whole["params"]
 
-    @property
-    def arrays(self):
-        return self.whole
-
-    def restore(self, arrays):
-        self.whole = arrays
-
     def loss_with(self, params, batch):
         return self.loss(params, batch)
 
@@ -119,13 +123,6 @@ class Linen(Digits):
     @property
     def params(self):
         return self.whole.params
-
-    @property
-    def arrays(self):
-        return self.whole
-
-    def restore(self, arrays):
-        self.whole = arrays
 
     def loss_with(self, params, batch):
         return cross_entropy(self.whole.apply_fn({"params": params}, batch[0]), batch[1])
@@ -217,7 +214,7 @@ class Equinox(Digits):
         return self.loss(params, batch)
 
 
-class NumPyro:
+class NumPyro(Framework):
     """NumPyro's SVI of a Bayesian regression, with a guide whose parameters are constrained."""
 
     falls_to = 0.7
@@ -247,13 +244,6 @@ class NumPyro:
     @property
     def params(self):
         return self.svi.optim.get_params(self.whole.optim_state)  # unconstrained, as the optimizer sees them
-
-    @property
-    def arrays(self):
-        return self.whole
-
-    def restore(self, arrays):
-        self.whole = arrays
 
     def loss_with(self, params, batch):
         loss = Trace_ELBO(num_particles=4)
